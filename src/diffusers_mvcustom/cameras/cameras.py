@@ -202,8 +202,9 @@ class Cameras(TrajectoryConstructors):
         What [`MVCustomPipeline`] does with cameras whose image has another aspect ratio than the views asked for.
         """
         scale = max(height / self.height, width / self.width)
-        scaled = self.resize(*(max(round(size * scale), least) for size, least in
-                               ((self.height, height), (self.width, width))))
+        scaled = self.resize(
+            *(max(round(size * scale), least) for size, least in ((self.height, height), (self.width, width)))
+        )
         return scaled.crop((scaled.height - height) // 2, (scaled.width - width) // 2, height, width)
 
 
@@ -225,7 +226,9 @@ def _bad_indices(bad: Tensor) -> str:
 def _check_poses(camera_to_world: Tensor) -> None:
     finite = camera_to_world.isfinite().flatten(1).all(dim=1)
     if not finite.all():
-        raise CamerasError(f"camera_to_world: expected finite numbers, got NaN or infinity in {_bad_indices(~finite)}.")
+        raise CamerasError(
+            f"camera_to_world: expected finite numbers, got NaN or infinity in {_bad_indices(~finite)}."
+        )
     bottom = camera_to_world.new_tensor([0.0, 0.0, 0.0, 1.0])
     affine = ((camera_to_world[:, 3] - bottom).abs() < 1e-6).all(dim=1)
     if not affine.all():

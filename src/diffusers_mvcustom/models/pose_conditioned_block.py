@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.attention import BasicTransformerBlock, _chunked_feed_forward
 from diffusers.models.attention_processor import AttnProcessor2_0
 from torch import Tensor, nn
 
@@ -190,7 +190,10 @@ class PoseConditionedTransformerBlock(BasicTransformerBlock):
             **cross_attention_kwargs,
         )
         hidden_states = self.conditioning(self, attended + hidden_states)
-        return self.ff(self.norm3(hidden_states)) + hidden_states
+        normed = self.norm3(hidden_states)
+        if self._chunk_size is None:
+            return self.ff(normed) + hidden_states
+        return _chunked_feed_forward(self.ff, normed, self._chunk_dim, self._chunk_size) + hidden_states
 
     def attend_text(
         self,
