@@ -1,0 +1,185 @@
+"""What the anchor frames see of the scene: depth, feature mesh and visibility, prepared once for all steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..cameras import Cameras
+from ..errors import MVCustomError
+from ..geometry import FeatureWarp
+from .denoising_hook import settings_from_dict
+
+_SAME_SURFACE = 0.05
+"""Relative depth within which two anchors are taken to see the same surface, so that the nearer anchor is chosen."""
+
+
+@dataclass(frozen=True)
+class AnchorSettings:
+    """Which frames anchor the scene's geometry, and how their depth is had.
+
+    Args:
+        frames (`int` or sequence of `int`, *optional*): Index of the anchor frame, or of several anchors, each of which
+            renders into all other frames. Negative ones count from the end. `None` takes the middle frame.
+        preview (`float`, defaults to 0.2): Steps of the preview pass (same noise, no hooks), as a share of the run's
+            steps; at least two steps.
+        discontinuity (`float`, *optional*): Depth discontinuity beyond which the feature mesh is cut, see
+            [`feature_mesh_from_depth`]; `None` takes its default.
+        align (`bool`, defaults to `True`): Whether to fit the estimated depth's scale and shift to the subject's
+            rendered depth. Otherwise (and without a subject) the median depth is set to the camera's distance from
+            the origin.
+    """
+
+    frames: int | tuple[int, ...] | None = None
+    preview: float = 0.2
+    discontinuity: float | None = None
+    align: bool = True
+
+    def __post_init__(self) -> None:
+        if self.frames is not None and not isinstance(self.frames, int):
+            object.__setattr__(self, "frames", tuple(self.frames))
+        if isinstance(self.preview, bool) or not 0 < self.preview <= 1:
+            raise MVCustomError(f"AnchorSettings.preview: expected a share of the steps in (0, 1], got {self.preview!r}.")
+        if self.discontinuity is not None and not self.discontinuity > 0:
+            raise MVCustomError(f"AnchorSettings.discontinuity: expected a number above 0, got {self.discontinuity!r}.")
+
+    def resolve(self, num_frames: int) -> tuple[int, ...]:
+        """The anchors' indices among `num_frames` frames.
+
+        Raises:
+            MVCustomError: for indices out of range, named twice, or none at all.
+        """
+        if self.frames is None:
+            return (num_frames // 2,)
+        given = (self.frames,) if isinstance(self.frames, int) else self.frames
+        for index in given:
+            if isinstance(index, bool) or not isinstance(index, int) or not -num_frames <= index < num_frames:
+                raise MVCustomError(f"anchor: expected frame indices below {num_frames}, the number of cameras, got {index!r}.")
+        anchors = tuple(index % num_frames for index in given)
+        if not anchors or len(set(anchors)) != len(anchors):
+            raise MVCustomError(f"anchor: expected one or more different frames, got {list(given)}.")
+        return anchors
+
+    def preview_steps(self, num_inference_steps: int) -> int:
+        """The number of steps of the preview pass."""
+        return min(num_inference_steps, max(2, round(self.preview * num_inference_steps)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as plain values."""
+        settings = asdict(self)
+        settings["frames"] = list(self.frames) if isinstance(self.frames, tuple) else self.frames
+        return settings
+
+    @classmethod
+    def from_dict(cls, settings: dict[str, Any]) -> AnchorSettings:
+        """The settings from plain values; unknown names are errors."""
+        return settings_from_dict(cls, settings)
+
+
+class AnchorGeometry:
+    """The anchors' depth and, per feature map size, the warps from the anchors into all frames.
+
+    Args:
+        depth (`torch.Tensor` of shape `(batch, anchors, H, W)`): z-depth at the anchor frames, in world units.
+        anchors (`tuple` of `int`): The anchors' frame indices.
+        cameras (`Cameras`): The cameras of all frames, at any resolution.
+        discontinuity (`float`, *optional*): See [`AnchorSettings`].
+    """
+
+    def __init__(
+        self,
+        depth: Tensor,  # [B, A, H, W]
+        anchors: tuple[int, ...],
+        cameras: Cameras,
+        discontinuity: float | None = None,
+    ) -> None:
+        if depth.ndim != 4 or depth.shape[1] != len(anchors):
+            raise MVCustomError(
+                f"depth: expected shape (batch, {len(anchors)}, H, W), one map per anchor, got {tuple(depth.shape)}."
+            )
+        if not (depth.isfinite().all() and (depth > 0).all()):
+            raise MVCustomError("depth: expected finite z-depth above 0 at every pixel of the anchor frames.")
+        self.depth = depth.float()
+        self.anchors = anchors
+        self.cameras = cameras.to(dtype=torch.float32)
+        self.discontinuity = discontinuity
+        self._warps: dict[tuple[int, int], list[FeatureWarp]] = {}
+
+    def warps(self, height: int, width: int) -> list[FeatureWarp]:
+        """One warp per batch element from the anchors' feature maps of `height` × `width` into all frames.
+
+        The source of a warp is the anchors' maps stacked along the height, `(..., C, anchors * height, width)`.
+        Nothing is visible in the anchors themselves: their features stay as they are. Kept for the next call.
+        """
+        if (height, width) not in self._warps:
+            cameras = self.cameras.resize(height, width)
+            depth = F.interpolate(self.depth, size=(height, width), mode="nearest-exact")
+            self._warps[height, width] = [self._merged_warp(maps, cameras) for maps in depth]
+        return self._warps[height, width]
+
+    def visibility(self, height: int, width: int) -> Tensor:
+        """`(batch, frames, height, width)` bool: what any anchor saw; the anchors themselves saw all of their own."""
+        visibility = torch.stack([warp.visibility for warp in self.warps(height, width)])
+        visibility[:, list(self.anchors)] = True
+        return visibility
+
+    def render(self, hidden_states: Tensor) -> Tensor:
+        """Replaces what the anchors saw by the anchors' features, in every frame that is no anchor.
+
+        Args:
+            hidden_states (`torch.Tensor` of shape `(guidance * batch * frames, C, h, w)`): features of all frames,
+                frames innermost.
+
+        Returns:
+            `torch.Tensor` of the same shape.
+        """
+        channels, height, width = hidden_states.shape[1:]
+        warps = self.warps(height, width)
+        features = hidden_states.reshape(-1, len(warps), len(self.cameras), channels, height, width)
+        rendered = []
+        for b, warp in enumerate(warps):
+            frames = features[:, b]  # [guidance, frames, C, h, w]
+            source = frames[:, list(self.anchors)].transpose(1, 2).flatten(2, 3)  # [guidance, C, anchors * h, w]
+            rendered.append(torch.where(warp.visibility[:, None], warp.warp(source), frames))
+        return torch.stack(rendered, dim=1).reshape(hidden_states.shape)
+
+    def _merged_warp(self, depth: Tensor, cameras: Cameras) -> FeatureWarp:
+        """One warp from the anchors of one batch element: at each pixel the surface in front, by the nearest anchor."""
+        options = {} if self.discontinuity is None else {"discontinuity": self.discontinuity}
+        warps = [
+            FeatureWarp.from_depth(anchor_depth, cameras[anchor], cameras, **options)
+            for anchor, anchor_depth in zip(self.anchors, depth)
+        ]
+        frames = len(cameras)
+        distance = torch.cdist(cameras.centers, cameras.centers[list(self.anchors)])  # [frames, anchors]
+        rank = distance.argsort(dim=1).argsort(dim=1).T.reshape(len(warps), frames, 1, 1)
+        surface = torch.stack([torch.where(warp.visibility, warp.depth, torch.inf) for warp in warps])
+        chosen = (surface * (1 + _SAME_SURFACE * rank)).argmin(dim=0)  # [frames, h, w]
+        flat = chosen.flatten(1)[None, :, :, None]
+        pixels = depth.shape[-2] * depth.shape[-1]
+        indices = torch.stack([warp.indices + a * pixels for a, warp in enumerate(warps)])
+        weights = torch.stack([warp.weights for warp in warps])
+        visibility = torch.stack([warp.visibility for warp in warps]).any(dim=0)
+        visibility[list(self.anchors)] = False
+        triple = flat.expand(1, -1, -1, 3)
+        return FeatureWarp(
+            indices=indices.gather(0, triple)[0],
+            weights=weights.gather(0, triple)[0],
+            visibility=visibility,
+            depth=surface.gather(0, chosen[None])[0],
+        )
+
+
+def anchor_depth_from_estimates(
+    estimates: Tensor,  # [B, A, H, W]
+    align: Callable[[Tensor, int, int], Tensor],
+) -> Tensor:
+    """Aligned z-depth `(B, A, H, W)`: `align(estimate, batch index, anchor number)` applied to each map."""
+    return torch.stack(
+        [torch.stack([align(estimate, b, a) for a, estimate in enumerate(maps)]) for b, maps in enumerate(estimates)]
+    )

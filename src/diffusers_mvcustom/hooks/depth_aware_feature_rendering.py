@@ -1,0 +1,92 @@
+"""Depth-aware feature rendering (DFR): the anchor's features, rendered into every other view through its depth."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from ..errors import MVCustomError
+from .anchor_geometry import AnchorGeometry
+from .denoising_hook import DenoisingHook, DenoisingRun, DenoisingStep
+from .feature_map_sizes import motion_module_sizes
+
+
+@dataclass
+class DepthAwareFeatureRendering(DenoisingHook):
+    """Replaces, in chosen layers, what the anchor saw by the anchor's own features seen from each camera.
+
+    `F̂_n = M_n ⊙ R(F_a, φ_n) + (1 − M_n) ⊙ F_n` for every frame n that is no anchor: F_a are the anchor's features at
+    this layer and step, R renders them through the anchor's feature mesh, M_n is where the mesh is visible. The
+    replaced features are the inputs of the chosen motion modules, so the dense spatio-temporal attention sees them.
+    Mesh, visibility and barycentrics do not depend on the step: a step is a gather.
+
+    Source: MVCustom (arXiv 2510.13702), depth-aware feature rendering.
+
+    Args:
+        start (`float`, defaults to 0.0): Share of the steps after which it begins to act.
+        end (`float`, defaults to 0.7): Share of the steps after which it ends (35 of 50 in the paper).
+        layers (`str`, defaults to the motion modules of the up blocks): Regular expression that names the motion
+            modules (as in `unet.named_modules()`) whose inputs are replaced.
+    """
+
+    start: float = 0.0
+    end: float = 0.7
+    layers: str = r"up_blocks\.\d+\.motion_modules\.\d+"
+
+    name: ClassVar[str] = "depth_aware_feature_rendering"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        try:
+            re.compile(self.layers)
+        except (re.error, TypeError) as error:
+            raise MVCustomError(
+                f"DepthAwareFeatureRendering.layers: expected a regular expression, got {self.layers!r} ({error})."
+            ) from error
+
+    def prepare(self, run: DenoisingRun) -> None:
+        height, width = run.latents.shape[-2:]
+        sizes = motion_module_sizes(run.unet, height, width)
+        chosen = {name: size for name, size in sizes.items() if re.fullmatch(self.layers, name)}
+        if not chosen:
+            raise MVCustomError(
+                f"DepthAwareFeatureRendering.layers: {self.layers!r} names no motion module of this U-Net; it has "
+                f"{list(sizes)}."
+            )
+        geometry = run.anchor_geometry()
+        for size in set(chosen.values()):
+            geometry.warps(*size)
+        run.state[id(self)] = (list(chosen), geometry)
+
+    def before_step(self, run: DenoisingRun, step: DenoisingStep) -> None:
+        if run.covers(self, step.index):
+            names, geometry = run.state[id(self)]
+            modules = [run.unet.get_submodule(name) for name in names]
+            step.during_unet_call.enter_context(rendering_anchor_features(modules, geometry))
+
+
+@contextmanager
+def rendering_anchor_features(modules: list[nn.Module], geometry: AnchorGeometry) -> Iterator[None]:
+    """Replaces the inputs of `modules` by anchor features rendered into the other frames, for this context."""
+
+    def replace_input(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        # Blocks pass the hidden states by position or by name.
+        if args:
+            return (geometry.render(args[0]), *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": geometry.render(kwargs["hidden_states"])}
+
+    handles = []
+    try:
+        for module in modules:
+            handles.append(module.register_forward_pre_hook(replace_input, with_kwargs=True))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
