@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -64,6 +64,12 @@ class AnchorSettings:
         if not anchors or len(set(anchors)) != len(anchors):
             raise MVCustomError(f"anchor: expected one or more different frames, got {list(given)}.")
         return anchors
+
+    def with_frames(self, anchor: int | Sequence[int] | AnchorSettings | None) -> AnchorSettings:
+        """These settings with a call's choice of anchor frames, or the call's own settings."""
+        if anchor is None:
+            return self
+        return anchor if isinstance(anchor, AnchorSettings) else replace(self, frames=anchor)
 
     def preview_steps(self, num_inference_steps: int) -> int:
         """The number of steps of the preview pass."""
@@ -174,12 +180,3 @@ class AnchorGeometry:
             depth=surface.gather(0, chosen[None])[0],
         )
 
-
-def anchor_depth_from_estimates(
-    estimates: Tensor,  # [B, A, H, W]
-    align: Callable[[Tensor, int, int], Tensor],
-) -> Tensor:
-    """Aligned z-depth `(B, A, H, W)`: `align(estimate, batch index, anchor number)` applied to each map."""
-    return torch.stack(
-        [torch.stack([align(estimate, b, a) for a, estimate in enumerate(maps)]) for b, maps in enumerate(estimates)]
-    )

@@ -32,6 +32,8 @@ class ConsistentAwareLatentCompletion(DenoisingHook):
     end: float = 0.2
 
     name: ClassVar[str] = "consistent_aware_latent_completion"
+    needs_several_frames: ClassVar[bool] = True
+    needs_geometry: ClassVar[bool] = True
 
     def prepare(self, run: DenoisingRun) -> None:
         height, width = run.latents.shape[-2:]

@@ -49,7 +49,6 @@ class DenoisingRun:
         scheduler (`diffusers.SchedulerMixin`): The run's scheduler, timesteps set.
         timesteps (`torch.Tensor` of shape `(steps,)`): The scheduler's timesteps.
         noise_levels (`NoiseLevels`): The schedule's noise levels, for x̂_0 and for noising.
-        guidance_batches (`int`): How many branches of guidance a U-Net call holds, outermost in its batch.
         generator (`torch.Generator` or list of them, *optional*): Source of fresh noise.
         randn (`Callable`): `randn(shape) -> torch.Tensor`, fresh noise from `generator` on the run's device and dtype.
         anchor_geometry (`Callable`): `anchor_geometry() -> AnchorGeometry`, the geometry seen from the anchor
@@ -62,7 +61,6 @@ class DenoisingRun:
     scheduler: SchedulerMixin
     timesteps: Tensor
     noise_levels: NoiseLevels
-    guidance_batches: int
     generator: torch.Generator | list[torch.Generator] | None
     randn: Callable[[tuple[int, ...]], Tensor]
     anchor_geometry: Callable[[], AnchorGeometry]
@@ -101,6 +99,10 @@ class DenoisingHook:
 
     name: ClassVar[str | None] = None
     """Name under which the settings are saved in a pipeline; `None`: the hook is not saved."""
+    needs_several_frames: ClassVar[bool] = False
+    """Whether a run with a single camera leaves the hook out."""
+    needs_geometry: ClassVar[bool] = False
+    """Whether the hook asks for `run.anchor_geometry()`, so that depth must be had."""
 
     def __post_init__(self) -> None:
         for name in ("start", "end"):

@@ -39,6 +39,8 @@ class DepthAwareFeatureRendering(DenoisingHook):
     layers: str = r"up_blocks\.\d+\.motion_modules\.\d+"
 
     name: ClassVar[str] = "depth_aware_feature_rendering"
+    needs_several_frames: ClassVar[bool] = True
+    needs_geometry: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

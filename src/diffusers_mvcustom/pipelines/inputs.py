@@ -1,0 +1,121 @@
+"""What users give a call, checked and brought into one form before anything expensive happens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from os import PathLike
+
+import torch
+from torch import Tensor
+
+from ..cameras import Cameras, cameras_from_convention, load_cameras
+from ..errors import CamerasError, MVCustomError
+
+CamerasInput = Cameras | str | PathLike | Tensor
+
+
+def resolve_cameras(
+    cameras: CamerasInput | None,
+    *,
+    convention: str | None = None,
+    intrinsics: Tensor | None = None,
+    height: int | None = None,
+    width: int | None = None,
+) -> Cameras:
+    """The target cameras at the size of the views, from any accepted form.
+
+    Args:
+        cameras (`Cameras`, path or `torch.Tensor` of shape `(N, 4, 4)`):
+            Cameras; a camera file of any supported format; or poses in the named `convention`.
+        convention (`str`, *optional*): For poses given as a tensor; see [`cameras_from_convention`].
+        intrinsics (`torch.Tensor` of shape `(3, 3)` or `(N, 3, 3)`, *optional*):
+            Pixel intrinsics, for poses given as a tensor.
+        height (`int`, *optional*), width (`int`, *optional*):
+            Size of the views. Cameras of another size are resized evenly to cover it and cropped at the centre.
+
+    Raises:
+        CamerasError: naming what is missing or does not fit.
+    """
+    if cameras is None:
+        raise CamerasError("cameras: expected target cameras, for example Cameras.orbit(16), got None.")
+    if isinstance(cameras, Cameras):
+        if convention is not None or intrinsics is not None:
+            raise CamerasError(
+                "camera_convention, camera_intrinsics: only for poses given as a tensor; `Cameras` know their own."
+            )
+    elif isinstance(cameras, (str, PathLike)):
+        cameras = load_cameras(cameras)
+    else:
+        poses = torch.as_tensor(cameras)
+        missing = [
+            name
+            for name, value in (
+                ("camera_convention", convention),
+                ("camera_intrinsics", intrinsics),
+                ("height", height),
+                ("width", width),
+            )
+            if value is None
+        ]
+        if missing:
+            raise CamerasError(
+                f"cameras: poses given as a tensor also need {', '.join(missing)}; which axes and pixels they mean "
+                "cannot be seen from the numbers."
+            )
+        cameras = cameras_from_convention(poses, intrinsics, height, width, convention=convention)
+    height = cameras.height if height is None else height
+    width = cameras.width if width is None else width
+    if (cameras.height, cameras.width) != (height, width):
+        cameras = cameras.cover(height, width)
+    return cameras
+
+
+def check_view_size(height: int, width: int, multiple: int) -> None:
+    """Raises if a side of the views is not divisible by the VAE's factor."""
+    if height % multiple or width % multiple or min(height, width) < multiple:
+        near = [max(multiple, round(size / multiple) * multiple) for size in (height, width)]
+        raise MVCustomError(
+            f"height, width: expected multiples of {multiple}, got {height} × {width} (from `cameras` where not given). "
+            f"Pass height={near[0]}, width={near[1]}; the cameras are adapted."
+        )
+
+
+def check_num_frames(num_frames: int, max_seq_length: int) -> None:
+    """Raises if there are more cameras than the motion modules have temporal positions for."""
+    if num_frames > max_seq_length:
+        raise MVCustomError(
+            f"cameras: expected at most {max_seq_length} cameras (the motion adapter's motion_max_seq_length), got "
+            f"{num_frames}. Generate them in several calls, or take a motion adapter with a longer sequence."
+        )
+
+
+def check_prompts(prompt: str | Sequence[str] | None, token: str | None) -> None:
+    """Raises for an empty list of prompts, a prompt that is no text, or one that lacks the loaded subject's token."""
+    if prompt is None:
+        return
+    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    if not prompts:
+        raise MVCustomError("prompt: expected at least one prompt, got an empty list.")
+    for i, text in enumerate(prompts):
+        if not isinstance(text, str):
+            raise MVCustomError(f"prompt: expected text, got {type(text).__name__} at index {i}.")
+        if token is not None and token not in text:
+            raise MVCustomError(
+                f"prompt: expected the loaded subject's token {token!r} in every prompt, got {text!r} at index {i}. "
+                "Name the subject, or take it out with unload_subject()."
+            )
+
+
+def check_share(name: str, start: float, end: float) -> None:
+    """Raises unless `0 <= start <= end <= 1`."""
+    if not (0 <= start <= end <= 1):
+        raise MVCustomError(
+            f"{name}_start, {name}_end: expected shares of the steps with 0 <= start <= end <= 1, got {start}, {end}."
+        )
+
+
+def check_scale(name: str, value: float | None) -> None:
+    """Raises for a scale that is not a finite number."""
+    if value is not None and not (isinstance(value, (int, float)) and math.isfinite(value)):
+        raise MVCustomError(f"{name}: expected a finite number, got {value!r}.")

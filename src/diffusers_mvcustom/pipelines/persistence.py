@@ -1,0 +1,75 @@
+"""Saving and loading a pipeline together with its subject."""
+
+from __future__ import annotations
+
+from os import PathLike
+from pathlib import Path
+
+from ..errors import MVCustomError
+
+SUBJECT_FOLDER = "subject"
+_HUB_ARGUMENTS = ("revision", "cache_dir", "token", "local_files_only")
+
+
+class PersistenceMixin:
+    """`save_pretrained` writes stock components and the active subject; `from_pretrained` restores both."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike, **kwargs):
+        """Loads a pipeline with its hooks' settings and, if one was saved with it, its subject.
+
+        Args:
+            pretrained_model_name_or_path (`str` or path): A folder or Hub id in the layout of this pipeline, of
+                `AnimateDiffPipeline`, or of Stable Diffusion 1.5 together with `motion_adapter=`.
+            kwargs: As in diffusers' `DiffusionPipeline.from_pretrained`, and this pipeline's own settings.
+        """
+        pipe = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        if isinstance(pipe, PersistenceMixin):
+            pipe._restore_saved_subject(**{name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs})
+        return pipe
+
+    def _restore_saved_subject(self, **hub_arguments) -> None:
+        """Loads the subject saved with the pipeline, unless it was loaded, replaced or taken out before.
+
+        `DiffusionPipeline.from_pretrained` knows nothing of subjects, so a call restores it at the latest.
+        """
+        if not self._restore.pending:
+            return
+        self._restore.pending = False
+        folder, source = self.config.get("subject_folder"), self.config.get("_name_or_path")
+        if folder is not None and source is not None:
+            self.load_subject(source, subfolder=folder, **hub_arguments)
+
+    def save_pretrained(self, save_directory: str | PathLike, push_to_hub: bool = False, **kwargs) -> None:
+        """Writes the components as stock diffusers components, the settings, and the active subject in `subject/`.
+
+        Args:
+            save_directory (`str` or path): Folder to write to.
+            push_to_hub (`bool`, defaults to `False`): Whether to upload the folder; with `repo_id`, `private`, `token`,
+                `commit_message` and `create_pr` as in diffusers.
+            kwargs: As in diffusers' `DiffusionPipeline.save_pretrained`.
+        """
+        if any(getattr(self.unet, "peft_config", {}) and not name.startswith("subject-") for name in self._lora_names()):
+            raise MVCustomError(
+                f"save_pretrained: LoRA {self._lora_names()} is loaded, and its layers would be saved in a form that does "
+                "not load again. Call unload_lora_weights() or fuse_lora() and unload_lora_weights() first."
+            )
+        hub = {name: kwargs.pop(name) for name in ("repo_id", "private", "token", "commit_message", "create_pr") if name in kwargs}
+        subject = self.subject
+        self.register_to_config(subject_folder=None if subject is None else SUBJECT_FOLDER)
+        with self.without_subject():
+            super().save_pretrained(save_directory, **kwargs)
+        if subject is not None:
+            subject.save_pretrained(Path(save_directory) / SUBJECT_FOLDER)
+        if push_to_hub:
+            self._push(save_directory, **hub)
+
+    def _push(self, save_directory: str | PathLike, repo_id: str | None = None, private=None, token=None, **commit) -> None:
+        from huggingface_hub import create_repo
+
+        repo_id = repo_id or Path(save_directory).name
+        repo_id = create_repo(repo_id, exist_ok=True, private=private, token=token).repo_id
+        self._upload_folder(save_directory, repo_id, token=token, **commit)
+
+    def _lora_names(self) -> list[str]:
+        return sorted(getattr(self.unet, "peft_config", {}))

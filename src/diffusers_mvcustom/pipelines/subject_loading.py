@@ -1,0 +1,183 @@
+"""Subjects in the pipeline: loading, switching, taking out, and rendering their features for a call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from os import PathLike
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..cameras import Cameras
+from ..errors import MVCustomError
+from ..subjects import SubjectAdapter, SubjectRendering, render_subject_features
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["SubjectLoadingMixin", "SubjectRendering"]
+
+
+@dataclass
+class _Restore:
+    """Whether the subject that was saved with the pipeline still has to be loaded."""
+
+    pending: bool = True
+
+
+class SubjectLoadingMixin:
+    """Loads [`SubjectAdapter`]s into the pipeline: several loaded, one active."""
+
+    def _init_subjects(self) -> None:
+        self._subjects: dict[str, SubjectAdapter] = {}
+        self._active_subject: str | None = None
+        self._restore = _Restore()
+
+    @property
+    def subjects(self) -> Mapping[str, SubjectAdapter]:
+        """The loaded subjects by name."""
+        return dict(self._subjects)
+
+    @property
+    def subject(self) -> SubjectAdapter | None:
+        """The active subject, if any."""
+        return None if self._active_subject is None else self._subjects[self._active_subject]
+
+    def load_subject(
+        self,
+        subject: SubjectAdapter | str | PathLike,
+        adapter_name: str | None = None,
+        **kwargs,
+    ) -> None:
+        """Loads a subject and makes it the active one.
+
+        Args:
+            subject ([`SubjectAdapter`], folder or Hub id): What to load.
+            adapter_name (`str`, *optional*): The subject's name in this pipeline, by default its token without brackets.
+            kwargs: For [`SubjectAdapter.from_pretrained`]: `revision`, `subfolder`, `token`, `cache_dir`,
+                `local_files_only`.
+
+        Raises:
+            MVCustomError: if the name is taken, or the subject does not fit this U-Net. Nothing is changed then.
+        """
+        if not isinstance(subject, SubjectAdapter):
+            subject = SubjectAdapter.from_pretrained(subject, **kwargs)
+        elif kwargs:
+            raise MVCustomError(f"load_subject: {sorted(kwargs)} only apply to a folder or Hub id.")
+        name = adapter_name or subject.config.token.strip("<>").replace(".", "-")
+        if name in self._subjects:
+            raise MVCustomError(f"adapter_name: {name!r} is already loaded; pass another name, or unload it first.")
+        self._restore.pending = False
+        previous = self._active_subject
+        self._deactivate()
+        self._subjects[name] = subject
+        try:
+            self._activate(name)
+        except Exception:
+            del self._subjects[name]
+            self._activate(previous)
+            raise
+
+    def set_subject(self, adapter_name: str | None) -> None:
+        """Makes a loaded subject the active one; `None` makes none active and keeps all loaded."""
+        if adapter_name is not None and adapter_name not in self._subjects:
+            raise MVCustomError(f"adapter_name: expected one of {sorted(self._subjects)}, got {adapter_name!r}.")
+        self._restore.pending = False
+        self._deactivate()
+        self._activate(adapter_name)
+
+    def unload_subject(self, adapter_name: str | None = None) -> None:
+        """Takes a subject out (by default the active one): U-Net, text encoder and tokenizer are as before it."""
+        name = adapter_name or self._active_subject
+        self._restore.pending = False
+        if name is None:
+            return
+        if name not in self._subjects:
+            raise MVCustomError(f"adapter_name: expected one of {sorted(self._subjects)}, got {name!r}.")
+        if name == self._active_subject:
+            self._deactivate()
+        del self._subjects[name]
+
+    @contextmanager
+    def without_subject(self) -> Iterator[None]:
+        """The pipeline's components as they are without the active subject, for the length of the context."""
+        active = self._active_subject
+        self._deactivate()
+        try:
+            yield
+        finally:
+            self._activate(active)
+
+    def render_subject(
+        self,
+        prompt_embeds: Tensor,  # [T, L, D]
+        cameras: Cameras,
+        num_references: int | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+    ) -> SubjectRendering:
+        """The active subject's features X_y at the target cameras, for each of T texts. Independent of the noise.
+
+        Args:
+            prompt_embeds (`torch.Tensor` of shape `(T, L, D)`): Text states.
+            cameras ([`Cameras`]): Target cameras at the size of the views.
+            num_references (`int`, *optional*): Reference views used; by default the subject's setting.
+            generator (`torch.Generator`, *optional*): For noise on the references, if the subject wants any.
+        """
+        subject = self.subject
+        device, dtype = prompt_embeds.device, prompt_embeds.dtype
+        count = subject.config.num_references if num_references is None else num_references
+        references = subject.references.select(count)
+        factor = self.vae_scale_factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
+        references = references.fit_area(cameras.height * cameras.width, factor)
+        pixels = references.images.to(device=device, dtype=self.vae.dtype) * 2 - 1
+        latents = torch.cat([self.vae.encode(image[None]).latent_dist.mode() for image in pixels])
+        latents = (latents * self.vae.config.scaling_factor).to(dtype)
+        reference_embeds, _ = self.encode_prompt(subject.config.reference_prompt_text, device, 1, False)
+        return render_subject_features(
+            subject,
+            self.unet,
+            reference_latents=latents,
+            references=references,
+            reference_prompt_embeds=reference_embeds,
+            prompt_embeds=prompt_embeds,
+            cameras=cameras,
+            latent_size=(cameras.height // self.vae_scale_factor, cameras.width // self.vae_scale_factor),
+            scheduler=self.scheduler,
+            generator=generator[0] if isinstance(generator, list) else generator,
+        )
+
+    def _activate(self, name: str | None) -> None:
+        if name is None:
+            return
+        subject = self._subjects[name]
+        subject.attach(self.unet)
+        try:
+            self.load_textual_inversion(dict(subject.learned_embeddings), token=subject.config.token)
+            if subject.lora_state_dict:
+                self.load_lora_weights(dict(subject.lora_state_dict), adapter_name=_lora_name(name))
+        except Exception:
+            self._take_out(name)
+            raise
+        self._active_subject = name
+
+    def _deactivate(self) -> None:
+        if self._active_subject is not None:
+            name, self._active_subject = self._active_subject, None
+            self._take_out(name)
+
+    def _take_out(self, name: str) -> None:
+        subject = self._subjects[name]
+        subject.detach(self.unet)
+        if subject.config.token in self.tokenizer.get_vocab():
+            self.unload_textual_inversion(subject.config.token)
+        if _lora_name(name) in getattr(self.unet, "peft_config", {}):
+            self.delete_adapters(_lora_name(name))
+            if not self.unet.peft_config:  # no LoRA of the user's is left: the plain layers come back
+                self.unload_lora_weights()
+
+
+def _lora_name(subject_name: str) -> str:
+    return f"subject-{subject_name}"
