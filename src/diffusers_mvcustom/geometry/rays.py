@@ -1,8 +1,8 @@
 """Rays and projections of pinhole cameras, in the package's one camera convention.
 
-OpenCV axes (x right, y down, z forward), intrinsics in pixels, the centre of the first pixel at (0.5, 0.5). Matrices and
-points broadcast over any leading dimensions. Sums are written out instead of calling `matmul`, so that mixed precision
-(`torch.autocast`) never rounds a coordinate.
+OpenCV axes (x right, y down, z forward), intrinsics in pixels, the centre of the first pixel at (0.5, 0.5). Matrices
+and points broadcast over any leading dimensions. Sums are written out instead of calling `matmul`, so that mixed
+precision (`torch.autocast`) never rounds a coordinate.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def project(
     """Projects world points to pixel positions, leading dimensions broadcast.
 
     A point whose z-depth is not above `near` has no image. Its pixel is the constant
-    (`OUTSIDE_EVERY_IMAGE`, `OUTSIDE_EVERY_IMAGE`), far outside of every image, with zero gradient: sampling with zeros outside
+    `OUTSIDE_EVERY_IMAGE` in x and y, with zero gradient: sampling with zeros outside
     gives zeros, and no infinity reaches a loss. Its depth is returned as it is (zero or negative), with its gradient.
 
     Args:
