@@ -1,0 +1,48 @@
+"""Fixtures of the pipeline's tests."""
+
+import pytest
+import torch
+
+from diffusers_mvcustom import Cameras, MVCustomPipeline
+from diffusers_mvcustom.toy import random_components
+
+
+@pytest.fixture
+def make_pipe():
+    """Builds a pipeline of fresh tiny components; keyword arguments replace components and settings."""
+
+    def make(**settings):
+        with_images = settings.pop("image_encoder_for_ip_adapter", False)
+        components = random_components("tiny", image_encoder=with_images)
+        pipe = MVCustomPipeline(**{**components, **settings})
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
+
+    return make
+
+
+@pytest.fixture
+def pipe(make_pipe):
+    return make_pipe()
+
+
+@pytest.fixture
+def cameras():
+    return Cameras.orbit(3, azimuth=(-20, 20), elevation=15, height=64, width=64)
+
+
+@pytest.fixture
+def run(cameras):
+    """Runs a pipeline with small settings and returns its frames as a tensor."""
+
+    def run(pipe, prompt="a mug by a lake", seed=0, **call):
+        settings = {
+            "cameras": cameras,
+            "num_inference_steps": 3,
+            "output_type": "latent",
+            "generator": torch.Generator().manual_seed(seed),
+            **call,
+        }
+        return pipe(prompt, **settings).frames
+
+    return run
