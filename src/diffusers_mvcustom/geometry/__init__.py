@@ -1,5 +1,8 @@
 """Rays, feature meshes, their rendering into other cameras, and the alignment of depth maps."""
 
+from .depth_alignment import DepthAlignment, align_depth, align_median_depth
+from .feature_mesh import FeatureMesh, feature_mesh_from_depth
+from .rasterizer import Rasterization, rasterize
 from .rays import (
     camera_rays,
     pixel_centers,
@@ -8,12 +11,21 @@ from .rays import (
     transform_directions,
     transform_points,
 )
+from .warp import FeatureWarp
 
 __all__ = [
+    "DepthAlignment",
+    "FeatureMesh",
+    "FeatureWarp",
+    "Rasterization",
+    "align_depth",
+    "align_median_depth",
     "camera_rays",
+    "feature_mesh_from_depth",
     "pixel_centers",
     "plucker_coordinates",
     "project",
+    "rasterize",
     "transform_directions",
     "transform_points",
 ]

@@ -59,8 +59,9 @@ def feature_mesh_from_depth(
 ) -> FeatureMesh:
     """Builds the anchor feature mesh of MVCustom's depth-aware feature rendering (the paper's `P_a` and `T_a`).
 
-    Every pixel centre is unprojected with its z-depth; every cell between four pixel centres gives two triangles, split
-    along the diagonal that crosses the smaller depth change. Triangles that bridge a depth discontinuity are left out.
+    Every pixel centre is unprojected with its z-depth; every cell between four pixel centres gives two triangles,
+    split along the diagonal that crosses the smaller depth change. Triangles that bridge a depth discontinuity are
+    left out.
 
     An edge between neighbouring pixels is continuous if either holds:
 
@@ -69,7 +70,8 @@ def feature_mesh_from_depth(
        grazing the view is. So at least three successive edges whose disparity changes are alike (15 %) are a plane and
        not a step, and the edge where such a plane meets another surface may change as much as the plane itself does.
 
-    The second rule is what keeps a ground plane whole up to the horizon. A step has no run of equal changes, so it is cut.
+    The second rule is what keeps a ground plane whole up to the horizon. A step has no run of equal changes, so it is
+    cut. What is narrower than two pixels has no triangle of its own.
 
     Vertices are computed in float64 where the device has it, so that the anchor's own view hits its pixel centres.
 
@@ -88,7 +90,7 @@ def feature_mesh_from_depth(
     Example:
 
         >>> import torch
-        >>> from diffusers_mvcustom import Cameras
+        >>> from diffusers_mvcustom.cameras import Cameras
         >>> from diffusers_mvcustom.geometry import feature_mesh_from_depth
         >>> camera = Cameras.from_focal(torch.eye(4)[None], 8.0, height=3, width=4)
         >>> mesh = feature_mesh_from_depth(torch.ones(3, 4), camera)

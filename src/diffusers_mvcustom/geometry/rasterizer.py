@@ -1,11 +1,11 @@
 """A rasteriser in plain torch: which triangle of a feature mesh every pixel of every camera sees.
 
-Pixels are tested in homogeneous coordinates. With `q_i = K v_i` the vertices in the camera (so that the pixel of a vertex
-is `q.xy / q.z`) and `r_i = q_i.xy - p q_i.z`, the ray through pixel `p` meets the triangle where the three edge
+Pixels are tested in homogeneous coordinates. With `q_i = K v_i` the vertices in the camera (so that the pixel of a
+vertex is `q.xy / q.z`) and `r_i = q_i.xy - p q_i.z`, the ray through pixel `p` meets the triangle where the three edge
 functions `r_1 × r_2, r_2 × r_0, r_0 × r_1` have the sign of `det(q)`. Nothing is divided by a vertex's depth, so a
 triangle that reaches behind the camera needs no clipping; the edge functions over their sum are the barycentric
-coordinates in space (perspective-correct); and neighbours compute the edge they share with exactly opposite sign, so no
-pixel falls between them.
+coordinates in space (perspective-correct); and neighbours compute the edge they share with exactly opposite sign, so
+no pixel falls between them.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ def rasterize(
     """Renders a mesh into cameras: nearest face, barycentric coordinates and depth at every pixel centre.
 
     Each triangle is tested against the pixels in its bounding box, as lists of (triangle, pixel) pairs in chunks, and
-    the nearest is kept by one integer minimum over (depth, face index). So the result is deterministic: of faces at one
-    depth (to float32) the one of lowest index is kept. Edges are inclusive, and triangles reach 1e-5 pixels beyond
+    the nearest is kept by one integer minimum over (depth, face index). So the result is deterministic: of faces at
+    one depth (to float32) the one of lowest index is kept. Edges are inclusive, and triangles reach 1e-5 pixels beyond
     them, so that a camera whose pixel centres lie on the mesh's rim (the anchor's own) hits all of it. Triangles that
     are seen edge-on have no area and are not hit.
 
@@ -87,7 +87,7 @@ def rasterize(
     Example:
 
         >>> import torch
-        >>> from diffusers_mvcustom import Cameras
+        >>> from diffusers_mvcustom.cameras import Cameras
         >>> from diffusers_mvcustom.geometry import feature_mesh_from_depth, rasterize
         >>> camera = Cameras.from_focal(torch.eye(4)[None], 8.0, height=3, width=4)
         >>> seen = rasterize(feature_mesh_from_depth(torch.full((3, 4), 2.0), camera), camera)
