@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -40,32 +40,39 @@ def generate(
     model: Annotated[str, typer.Option(help="Model folder or Hub id.")],
     prompt: Annotated[list[str], typer.Option(help="What to generate, with the subject's token. Repeat for several.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")],
-    subject: Annotated[Optional[str], typer.Option(help="Subject folder or Hub id.")] = None,
-    motion_adapter: Annotated[Optional[str], typer.Option(help="Motion adapter, for a Stable Diffusion 1.5 model.")] = None,
-    depth_model: Annotated[Optional[str], typer.Option(help="Depth model, if the model has none of its own.")] = None,
-    cameras: Annotated[
-        Optional[str], typer.Option(help="Camera file in the subject frame, or 'references' for the subject's own cameras.")
+    subject: Annotated[str | None, typer.Option(help="Subject folder or Hub id.")] = None,
+    motion_adapter: Annotated[
+        str | None, typer.Option(help="Motion adapter, for a Stable Diffusion 1.5 model.")
     ] = None,
-    orbit: Annotated[Optional[int], typer.Option(help="Number of views on an orbit.")] = None,
-    spiral: Annotated[Optional[int], typer.Option(help="Number of views on a spiral.")] = None,
-    lemniscate: Annotated[Optional[int], typer.Option(help="Number of views on a lemniscate.")] = None,
-    azimuth: Annotated[Optional[tuple[float, float]], typer.Option(help="First and last azimuth of the orbit, degrees.")] = None,
+    depth_model: Annotated[str | None, typer.Option(help="Depth model, if the model has none of its own.")] = None,
+    cameras: Annotated[
+        str | None,
+        typer.Option(help="Camera file in the subject frame, or 'references' for the subject's own cameras."),
+    ] = None,
+    orbit: Annotated[int | None, typer.Option(help="Number of views on an orbit.")] = None,
+    spiral: Annotated[int | None, typer.Option(help="Number of views on a spiral.")] = None,
+    lemniscate: Annotated[int | None, typer.Option(help="Number of views on a lemniscate.")] = None,
+    azimuth: Annotated[
+        tuple[float, float] | None, typer.Option(help="First and last azimuth of the orbit, degrees.")
+    ] = None,
     elevation: Annotated[float, typer.Option(help="Elevation of the orbit in degrees.")] = 20.0,
-    views: Annotated[Optional[int], typer.Option(help="Keep this many of the cameras, evenly spread.")] = None,
-    height: Annotated[Optional[int], typer.Option(help="Height of the views; by default the model's size.")] = None,
-    width: Annotated[Optional[int], typer.Option(help="Width of the views; by default the model's size.")] = None,
-    negative_prompt: Annotated[Optional[str], typer.Option(help="What to keep away from.")] = None,
+    views: Annotated[int | None, typer.Option(help="Keep this many of the cameras, evenly spread.")] = None,
+    height: Annotated[int | None, typer.Option(help="Height of the views; by default the model's size.")] = None,
+    width: Annotated[int | None, typer.Option(help="Width of the views; by default the model's size.")] = None,
+    negative_prompt: Annotated[str | None, typer.Option(help="What to keep away from.")] = None,
     steps: Annotated[int, typer.Option(help="Denoising steps.")] = 50,
     guidance: Annotated[float, typer.Option(help="Text guidance scale.")] = 5.0,
-    reference_guidance: Annotated[Optional[float], typer.Option(help="Reference guidance scale.")] = None,
-    pose_guidance: Annotated[tuple[float, float], typer.Option(help="Share of the steps in which the subject acts.")] = (0.0, 1.0),
-    window: Annotated[Optional[str], typer.Option(help="Attention window: 1, an odd number, or 'full'.")] = None,
+    reference_guidance: Annotated[float | None, typer.Option(help="Reference guidance scale.")] = None,
+    pose_guidance: Annotated[
+        tuple[float, float], typer.Option(help="Share of the steps in which the subject acts.")
+    ] = (0.0, 1.0),
+    window: Annotated[str | None, typer.Option(help="Attention window: 1, an odd number, or 'full'.")] = None,
     dfr: Annotated[bool, typer.Option(help="Depth-aware feature rendering.")] = True,
     clc: Annotated[bool, typer.Option(help="Consistent-aware latent completion.")] = True,
-    anchor: Annotated[Optional[int], typer.Option(help="Anchor frame; by default the middle one.")] = None,
-    scheduler: Annotated[Optional[str], typer.Option(help=f"One of {', '.join(SCHEDULERS)}.")] = None,
+    anchor: Annotated[int | None, typer.Option(help="Anchor frame; by default the middle one.")] = None,
+    scheduler: Annotated[str | None, typer.Option(help=f"One of {', '.join(SCHEDULERS)}.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
-    device: Annotated[Optional[str], typer.Option(help="By default cuda where there is one.")] = None,
+    device: Annotated[str | None, typer.Option(help="By default cuda where there is one.")] = None,
     dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float32",
     fps: Annotated[int, typer.Option(help="Views a second in GIF and video.")] = 8,
 ) -> None:
@@ -96,10 +103,22 @@ def generate(
         pipe.set_attention_window(None if window == "full" else _window(window))
     if scheduler is not None:
         pipe.scheduler = _scheduler(SCHEDULERS[scheduler], pipe.scheduler)
-    kinds = [kind for kind, wanted in ((DepthAwareFeatureRendering, dfr), (ConsistentAwareLatentCompletion, clc)) if wanted]
+    kinds = [
+        kind for kind, wanted in ((DepthAwareFeatureRendering, dfr), (ConsistentAwareLatentCompletion, clc)) if wanted
+    ]
     pipe.set_hooks([hook for hook in pipe.hooks if isinstance(hook, tuple(kinds))])
     side = pipe.unet.config.sample_size * pipe.vae_scale_factor
-    targets = _target_cameras(pipe, cameras, orbit, spiral, lemniscate, azimuth, elevation, side if height is None else height, side if width is None else width)
+    targets = _target_cameras(
+        pipe,
+        cameras,
+        orbit,
+        spiral,
+        lemniscate,
+        azimuth,
+        elevation,
+        side if height is None else height,
+        side if width is None else width,
+    )
     if views is not None:
         targets = targets[torch.linspace(0, len(targets) - 1, min(views, len(targets))).round().long()]
     started = time.perf_counter()
@@ -147,7 +166,7 @@ def subject_create(
     model: Annotated[str, typer.Option(help="Model folder or Hub id that the subject is for.")],
     token: Annotated[str, typer.Option(help="New token that names the subject, such as '<my-mug>'.")],
     class_noun: Annotated[str, typer.Option(help="What the subject is: mug, car, chair ...")],
-    up: Annotated[Optional[tuple[float, float, float]], typer.Option(help="World up; estimated if not given.")] = None,
+    up: Annotated[tuple[float, float, float] | None, typer.Option(help="World up; estimated if not given.")] = None,
 ) -> None:
     """Make an untrained subject from posed photos: it holds the references and changes nothing yet.
 
@@ -162,8 +181,14 @@ def subject_create(
     references = ReferenceViews.from_capture(loaded.with_cameras(normalized))
     pipe = MVCustomPipeline.from_pretrained(model)
     adapter = SubjectAdapter.create(
-        pipe.unet, references, token=token, class_noun=class_noun, text_encoder=pipe.text_encoder, tokenizer=pipe.tokenizer,
-        subject_frame=frame, base_model=model,
+        pipe.unet,
+        references,
+        token=token,
+        class_noun=class_noun,
+        text_encoder=pipe.text_encoder,
+        tokenizer=pipe.tokenizer,
+        subject_frame=frame,
+        base_model=model,
     )
     adapter.save_pretrained(output)
     typer.echo(f"{len(references)} reference views of {references.width} × {references.height}, untrained → {output}")
@@ -172,7 +197,9 @@ def subject_create(
 @cameras_app.command("show")
 def cameras_show(
     file: Annotated[Path, typer.Argument(help="Camera file or capture of any supported format.")],
-    output: Annotated[Optional[Path], typer.Option("--output", "-o", help="Plot to write; by default FILE's name + .png here.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Plot to write; by default FILE's name + .png here.")
+    ] = None,
     normalize: Annotated[bool, typer.Option(help="Bring the cameras into the subject frame first.")] = False,
 ) -> None:
     """Summarise cameras and plot their frusta around the subject.
@@ -198,7 +225,7 @@ def cameras_show(
 def cameras_convert(
     file: Annotated[Path, typer.Argument(help="Camera file of any supported format.")],
     output: Annotated[Path, typer.Argument(help="File or folder to write.")],
-    format: Annotated[Optional[str], typer.Option(help="Format to write; by default by the output's name.")] = None,
+    format: Annotated[str | None, typer.Option(help="Format to write; by default by the output's name.")] = None,
 ) -> None:
     """Convert cameras between file formats.
 

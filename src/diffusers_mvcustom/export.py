@@ -40,7 +40,10 @@ def views_to_pil(frames: Sequence[Views] | np.ndarray | torch.Tensor) -> list[li
                 f"frames: expected images of shape (batch, N, H, W, 3) or (batch, N, 3, H, W), got {tuple(frames.shape)}. "
                 "Latents? Generate with output_type 'pil', 'np' or 'pt' to save views."
             )
-        frames = [[PIL.Image.fromarray((view * 255).round().clip(0, 255).astype(np.uint8)) for view in set_] for set_ in frames]
+        frames = [
+            [PIL.Image.fromarray((view * 255).round().clip(0, 255).astype(np.uint8)) for view in set_]
+            for set_ in frames
+        ]
     return [list(views) for views in frames]
 
 

@@ -38,7 +38,8 @@ def test_latents_and_images_are_equal(output_type, guidance_scale):
 
 
 @pytest.mark.parametrize(
-    "scheduler", ["DDIMScheduler", "EulerDiscreteScheduler", "DPMSolverMultistepScheduler", "LCMScheduler", "PNDMScheduler"]
+    "scheduler",
+    ["DDIMScheduler", "EulerDiscreteScheduler", "DPMSolverMultistepScheduler", "LCMScheduler", "PNDMScheduler"],
 )
 def test_equal_with_every_scheduler(scheduler):
     stock, ours = both_pipelines()

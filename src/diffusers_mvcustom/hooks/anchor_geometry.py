@@ -44,9 +44,13 @@ class AnchorSettings:
         if self.frames is not None and not isinstance(self.frames, int):
             object.__setattr__(self, "frames", tuple(self.frames))
         if isinstance(self.preview, bool) or not 0 < self.preview <= 1:
-            raise MVCustomError(f"AnchorSettings.preview: expected a share of the steps in (0, 1], got {self.preview!r}.")
+            raise MVCustomError(
+                f"AnchorSettings.preview: expected a share of the steps in (0, 1], got {self.preview!r}."
+            )
         if self.discontinuity is not None and not self.discontinuity > 0:
-            raise MVCustomError(f"AnchorSettings.discontinuity: expected a number above 0, got {self.discontinuity!r}.")
+            raise MVCustomError(
+                f"AnchorSettings.discontinuity: expected a number above 0, got {self.discontinuity!r}."
+            )
 
     def resolve(self, num_frames: int) -> tuple[int, ...]:
         """The anchors' indices among `num_frames` frames.
@@ -59,7 +63,9 @@ class AnchorSettings:
         given = (self.frames,) if isinstance(self.frames, int) else self.frames
         for index in given:
             if isinstance(index, bool) or not isinstance(index, int) or not -num_frames <= index < num_frames:
-                raise MVCustomError(f"anchor: expected frame indices below {num_frames}, the number of cameras, got {index!r}.")
+                raise MVCustomError(
+                    f"anchor: expected frame indices below {num_frames}, the number of cameras, got {index!r}."
+                )
         anchors = tuple(index % num_frames for index in given)
         if not anchors or len(set(anchors)) != len(anchors):
             raise MVCustomError(f"anchor: expected one or more different frames, got {list(given)}.")
@@ -179,4 +185,3 @@ class AnchorGeometry:
             visibility=visibility,
             depth=surface.gather(0, chosen[None])[0],
         )
-

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 
 from ..errors import MVCustomError
 from .anchor_geometry import AnchorGeometry
@@ -90,5 +90,3 @@ def rendering_anchor_features(modules: list[nn.Module], geometry: AnchorGeometry
     finally:
         for handle in handles:
             handle.remove()
-
-

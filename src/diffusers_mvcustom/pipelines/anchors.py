@@ -25,6 +25,25 @@ _OPAQUE = 0.5
 """Opacity above which a pixel of the rendered subject gives the depth estimate something to be fitted to."""
 
 
+def resolve_anchor_depth(depth: Tensor, batch_size: int, num_anchors: int) -> Tensor:
+    """Given z-depth of the anchor frames as `(batch, anchors, H, W)`, from any accepted shape.
+
+    Raises:
+        MVCustomError: for another shape, or depth that is not finite and above 0.
+    """
+    given = torch.as_tensor(depth, dtype=torch.float32)
+    expanded = given[None] if given.ndim == 2 else given
+    expanded = expanded[None].expand(batch_size, *expanded.shape) if expanded.ndim == 3 else expanded
+    if expanded.ndim != 4 or expanded.shape[:2] != (batch_size, num_anchors):
+        raise MVCustomError(
+            f"anchor_depth: expected shape (H, W), ({num_anchors}, H, W) or ({batch_size}, {num_anchors}, H, W), one "
+            f"map per anchor, got {tuple(given.shape)}."
+        )
+    if not (expanded.isfinite().all() and (expanded > 0).all()):
+        raise MVCustomError("anchor_depth: expected finite z-depth above 0 at every pixel.")
+    return expanded
+
+
 class AnchorPreparation:
     """Makes the anchor geometry of one call when the first hook asks for it, and keeps it.
 
@@ -35,7 +54,7 @@ class AnchorPreparation:
         latents (`torch.Tensor` of shape `(batch, channels, frames, h, w)`): The initial noise.
         conditions ([`Conditions`]): What conditions the preview pass.
         rendering ([`SubjectRendering`], *optional*): The subject's rendered depth and opacity.
-        depth (`torch.Tensor` of shape `(H, W)`, `(A, H, W)` or `(batch, A, H, W)`, *optional*): Given z-depth.
+        depth (`torch.Tensor` of shape `(batch, A, H, W)`, *optional*): Given z-depth, see [`resolve_anchor_depth`].
         extra_step_kwargs (`dict`): For the scheduler's step.
     """
 
@@ -64,22 +83,9 @@ class AnchorPreparation:
         """The anchor geometry; the first call runs the preview unless depth was given."""
         if self.prepared is None:
             anchors = self.settings.resolve(len(self.cameras))
-            depth = self._estimated(anchors) if self.given_depth is None else self._given(anchors)
+            depth = self._estimated(anchors) if self.given_depth is None else self.given_depth.to(self.latents.device)
             self.prepared = AnchorGeometry(depth, anchors, self.cameras, self.settings.discontinuity)
         return self.prepared
-
-    def _given(self, anchors: tuple[int, ...]) -> Tensor:
-        depth = torch.as_tensor(self.given_depth, dtype=torch.float32, device=self.latents.device)
-        if depth.ndim == 2:
-            depth = depth[None]
-        if depth.ndim == 3:
-            depth = depth[None].expand(len(self.latents), -1, -1, -1)
-        if depth.ndim != 4 or depth.shape[:2] != (len(self.latents), len(anchors)):
-            raise MVCustomError(
-                f"anchor_depth: expected shape (H, W), ({len(anchors)}, H, W) or ({len(self.latents)}, {len(anchors)}, "
-                f"H, W) for {len(anchors)} anchor(s), got {tuple(self.given_depth.shape)}."
-            )
-        return depth
 
     def _estimated(self, anchors: tuple[int, ...]) -> Tensor:
         pipe = self.pipe
@@ -91,7 +97,10 @@ class AnchorPreparation:
         estimates = estimates.unflatten(0, images.shape[:2])
         inverse = predicts_disparity(pipe.depth_estimator)
         return torch.stack(
-            [torch.stack([self._align(maps[a], anchor, inverse) for a, anchor in enumerate(anchors)]) for maps in estimates]
+            [
+                torch.stack([self._align(maps[a], anchor, inverse) for a, anchor in enumerate(anchors)])
+                for maps in estimates
+            ]
         )
 
     def _align(self, estimate: Tensor, anchor: int, inverse: bool) -> Tensor:

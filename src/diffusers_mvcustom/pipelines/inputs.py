@@ -119,3 +119,9 @@ def check_scale(name: str, value: float | None) -> None:
     """Raises for a scale that is not a finite number."""
     if value is not None and not (isinstance(value, (int, float)) and math.isfinite(value)):
         raise MVCustomError(f"{name}: expected a finite number, got {value!r}.")
+
+
+def check_count(name: str, value: int) -> None:
+    """Raises unless `value` is a whole number above 0."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise MVCustomError(f"{name}: expected a whole number above 0, got {value!r}.")

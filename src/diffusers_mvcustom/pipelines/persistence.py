@@ -49,12 +49,18 @@ class PersistenceMixin:
                 `commit_message` and `create_pr` as in diffusers.
             kwargs: As in diffusers' `DiffusionPipeline.save_pretrained`.
         """
-        if any(getattr(self.unet, "peft_config", {}) and not name.startswith("subject-") for name in self._lora_names()):
+        if any(
+            getattr(self.unet, "peft_config", {}) and not name.startswith("subject-") for name in self._lora_names()
+        ):
             raise MVCustomError(
                 f"save_pretrained: LoRA {self._lora_names()} is loaded, and its layers would be saved in a form that does "
                 "not load again. Call unload_lora_weights() or fuse_lora() and unload_lora_weights() first."
             )
-        hub = {name: kwargs.pop(name) for name in ("repo_id", "private", "token", "commit_message", "create_pr") if name in kwargs}
+        hub = {
+            name: kwargs.pop(name)
+            for name in ("repo_id", "private", "token", "commit_message", "create_pr")
+            if name in kwargs
+        }
         subject = self.subject
         self.register_to_config(subject_folder=None if subject is None else SUBJECT_FOLDER)
         with self.without_subject():
@@ -64,7 +70,9 @@ class PersistenceMixin:
         if push_to_hub:
             self._push(save_directory, **hub)
 
-    def _push(self, save_directory: str | PathLike, repo_id: str | None = None, private=None, token=None, **commit) -> None:
+    def _push(
+        self, save_directory: str | PathLike, repo_id: str | None = None, private=None, token=None, **commit
+    ) -> None:
         from huggingface_hub import create_repo
 
         repo_id = repo_id or Path(save_directory).name

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
-from diffusers import AnimateDiffPipeline, AutoencoderKL, MotionAdapter, SchedulerMixin, UNet2DConditionModel, UNetMotionModel
+from diffusers import (
+    AnimateDiffPipeline,
+    AutoencoderKL,
+    MotionAdapter,
+    SchedulerMixin,
+    UNet2DConditionModel,
+    UNetMotionModel,
+)
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.image_processor import PipelineImageInput
 from diffusers.utils.torch_utils import randn_tensor
@@ -24,18 +30,28 @@ from transformers import (
 
 from ..cameras import Cameras
 from ..errors import MVCustomError
-from ..hooks import AnchorGeometry, AnchorSettings, DenoisingHook, DenoisingRun, DenoisingStep, NoiseLevels
+from ..hooks import AnchorGeometry, AnchorSettings, DenoisingHook, DenoisingRun, NoiseLevels
 from ..models import AttentionWindows, enable_spatio_temporal_attention
-from .anchors import AnchorPreparation
-from .guidance import Conditions, combine, guidance_branches
+from .anchors import AnchorPreparation, resolve_anchor_depth
+from .denoising import DenoisingMixin
+from .guidance import Conditions
 from .hook_settings import HookSettingsMixin
-from .inputs import CamerasInput, check_num_frames, check_prompts, check_scale, check_share, check_view_size, resolve_cameras
+from .inputs import (
+    CamerasInput,
+    check_count,
+    check_num_frames,
+    check_prompts,
+    check_scale,
+    check_share,
+    check_view_size,
+    resolve_cameras,
+)
 from .persistence import PersistenceMixin
 from .pipeline_output import MVCustomPipelineOutput
 from .subject_loading import SubjectLoadingMixin, SubjectRendering
 
 
-class MVCustomPipeline(SubjectLoadingMixin, HookSettingsMixin, PersistenceMixin, AnimateDiffPipeline):
+class MVCustomPipeline(SubjectLoadingMixin, HookSettingsMixin, PersistenceMixin, DenoisingMixin, AnimateDiffPipeline):
     r"""Pipeline for multi-view customization: your own object, seen from any camera, in any scene you can describe.
 
     Stock diffusers components with dense spatio-temporal attention in the motion modules, a subject adapter
@@ -145,117 +161,29 @@ class MVCustomPipeline(SubjectLoadingMixin, HookSettingsMixin, PersistenceMixin,
 
     def check_call(
         self,
-        prompt: str | list[str] | None,
         cameras: Cameras,
-        num_inference_steps: int,
         hooks: Sequence[DenoisingHook],
-        anchor: AnchorSettings,
         anchor_depth: Tensor | None,
+        latents: Tensor | None,
+        latents_shape: tuple[int, ...],
     ) -> None:
         """Everything that can be refused before anything expensive happens, beyond diffusers' own `check_inputs`."""
         check_view_size(cameras.height, cameras.width, self.vae_scale_factor)
         check_num_frames(len(cameras), self.unet.config.motion_max_seq_length)
-        check_prompts(prompt, None if self.subject is None else self.subject.config.token)
-        if isinstance(num_inference_steps, bool) or not isinstance(num_inference_steps, int) or num_inference_steps < 1:
-            raise MVCustomError(f"num_inference_steps: expected a whole number above 0, got {num_inference_steps!r}.")
+        if latents is not None and tuple(latents.shape) != latents_shape:
+            raise MVCustomError(f"latents: expected shape {latents_shape}, got {tuple(latents.shape)}.")
         if self.subject is not None:
             self.subject.check_cameras(cameras)
         if self.subject is None and self.reference_guidance_scale is not None:
-            raise MVCustomError("reference_guidance_scale: there are no references to guide by; call load_subject first.")
-        if any(hook.needs_geometry for hook in hooks):
-            anchor.resolve(len(cameras))
-            if anchor_depth is None and (self.depth_estimator is None or self.depth_image_processor is None):
-                raise MVCustomError(
-                    "hooks: depth-aware rendering and completion need the anchor's depth, and this pipeline has no "
-                    "depth_estimator and depth_image_processor. Load it with them, pass anchor_depth=, or hooks=[]."
-                )
-
-    def predict_noise(
-        self,
-        latents: Tensor,  # [B, C, F, h, w]
-        timestep: Tensor,
-        scheduler: SchedulerMixin,
-        conditions: Conditions,
-        references: bool,
-    ) -> Tensor:
-        """The guided prediction of the U-Net at one timestep, of the shape of `latents`."""
-        num_frames = latents.shape[2]
-        references = references and conditions.features is not None
-        branches, scales = guidance_branches(self.guidance_scale, self.reference_guidance_scale, references)
-        groups = [[branch] for branch in branches] if self._split_guidance else [branches]
-        predictions = []
-        for group in groups:
-            model_input = torch.cat([latents] * len(group)) if len(group) > 1 else latents
-            conditioning = nullcontext()
-            if references:
-                conditioning = self.subject.conditioning.rendered(conditions.subject_features(group))
-            with conditioning:
-                output = self.unet(
-                    scheduler.scale_model_input(model_input, timestep),
-                    timestep,
-                    encoder_hidden_states=conditions.text_states(group, num_frames),
-                    cross_attention_kwargs=self.cross_attention_kwargs,
-                    added_cond_kwargs=conditions.image_states(group),
-                ).sample
-            predictions.extend(output.chunk(len(group)))
-        return combine(predictions, scales)
-
-    def denoise(
-        self,
-        run: DenoisingRun,
-        conditions: Conditions,
-        hooks: Sequence[DenoisingHook] = (),
-        extra_step_kwargs: dict[str, Any] | None = None,
-        pose_guidance: tuple[float, float] = (0.0, 1.0),
-        on_step_end: Callable[[int, Tensor, Tensor], Tensor] | None = None,
-        description: str = "denoise",
-    ) -> Tensor:
-        """Runs the schedule from `run.latents`; returns the final latents `(batch, channels, frames, h, w)`.
-
-        `on_step_end(index, timestep, latents)` is called after each step and returns the latents to go on with.
-        """
-        steps = len(run.timesteps)
-        begin, end = (share * steps for share in pose_guidance)
-        warm_up = steps - self._num_inference_steps * run.scheduler.order
-        with self.progress_bar(total=steps) as progress:
-            progress.set_description(description)
-            for index, timestep in enumerate(run.timesteps):
-                if self.interrupt:
-                    continue
-                with ExitStack() as during_unet_call:
-                    step = DenoisingStep(index, timestep, during_unet_call)
-                    for hook in hooks:
-                        hook.before_step(run, step)
-                    prediction = self.predict_noise(
-                        run.latents, timestep, run.scheduler, conditions, references=begin <= index < end
-                    )
-                if hooks:
-                    step.predicted_original = run.noise_levels.predict_original(prediction, run.latents, index)
-                run.latents = run.scheduler.step(
-                    prediction, timestep, run.latents, **(extra_step_kwargs or {})
-                ).prev_sample
-                for hook in hooks:
-                    hook.after_step(run, step)
-                if on_step_end is not None:
-                    run.latents = on_step_end(index, timestep, run.latents)
-                if index == steps - 1 or ((index + 1) > warm_up and (index + 1) % run.scheduler.order == 0):
-                    progress.update()
-        return run.latents
-
-    def decode_latents(self, latents: Tensor, decode_chunk_size: int = 16) -> Tensor:
-        """Decodes `(batch, channels, frames, h, w)` to `(batch, 3, frames, H, W)` in [-1, 1], in chunks of frames."""
-        if not isinstance(decode_chunk_size, int) or decode_chunk_size < 1:
-            raise MVCustomError(f"decode_chunk_size: expected a whole number above 0, got {decode_chunk_size!r}.")
-        frames = latents.transpose(1, 2).flatten(0, 1)
-        chunks = frames.split(decode_chunk_size)
-        with self.progress_bar(total=len(chunks)) as progress:
-            progress.set_description("decode")
-            decoded = []
-            for chunk in chunks:
-                # The order of operations is AnimateDiffPipeline's, so that results agree to the last bit.
-                decoded.append(self.vae.decode(1 / self.vae.config.scaling_factor * chunk).sample)
-                progress.update()
-        return torch.cat(decoded).unflatten(0, (latents.shape[0], latents.shape[2])).transpose(1, 2).float()
+            raise MVCustomError(
+                "reference_guidance_scale: there are no references to guide by; call load_subject first."
+            )
+        has_depth = self.depth_estimator is not None and self.depth_image_processor is not None
+        if any(hook.needs_geometry for hook in hooks) and anchor_depth is None and not has_depth:
+            raise MVCustomError(
+                "hooks: depth-aware rendering and completion need the anchor's depth, and this pipeline has no "
+                "depth_estimator and depth_image_processor. Load it with them, pass anchor_depth=, or hooks=[]."
+            )
 
     @torch.no_grad()
     def __call__(
@@ -362,7 +290,16 @@ class MVCustomPipeline(SubjectLoadingMixin, HookSettingsMixin, PersistenceMixin,
         if num_frames == 1:
             hooks = [hook for hook in hooks if not hook.needs_several_frames]
         anchor = self.anchor.with_frames(anchor)
-        for name, value in (("guidance_scale", guidance_scale), ("reference_guidance_scale", reference_guidance_scale)):
+        for name, value in (
+            ("num_inference_steps", num_inference_steps),
+            ("num_images_per_prompt", num_images_per_prompt),
+            ("decode_chunk_size", decode_chunk_size),
+        ):
+            check_count(name, value)
+        for name, value in (
+            ("guidance_scale", guidance_scale),
+            ("reference_guidance_scale", reference_guidance_scale),
+        ):
             check_scale(name, value)
         check_share("pose_guidance", pose_guidance_start, pose_guidance_end)
         self._guidance_scale = guidance_scale
@@ -374,7 +311,7 @@ class MVCustomPipeline(SubjectLoadingMixin, HookSettingsMixin, PersistenceMixin,
         self._interrupt = False
         if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
-        self.check_call(prompt, cameras, num_inference_steps, hooks, anchor, anchor_depth)
+        check_prompts(prompt, None if self.subject is None else self.subject.config.token)
         self.check_inputs(
             prompt,
             height,
@@ -387,6 +324,20 @@ class MVCustomPipeline(SubjectLoadingMixin, HookSettingsMixin, PersistenceMixin,
             ip_adapter_image_embeds,
             callback_on_step_end_tensor_inputs,
         )
+        num_prompts = 1 if isinstance(prompt, str) else len(prompt if prompt is not None else prompt_embeds)
+        batch_size = num_prompts * num_images_per_prompt
+        latents_shape = (
+            batch_size,
+            self.unet.config.in_channels,
+            num_frames,
+            height // self.vae_scale_factor,
+            width // self.vae_scale_factor,
+        )
+        self.check_call(cameras, hooks, anchor_depth, latents, latents_shape)
+        if anchor_depth is not None:
+            anchor_depth = resolve_anchor_depth(anchor_depth, batch_size, len(anchor.resolve(num_frames)))
+        if any(hook.needs_geometry for hook in hooks):
+            anchor.resolve(num_frames)
         device = self._execution_device
 
         # 2. Text and image conditions
@@ -404,7 +355,6 @@ class MVCustomPipeline(SubjectLoadingMixin, HookSettingsMixin, PersistenceMixin,
         )
         if not self.do_classifier_free_guidance:
             negative_prompt_embeds = None
-        batch_size = len(prompt_embeds)
         conditions = Conditions(prompt_embeds, negative_prompt_embeds)
         if ip_adapter_image is not None or ip_adapter_image_embeds is not None:
             conditions.image_embeds = self.prepare_ip_adapter_image_embeds(
@@ -422,9 +372,7 @@ class MVCustomPipeline(SubjectLoadingMixin, HookSettingsMixin, PersistenceMixin,
         self.scheduler.set_timesteps(num_inference_steps, device=device)
         timesteps = self.scheduler.timesteps
         latents = self.prepare_latents(
-            batch_size,
-            self.unet.config.in_channels,
-            num_frames,
+            *latents_shape[:3],
             height,
             width,
             prompt_embeds.dtype,
@@ -432,16 +380,18 @@ class MVCustomPipeline(SubjectLoadingMixin, HookSettingsMixin, PersistenceMixin,
             generator,
             latents,
         )
-        if latents.shape[2:] != (num_frames, height // self.vae_scale_factor, width // self.vae_scale_factor):
-            raise MVCustomError(
-                f"latents: expected shape ({batch_size}, {self.unet.config.in_channels}, {num_frames}, "
-                f"{height // self.vae_scale_factor}, {width // self.vae_scale_factor}), got {tuple(latents.shape)}."
-            )
         extra_step_kwargs = self.prepare_extra_step_kwargs(generator, eta)
 
         # 5. Geometry from the anchor(s): made when the first hook asks for it
         preparation = AnchorPreparation(
-            self, anchor, cameras.to(device, torch.float32), latents, conditions, rendering, anchor_depth, extra_step_kwargs
+            self,
+            anchor,
+            cameras.to(device, torch.float32),
+            latents,
+            conditions,
+            rendering,
+            anchor_depth,
+            extra_step_kwargs,
         )
 
         def on_step_end(index: int, timestep: Tensor, latents: Tensor) -> Tensor:
@@ -480,7 +430,7 @@ class MVCustomPipeline(SubjectLoadingMixin, HookSettingsMixin, PersistenceMixin,
                 timesteps=timesteps,
                 noise_levels=NoiseLevels.of(self.scheduler, timesteps) if hooks else None,
                 generator=generator,
-                randn=lambda shape: randn_tensor(shape, generator=generator, device=device, dtype=latents.dtype),
+                randn=partial(randn_tensor, generator=generator, device=device, dtype=prompt_embeds.dtype),
                 anchor_geometry=preparation.geometry,
             )
             for hook in hooks:
@@ -507,29 +457,6 @@ class MVCustomPipeline(SubjectLoadingMixin, HookSettingsMixin, PersistenceMixin,
             anchors=None if geometry is None else geometry.anchors,
             anchor_depth=None if geometry is None else geometry.depth,
         )
-
-    def preview(
-        self,
-        num_steps: int,
-        latents: Tensor,  # [B, C, F, h, w]
-        conditions: Conditions,
-        extra_step_kwargs: dict[str, Any],
-    ) -> Tensor:
-        """A short pass from the same noise without hooks, on a copy of the scheduler; returns final latents."""
-        scheduler = copy.deepcopy(self.scheduler)
-        scheduler.set_timesteps(num_steps, device=latents.device)
-        run = DenoisingRun(
-            latents=latents,
-            cameras=None,
-            unet=self.unet,
-            scheduler=scheduler,
-            timesteps=scheduler.timesteps,
-            noise_levels=None,
-            generator=None,
-            randn=None,
-            anchor_geometry=None,
-        )
-        return self.denoise(run, conditions, extra_step_kwargs=extra_step_kwargs, description="preview")
 
 
 def _trained_window(unet: torch.nn.Module | None, motion_adapter: MotionAdapter | None) -> int | dict | None:

@@ -1,0 +1,100 @@
+"""Bad input is refused by an error that names the argument, before any model runs."""
+
+import pytest
+import torch
+
+from diffusers_mvcustom import Cameras, DepthAwareFeatureRendering, MVCustomError
+from diffusers_mvcustom.toy import random_unet2d_and_motion_adapter
+
+
+@pytest.fixture
+def refused(pipe, cameras):
+    """Asserts that a call is refused with a message, and that no model ran."""
+
+    def refused(match, **call):
+        ran = []
+        handles = [
+            model.register_forward_pre_hook(lambda *_: ran.append(True))
+            for model in (pipe.unet, pipe.vae, pipe.text_encoder, pipe.depth_estimator)
+        ]
+        try:
+            with pytest.raises(ValueError, match=match):
+                pipe(**{"prompt": "a mug", "cameras": cameras, "num_inference_steps": 2, **call})
+        finally:
+            for handle in handles:
+                handle.remove()
+        assert not ran
+
+    return refused
+
+
+@pytest.mark.parametrize(
+    ("match", "call"),
+    [
+        ("cameras", {"cameras": None}),
+        ("camera_convention", {"cameras": torch.eye(4)[None]}),
+        ("camera_convention", {"camera_convention": "opencv"}),
+        ("prompt", {"prompt": []}),
+        ("prompt", {"prompt": None}),
+        ("prompt", {"prompt": ["a mug", 3]}),
+        ("height, width", {"height": 63}),
+        ("num_inference_steps", {"num_inference_steps": 0}),
+        ("guidance_scale", {"guidance_scale": float("nan")}),
+        ("reference_guidance_scale", {"reference_guidance_scale": 3.0}),
+        ("pose_guidance_start", {"pose_guidance_start": 0.8, "pose_guidance_end": 0.2}),
+        ("anchor", {"anchor": 7}),
+        ("anchor", {"anchor": [0, 0]}),
+        ("decode_chunk_size", {"decode_chunk_size": 0}),
+        ("anchor_depth", {"anchor_depth": torch.ones(2, 2, 8, 8)}),
+        ("anchor_depth", {"anchor_depth": torch.zeros(8, 8)}),
+        ("latents", {"latents": torch.zeros(1, 4, 3, 4, 4)}),
+        ("callback_on_step_end_tensor_inputs", {"callback_on_step_end_tensor_inputs": ["timesteps"]}),
+    ],
+)
+def test_arguments_are_named(refused, match, call):
+    refused(match, **call)
+
+
+def test_more_cameras_than_the_motion_modules_know(refused):
+    refused("at most 32 cameras", cameras=Cameras.orbit(33, height=64, width=64))
+
+
+def test_missing_camera_file(refused, tmp_path):
+    refused("nothing.json", cameras=tmp_path / "nothing.json")
+
+
+def test_hooks_need_depth(make_pipe, cameras):
+    pipe = make_pipe(depth_estimator=None, depth_image_processor=None)
+    assert pipe.hooks == ()
+    with pytest.raises(MVCustomError, match="depth_estimator"):
+        pipe("a mug", cameras, hooks=[DepthAwareFeatureRendering()])
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"start": -0.1}, "start"),
+        ({"start": 0.6, "end": 0.5}, "start <= end"),
+        ({"layers": "("}, "regular expression"),
+        ({"steps": 3}, "unknown settings"),
+    ],
+)
+def test_hook_settings(settings, match):
+    with pytest.raises(MVCustomError, match=match):
+        DepthAwareFeatureRendering.from_dict(settings)
+
+
+def test_layers_that_name_nothing(pipe, run):
+    with pytest.raises(MVCustomError, match="names no motion module"):
+        run(pipe, hooks=[DepthAwareFeatureRendering(layers="nothing")])
+
+
+def test_pipeline_settings(make_pipe):
+    with pytest.raises(MVCustomError, match="motion_adapter"):
+        make_pipe(unet=random_unet2d_and_motion_adapter("tiny")[0])
+    with pytest.raises(MVCustomError, match="unknown hooks"):
+        make_pipe(denoising_hooks={"nothing": {}})
+    with pytest.raises(MVCustomError, match="AnchorSettings"):
+        make_pipe(anchor={"frame": 1})
+    with pytest.raises(MVCustomError, match="enable_free_noise"):
+        make_pipe().enable_free_noise()

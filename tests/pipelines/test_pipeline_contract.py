@@ -1,0 +1,220 @@
+"""What diffusers users expect of any pipeline, on `MVCustomPipeline` with its hooks on."""
+
+import inspect
+
+import diffusers
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from diffusers.callbacks import SDCFGCutoffCallback
+
+from diffusers_mvcustom import (
+    AnchorSettings,
+    ConsistentAwareLatentCompletion,
+    DepthAwareFeatureRendering,
+    MVCustomPipeline,
+)
+
+OPTIONAL = ["feature_extractor", "image_encoder", "motion_adapter", "depth_estimator", "depth_image_processor"]
+
+
+def test_same_seed_same_views_other_seed_other_views(pipe, run):
+    first, second, other = run(pipe), run(pipe), run(pipe, seed=1)
+    assert first.std() > 0.01
+    assert torch.equal(first, second)
+    assert not torch.allclose(first, other)
+
+
+def test_save_and_load_gives_the_same_views(pipe, run, tmp_path):
+    pipe.set_attention_window({"8": None, "16": 3})
+    pipe.set_hooks([DepthAwareFeatureRendering(end=0.5)], AnchorSettings(frames=1, preview=0.7))
+    expected = run(pipe)
+    pipe.save_pretrained(tmp_path)
+    loaded = MVCustomPipeline.from_pretrained(tmp_path)
+    loaded.set_progress_bar_config(disable=True)
+    assert loaded.hooks == (DepthAwareFeatureRendering(end=0.5),)
+    assert loaded.anchor == AnchorSettings(frames=1, preview=0.7)
+    assert loaded.config.attention_window == {"8": None, "16": 3}
+    assert torch.equal(run(loaded), expected)
+    assert torch.equal(run(MVCustomPipeline.from_pipe(loaded)), expected)
+
+
+def test_a_saved_pipeline_is_a_stock_animatediff_repository(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path)
+    stock = diffusers.AnimateDiffPipeline.from_pretrained(tmp_path)
+    assert type(stock.unet) is diffusers.UNetMotionModel
+    for name, value in stock.unet.state_dict().items():
+        assert torch.equal(value, pipe.unet.state_dict()[name])
+
+
+@pytest.mark.parametrize("missing", OPTIONAL)
+def test_every_optional_component_can_be_left_out(make_pipe, run, tmp_path, missing):
+    pipe = make_pipe(image_encoder_for_ip_adapter=True, **{missing: None})
+    expected = run(pipe, hooks=[])
+    pipe.save_pretrained(tmp_path)
+    loaded = MVCustomPipeline.from_pretrained(tmp_path)
+    loaded.set_progress_bar_config(disable=True)
+    assert getattr(loaded, missing) is None
+    assert torch.equal(run(loaded, hooks=[]), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision(make_pipe, run, tmp_path, dtype):
+    exact = run(make_pipe())
+    pipe = make_pipe()
+    pipe.to(dtype=dtype)
+    pipe.depth_estimator.to(torch.float32)
+    views = run(pipe)
+    assert views.dtype == dtype
+    assert views.isfinite().all()
+    assert (views.float() - exact).abs().mean() < 0.1 * exact.std()
+    pipe.save_pretrained(tmp_path)
+    assert MVCustomPipeline.from_pretrained(tmp_path, torch_dtype=dtype).unet.dtype == dtype
+
+
+def test_a_batch_is_its_prompts_one_by_one(pipe, run):
+    prompts = ["a mug by a lake", "a red car"]
+    noise = torch.randn(2, 4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    hooks = [DepthAwareFeatureRendering()]  # completion draws noise for the whole batch
+    batch = run(pipe, prompts, latents=noise, hooks=hooks)
+    for i, prompt in enumerate(prompts):
+        single = run(pipe, prompt, latents=noise[i : i + 1], hooks=hooks)
+        torch.testing.assert_close(batch[i : i + 1], single, rtol=1e-3, atol=1e-3)
+
+
+def test_several_sets_per_prompt(pipe, run):
+    views = run(pipe, ["a mug", "a car"], num_images_per_prompt=2)
+    assert views.shape == (4, 4, 3, 16, 16)
+    embeds, negative = pipe.encode_prompt("a mug", "cpu", 1, True)
+    given = run(pipe, None, prompt_embeds=embeds, negative_prompt_embeds=negative)
+    assert torch.equal(given, run(pipe, "a mug"))
+
+
+@pytest.mark.parametrize(("output_type", "shape"), [("pt", (1, 3, 3, 64, 64)), ("np", (1, 3, 64, 64, 3))])
+def test_output_types(pipe, run, output_type, shape):
+    frames = run(pipe, output_type=output_type)
+    assert frames.shape == shape
+    assert 0 <= frames.min() < frames.max() <= 1
+    images = run(pipe, output_type="pil")[0]
+    assert all(isinstance(image, PIL.Image.Image) for image in images)
+    first = np.asarray(frames[0, 0]) if output_type == "np" else frames[0, 0].permute(1, 2, 0).numpy()
+    assert np.array_equal(np.asarray(images[0]), (first * 255).round().astype(np.uint8))
+
+
+def test_tuple_output(pipe, cameras):
+    call = {"num_inference_steps": 2, "output_type": "latent"}
+    as_tuple = pipe("a mug", cameras, generator=torch.Generator().manual_seed(0), return_dict=False, **call)
+    as_output = pipe("a mug", cameras, generator=torch.Generator().manual_seed(0), **call)
+    assert torch.equal(as_tuple[0], as_output.frames)
+    assert as_output.cameras.allclose(cameras)
+    assert as_output.anchors == (1,)
+    assert as_output.anchor_depth.shape == (1, 1, 64, 64)
+
+
+def test_callbacks_see_and_change_tensors(pipe, run):
+    seen = []
+
+    def callback(pipe, index, timestep, given):
+        seen.append((index, int(timestep), sorted(given)))
+        given["latents"] = given["latents"] * (0.0 if index == 2 else 1.0)
+        return given
+
+    views = run(
+        pipe,
+        callback_on_step_end=callback,
+        callback_on_step_end_tensor_inputs=["latents", "prompt_embeds", "negative_prompt_embeds"],
+    )
+    assert [index for index, _, _ in seen] == [0, 1, 2]
+    assert seen[0][2] == ["latents", "negative_prompt_embeds", "prompt_embeds"]
+    assert views.abs().max() == 0
+
+
+def test_guidance_cutoff_callback_of_diffusers(pipe, run):
+    cut = run(pipe, callback_on_step_end=SDCFGCutoffCallback(cutoff_step_ratio=None, cutoff_step_index=0), hooks=[])
+    plain = run(pipe, hooks=[])
+    assert not torch.allclose(cut, plain)
+
+
+def test_interrupt(pipe, run):
+    steps = []
+
+    def callback(pipe, index, timestep, given):
+        steps.append(index)
+        pipe._interrupt = True
+        return given
+
+    run(pipe, callback_on_step_end=callback)
+    assert steps == [0]
+
+
+def test_split_guidance_gives_the_same_views(pipe, run):
+    torch.testing.assert_close(run(pipe, split_guidance=True), run(pipe), rtol=1e-4, atol=1e-4)
+
+
+def test_decode_chunks_do_not_matter(pipe, run):
+    whole = run(pipe, output_type="pt")
+    torch.testing.assert_close(run(pipe, output_type="pt", decode_chunk_size=1), whole, rtol=1e-4, atol=1e-4)
+    pipe.vae.enable_slicing()
+    pipe.vae.enable_tiling()
+    torch.testing.assert_close(run(pipe, output_type="pt"), whole, rtol=1e-4, atol=1e-4)
+
+
+def test_attention_slicing_is_refused_with_a_wide_window_and_works_with_one(pipe, run):
+    expected = run(pipe, hooks=[])
+    pipe.enable_attention_slicing()
+    torch.testing.assert_close(run(pipe, hooks=[]), expected, rtol=1e-3, atol=1e-3)
+    pipe.set_attention_window(3)
+    pipe.enable_attention_slicing()
+    with pytest.raises(ValueError, match="processor"):
+        run(pipe, hooks=[])
+
+
+def test_sequential_offload(make_pipe, run):
+    expected = run(make_pipe())
+    pipe = make_pipe()
+    pipe.enable_sequential_cpu_offload(device="cpu")
+    torch.testing.assert_close(run(pipe), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "scheduler", ["DDIMScheduler", "EulerDiscreteScheduler", "DPMSolverMultistepScheduler", "LCMScheduler"]
+)
+def test_schedulers_with_hooks(pipe, run, scheduler):
+    pipe.scheduler = getattr(diffusers, scheduler).from_config(pipe.scheduler.config)
+    views, bare = run(pipe), run(pipe, hooks=[])
+    assert views.isfinite().all()
+    assert not torch.allclose(views, bare)
+
+
+def test_progress_bars_for_preview_denoise_and_decode(make_pipe, run, capsys):
+    pipe = make_pipe()
+    pipe.set_progress_bar_config(disable=False)
+    run(pipe, output_type="pil")
+    printed = capsys.readouterr().err
+    assert all(name in printed for name in ("preview", "denoise", "decode"))
+
+
+def test_components_stay_as_they_were(pipe, run):
+    before = {name: value.clone() for name, value in pipe.unet.state_dict().items()}
+    config = dict(pipe.scheduler.config)
+    run(pipe)
+    assert all(torch.equal(value, before[name]) for name, value in pipe.unet.state_dict().items())
+    assert dict(pipe.scheduler.config) == config
+    assert not any(module._forward_pre_hooks for module in pipe.unet.modules())
+
+
+def test_arguments_have_diffusers_names():
+    arguments = inspect.signature(MVCustomPipeline.__call__).parameters
+    stock = inspect.signature(diffusers.AnimateDiffPipeline.__call__).parameters
+    renamed = {"num_videos_per_prompt", "num_frames", "kwargs"}
+    assert set(stock) - renamed <= set(arguments)
+    assert arguments["guidance_scale"].default == 5.0
+
+
+def test_both_hooks_alone_and_together_change_the_views(pipe, run):
+    hooks = [DepthAwareFeatureRendering(), ConsistentAwareLatentCompletion(end=0.7)]
+    results = [run(pipe, hooks=chosen) for chosen in ([], hooks[:1], hooks[1:], hooks)]
+    for i, first in enumerate(results):
+        for second in results[i + 1 :]:
+            assert not torch.allclose(first, second)
