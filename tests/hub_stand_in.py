@@ -1,7 +1,7 @@
 """A small Hugging Face Hub on the loopback interface, for tests of everything that talks to the Hub.
 
 It keeps repositories in memory and speaks just the part of the Hub's HTTP interface that `huggingface_hub` uses to
-look at, download, create and commit to model repositories. Give its `endpoint` to a function, or to a subprocess through
+look at, download, create and commit to model repositories. Give its `endpoint` to a function, or to a subprocess by
 the environment variable `HF_ENDPOINT` (which is read when `huggingface_hub` is imported).
 """
 

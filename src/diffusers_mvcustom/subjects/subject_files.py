@@ -1,0 +1,291 @@
+"""The subject's folder: writing it as a whole, reading it strictly, and the Hub."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from huggingface_hub import HfApi, ModelCard, ModelCardData, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..errors import MVCustomError
+from .reference_files import inside
+from .reference_views import ReferenceViews
+from .subject_config import SUBJECT_CONFIG_NAME, SubjectConfig
+
+if TYPE_CHECKING:
+    from .subject_adapter import SubjectAdapter
+
+FEATURE_NERF_NAME = "feature_nerf.safetensors"
+LORA_NAME = "pytorch_lora_weights.safetensors"
+EMBEDDINGS_NAME = "learned_embeds.safetensors"
+REFERENCES_FOLDER = "references"
+MODEL_CARD_NAME = "README.md"
+_ALLOWED = ("*.safetensors", "*.json", "*.png", "*.jpg", "*.md")
+
+
+def save(adapter: SubjectAdapter, folder: str | PathLike[str]) -> None:
+    """Writes the subject's folder. See [`SubjectAdapter.save_pretrained`]."""
+    with _replaced_folder(Path(folder)) as new:
+        adapter.config.save(new / SUBJECT_CONFIG_NAME)
+        save_file(_conditioner_weights(adapter), new / FEATURE_NERF_NAME, metadata={"format": "pt"})
+        if adapter.learned_embeddings:
+            save_file(adapter.learned_embeddings, new / EMBEDDINGS_NAME, metadata={"format": "pt"})
+        if adapter.lora_state_dict:
+            weights = {name: weight.contiguous() for name, weight in adapter.lora_state_dict.items()}
+            save_file(weights, new / LORA_NAME, metadata={"format": "pt"})
+        adapter.references.save(new / REFERENCES_FOLDER)
+        _model_card(adapter).save(new / MODEL_CARD_NAME)
+
+
+def load(
+    cls: type[SubjectAdapter],
+    source: str | PathLike[str],
+    *,
+    subfolder: str | None,
+    revision: str | None,
+    cache_dir: str | PathLike[str] | None,
+    token: str | bool | None,
+    local_files_only: bool,
+) -> SubjectAdapter:
+    """Reads a subject's folder. See [`SubjectAdapter.from_pretrained`]."""
+    part = None if subfolder is None else inside(Path("subfolder"), subfolder)
+    folder = Path(source)
+    if not folder.is_dir():
+        folder = _download(str(source), part, revision, cache_dir, token, local_files_only)
+    if part is not None:
+        folder = folder / part
+    config = SubjectConfig.load(folder / SUBJECT_CONFIG_NAME)
+    references = ReferenceViews.load(folder / REFERENCES_FOLDER)
+    adapter = cls(config, references)
+    _load_conditioner_weights(adapter, folder / FEATURE_NERF_NAME)
+    if (file := folder / EMBEDDINGS_NAME).exists():
+        embeddings = _read_tensors(file)
+        if list(embeddings) != [config.token]:
+            raise MVCustomError(f"{file}: expected one embedding, of {config.token!r}, got {sorted(embeddings)}.")
+        with _naming(file):
+            adapter.token_embedding = embeddings[config.token]
+    if (file := folder / LORA_NAME).exists():
+        weights = _read_tensors(file)
+        _check_lora_scale(file)
+        with _naming(file):
+            adapter.lora_state_dict = weights
+    return adapter
+
+
+def save_and_upload(adapter: SubjectAdapter, repo_id: str, **kwargs) -> str:
+    """Writes the folder to a temporary place and uploads it. See [`SubjectAdapter.push_to_hub`]."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "subject"
+        save(adapter, folder)
+        return upload(folder, repo_id, **kwargs)
+
+
+def upload(
+    folder: str | PathLike[str],
+    repo_id: str | None = None,
+    *,
+    private: bool | None = None,
+    token: str | bool | None = None,
+    commit_message: str = "Upload subject",
+    revision: str | None = None,
+    create_pr: bool = False,
+    endpoint: str | None = None,
+) -> str:
+    """Uploads a subject's folder as one commit; files of an earlier subject in the repository are deleted by it."""
+    api = HfApi(endpoint=endpoint, token=token)
+    repo_id = api.create_repo(repo_id or Path(folder).name, private=private, exist_ok=True).repo_id
+    commit = api.upload_folder(
+        repo_id=repo_id,
+        folder_path=folder,
+        commit_message=commit_message,
+        revision=revision,
+        create_pr=create_pr,
+        delete_patterns=[*(f"{REFERENCES_FOLDER}/{part}" for part in ("*.png", "*.json")), LORA_NAME, EMBEDDINGS_NAME],
+    )
+    return commit.commit_url
+
+
+# --- writing ---
+
+
+@contextmanager
+def _replaced_folder(folder: Path) -> Iterator[Path]:
+    """A new folder beside `folder` that takes its place when the context ends without an exception."""
+    folder = Path(os.path.abspath(folder))
+    if folder.exists() and not folder.is_dir():
+        raise MVCustomError(f"save_directory: {folder} is a file; expected a folder.")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / SUBJECT_CONFIG_NAME).is_file():
+        raise MVCustomError(
+            f"save_directory: {folder} holds other things than a subject (there is no {SUBJECT_CONFIG_NAME}), and "
+            "saving replaces the folder as a whole. Name a new folder, for example one inside of it."
+        )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.parent / f".{folder.name}.{uuid4().hex}.new"
+    temporary.mkdir()
+    old = temporary.with_suffix(".old")
+    try:
+        yield temporary
+        if folder.exists():
+            folder.rename(old)
+        try:
+            temporary.rename(folder)
+        except OSError:
+            if old.exists():
+                old.rename(folder)
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _conditioner_weights(adapter: SubjectAdapter) -> dict[str, Tensor]:
+    return {
+        f"{block}.{name}": weight.detach().cpu().contiguous()
+        for block in adapter.block_names
+        for name, weight in adapter.conditioner(block).state_dict().items()
+    }
+
+
+def _model_card(adapter: SubjectAdapter) -> ModelCard:
+    config, references = adapter.config, adapter.references
+    data = ModelCardData(
+        base_model=config.base_model,
+        library_name="diffusers",
+        pipeline_tag="text-to-image",
+        tags=["diffusers", "diffusers-mvcustom", "multi-view", "text-to-image"],
+    )
+    parts = ["FeatureNeRF"] + ["LoRA"] * bool(adapter.lora_state_dict) + ["token"] * bool(adapter.learned_embeddings)
+    focal = references.cameras.focal.mean(dim=0).tolist()
+    lines = [
+        f"# {config.token}: one {config.class_noun}, from any camera",
+        "",
+        f"A subject for [diffusers-mvcustom](https://pypi.org/project/diffusers-mvcustom/), learned from "
+        f"{len(references)} posed photos.",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| token | `{config.token}` |",
+        f"| class | {config.class_noun} |",
+        f"| base model | {config.base_model or 'not recorded'} |",
+        f"| reference views | {len(references)} of {references.width} × {references.height} pixels, "
+        f"{'with' if references.masks is not None else 'without'} masks |",
+        f"| their cameras | mean focal length {focal[0]:.1f}, {focal[1]:.1f} pixels; at "
+        f"{references.cameras.centers.norm(dim=-1).min():.2f} to "
+        f"{references.cameras.centers.norm(dim=-1).max():.2f} from the subject |",
+        f"| learned parts | {', '.join(parts)} |",
+        f"| pose-conditioned blocks | {len(adapter.block_names)} |",
+        "",
+        "```python",
+        "from diffusers_mvcustom import Cameras, MVCustomPipeline",
+        "",
+        f'pipe = MVCustomPipeline.from_pretrained("{config.base_model or "your/base-model"}")',
+        'pipe.load_subject("this/repository")',
+        f'out = pipe("a {config.token} {config.class_noun} on a mossy rock by a lake", cameras=Cameras.orbit(16))',
+        "```",
+        "",
+    ]
+    if config.training:
+        settings = json.dumps(dict(config.training), indent=2, ensure_ascii=False)
+        lines += ["Training settings:", "", "```json", settings, "```", ""]
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(lines))
+
+
+# --- reading ---
+
+
+def _download(
+    repo_id: str,
+    part: PathLike[str] | None,
+    revision: str | None,
+    cache_dir: str | PathLike[str] | None,
+    token: str | bool | None,
+    local_files_only: bool,
+) -> Path:
+    prefix = "" if part is None else f"{part}/"
+    try:
+        folder = snapshot_download(
+            repo_id,
+            revision=revision,
+            cache_dir=cache_dir,
+            token=token,
+            local_files_only=local_files_only,
+            allow_patterns=[prefix + pattern for pattern in _ALLOWED],
+        )
+    except HFValidationError as error:
+        raise MVCustomError(f"{repo_id}: there is no such folder, and it is no Hub id either: {error}") from error
+    except LocalEntryNotFoundError as error:
+        raise MVCustomError(
+            f"{repo_id}: there is no such folder, and as a Hub id it is not in the cache and cannot be fetched: {error}"
+        ) from error
+    except HfHubHTTPError as error:
+        raise MVCustomError(f"{repo_id}: there is no such folder, and the Hub answers: {error}") from error
+    return Path(folder)
+
+
+def _read_tensors(file: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            return {name: tensors.get_tensor(name) for name in list(tensors.keys())}
+    except FileNotFoundError as error:
+        raise MVCustomError(f"{file}: there is no such file; is the folder a complete subject's folder?") from error
+    except (SafetensorError, OSError) as error:
+        raise MVCustomError(f"{file}: not a complete safetensors file ({error}). An interrupted download?") from error
+
+
+def _load_conditioner_weights(adapter: SubjectAdapter, file: Path) -> None:
+    weights = _read_tensors(file)
+    expected = _conditioner_weights(adapter)
+    if missing := sorted(expected.keys() - weights.keys()):
+        raise MVCustomError(f"{file}: {len(missing)} weights are missing: {missing[:5]}.")
+    if unknown := sorted(weights.keys() - expected.keys()):
+        raise MVCustomError(f"{file}: {len(unknown)} weights are unknown: {unknown[:5]}.")
+    for name, weight in weights.items():
+        if weight.shape != expected[name].shape:
+            raise MVCustomError(
+                f"{file}: {name}: expected shape {tuple(expected[name].shape)} for the settings in "
+                f"{SUBJECT_CONFIG_NAME}, got {tuple(weight.shape)}."
+            )
+        if not weight.is_floating_point() or not weight.isfinite().all():
+            raise MVCustomError(f"{file}: {name}: expected finite floating-point numbers.")
+    dtypes = {weight.dtype for weight in weights.values()}
+    if len(dtypes) == 1:  # as saved: a half-precision subject stays one
+        adapter.to(dtype=dtypes.pop())
+    for block in adapter.block_names:
+        part = {name.removeprefix(f"{block}."): w for name, w in weights.items() if name.startswith(f"{block}.")}
+        adapter.conditioner(block).load_state_dict(part)
+
+
+def _check_lora_scale(file: Path) -> None:
+    """Weights are applied as they are: a file made elsewhere with another `lora_alpha` would have a wrong scale."""
+    with safe_open(file, framework="pt") as tensors:
+        metadata = tensors.metadata() or {}
+    try:
+        settings = json.loads(metadata.get("lora_adapter_metadata", "{}"))
+    except ValueError as error:
+        raise MVCustomError(f"{file}: its lora_adapter_metadata is not JSON: {error}.") from error
+    for name, alpha in settings.items():
+        if name.endswith(".lora_alpha") and alpha != settings.get(name.removesuffix("lora_alpha") + "r"):
+            raise MVCustomError(
+                f"{file}: expected a lora_alpha equal to the rank, got {alpha} ({name}). Scale the LoRA's weights by "
+                "lora_alpha / r, and drop the metadata."
+            )
+
+
+@contextmanager
+def _naming(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except MVCustomError as error:
+        raise MVCustomError(f"{file}: {error}") from error
