@@ -153,9 +153,10 @@ def random_model(
 
     Example: `mvcustom random-model random-tiny/`
     """
-    from .toy import save_random_model
+    from .pipelines import MVCustomPipeline
+    from .toy import random_components
 
-    save_random_model(output, size, seed=seed)
+    MVCustomPipeline(**random_components(size, seed=seed)).save_pretrained(output)
     typer.echo(f"random {size} model → {output}")
 
 

@@ -41,7 +41,7 @@ class AnchorSettings:
     align: bool = True
 
     def __post_init__(self) -> None:
-        if self.frames is not None and not isinstance(self.frames, int):
+        if isinstance(self.frames, Sequence):
             object.__setattr__(self, "frames", tuple(self.frames))
         if isinstance(self.preview, bool) or not 0 < self.preview <= 1:
             raise MVCustomError(
@@ -60,7 +60,7 @@ class AnchorSettings:
         """
         if self.frames is None:
             return (num_frames // 2,)
-        given = (self.frames,) if isinstance(self.frames, int) else self.frames
+        given = self.frames if isinstance(self.frames, tuple) else (self.frames,)
         for index in given:
             if isinstance(index, bool) or not isinstance(index, int) or not -num_frames <= index < num_frames:
                 raise MVCustomError(
@@ -184,4 +184,5 @@ class AnchorGeometry:
             weights=weights.gather(0, triple)[0],
             visibility=visibility,
             depth=surface.gather(0, chosen[None])[0],
+            source_size=(len(warps) * depth.shape[-2], depth.shape[-1]),
         )
