@@ -1,0 +1,48 @@
+"""Fixtures of several rooms. Nothing here runs, or imports a model library, unless a test asks for it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def make_components() -> Callable[..., dict[str, Any]]:
+    """`random_components`, each call giving fresh models (about 0.1 s at tiny size)."""
+    from diffusers_mvcustom.toy import random_components
+
+    return random_components
+
+
+@pytest.fixture
+def components(make_components) -> dict[str, Any]:
+    """Fresh tiny components with a depth estimator."""
+    return make_components("tiny")
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """Where real data lies: `MVCUSTOM_DATA`, or `shared/data` beside the repository."""
+    named = os.environ.get("MVCUSTOM_DATA")
+    return Path(named) if named else Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def buddha(data_folder) -> Path:
+    """The 13 posed photos of a Buddha head (Zenodo 1203283, CC BY 4.0)."""
+    folder = data_folder / "buddha"
+    if not (folder / "transforms.json").is_file():
+        pytest.skip(f"real photos are not here ({folder}); set MVCUSTOM_DATA to a folder that holds buddha/")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cube_capture(tmp_path_factory) -> Path:
+    """Twelve posed, masked 64×48 views of a cube at the origin, in the subject frame (see `synthetic_capture`)."""
+    from synthetic_capture import write_capture
+
+    return write_capture(tmp_path_factory.mktemp("cube") / "capture")
