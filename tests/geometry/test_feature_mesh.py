@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from reference.raster_scenes import looking_at, smooth_depth
@@ -120,6 +122,22 @@ def test_the_threshold_is_a_relative_depth_change():
         assert len(feature_mesh_from_depth(scale * depth, anchor()).faces) == uncut(HEIGHT, WIDTH) - removed
         kept = feature_mesh_from_depth(scale * depth, anchor(), discontinuity=0.21)
         assert len(kept.faces) == uncut(HEIGHT, WIDTH)
+
+
+@pytest.mark.parametrize("size", [8, 16, 64])
+def test_a_ball_is_whole_on_coarse_grids_but_for_its_outline(size):
+    camera = anchor(size, size, focal=1.1 * size)
+    x, y = ((pixel_centers(size, size, dtype=torch.float64) - size / 2) / (1.1 * size)).unbind(-1)
+    # The nearer root of |z (x, y, 1) - (0, 0, 2)| = 0.8
+    square = x**2 + y**2 + 1
+    root = 4 - square * (4 - 0.8**2)
+    ball = torch.where(root > 0, (2 - root.clamp(min=0).sqrt()) / square, 4.0)
+    slope = torch.acos(((ball[..., None] * torch.stack([x, y, torch.ones_like(x)], -1))[..., 2] - 2).abs() / 0.8)
+    frontal = (ball < 4) & (slope < math.radians(45))
+    mesh = feature_mesh_from_depth(ball, camera)
+    cells = frontal[:-1, :-1] & frontal[1:, :-1] & frontal[:-1, 1:] & frontal[1:, 1:]
+    assert frontal.flatten()[mesh.faces].all(dim=1).sum() >= 2 * cells.sum() > 0
+    assert bridges(mesh, ball < 4) == 0
 
 
 def test_invalid_pixels_have_no_triangle():

@@ -32,9 +32,9 @@ def smooth_depth(height, width, seed, base=1.0, amount=0.15):
 
 
 def stepped_depth(height, width, seed):
-    """A smooth map with a box that stands well in front of it."""
+    """A smooth map with a box that stands well in front of it, at least two pixels from the image's rim."""
     depth = smooth_depth(height, width, seed, base=1.4)
     random = np.random.default_rng(seed + 1)
-    top, left = random.integers(1, height // 2), random.integers(1, width // 2)
+    top, left = random.integers(2, height // 2), random.integers(2, width // 2)
     depth[top : top + height // 3, left : left + width // 3] *= random.uniform(0.4, 0.65)
     return depth

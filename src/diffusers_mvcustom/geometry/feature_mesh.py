@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,6 +11,9 @@ from torch import Tensor
 from ..cameras import Cameras
 from ..errors import MVCustomError
 from .rays import camera_rays, pixel_centers
+
+_OBLIQUE = math.tan(math.radians(65))
+"""Slope of a surface that is still plainly seen: how many times its own width a pixel's footprint recedes."""
 
 _PLANE_TOLERANCE = 0.15
 """Relative difference between two successive changes of disparity that still counts as one plane."""
@@ -66,11 +70,13 @@ def feature_mesh_from_depth(
     An edge between neighbouring pixels is continuous if either holds:
 
     1. its relative depth change `|z1 - z2| / min(z1, z2)` is at most `discontinuity`;
-    2. it belongs to a slanted plane: over a plane, disparity 1/z is an affine function of the pixel position, however
+    2. it is that of a surface seen at most 65° from its normal (`tan(65°) / focal` in pixels of the grid; this counts
+       on coarse grids, where a pixel is wide enough for any surface to change by more than `discontinuity`);
+    3. it belongs to a slanted plane: over a plane, disparity 1/z is an affine function of the pixel position, however
        grazing the view is. So at least three successive edges whose disparity changes are alike (15 %) are a plane and
        not a step, and the edge where such a plane meets another surface may change as much as the plane itself does.
 
-    The second rule is what keeps a ground plane whole up to the horizon. A step has no run of equal changes, so it is
+    The third rule is what keeps a ground plane whole up to the horizon. A step has no run of equal changes, so it is
     cut. What is narrower than two pixels has no triangle of its own.
 
     Vertices are computed in float64 where the device has it, so that the anchor's own view hits its pixel centres.
@@ -80,7 +86,7 @@ def feature_mesh_from_depth(
         camera (`Cameras`): One camera, of image size `h` × `w`.
         discontinuity (`float`, *optional*, defaults to 0.1):
             Largest relative depth change between neighbouring pixels that is taken for one surface without further
-            evidence. It does not scale with the resolution, since steps do not.
+            evidence.
         valid (`torch.Tensor` of shape `(h, w)`, bool, *optional*): Pixels that have a depth. Others get no triangle.
 
     Raises:
@@ -106,7 +112,8 @@ def feature_mesh_from_depth(
     origins, directions = camera_rays(camera.camera_to_world[0], camera.intrinsics[0], pixels, normalize=False)
     safe_depth = torch.where(valid, depth, torch.zeros_like(depth))
     vertices = origins + safe_depth.flatten()[:, None] * directions
-    faces = _faces(torch.where(valid, depth, torch.ones_like(depth)), valid, discontinuity)
+    across, down = (max(discontinuity, _OBLIQUE / focal) for focal in camera.focal[0].tolist())
+    faces = _faces(torch.where(valid, depth, torch.ones_like(depth)), valid, across, down)
     return FeatureMesh(vertices, faces, height, width, camera)
 
 
@@ -145,11 +152,11 @@ def _checked(depth: Tensor, camera: Cameras, discontinuity: float, valid: Tensor
     return depth, valid
 
 
-def _faces(depth: Tensor, valid: Tensor, discontinuity: float) -> Tensor:
+def _faces(depth: Tensor, valid: Tensor, limit_across: float, limit_down: float) -> Tensor:
     """Triangles of the grid without those that hold a discontinuous edge or an invalid pixel, `(T, 3)`."""
     height, width = depth.shape
-    across = _continuous(depth, valid, discontinuity)  # [h, w-1], edge to the right neighbour
-    down = _continuous(depth.T, valid.T, discontinuity).T  # [h-1, w], edge to the lower neighbour
+    across = _continuous(depth, valid, limit_across)  # [h, w-1], edge to the right neighbour
+    down = _continuous(depth.T, valid.T, limit_down).T  # [h-1, w], edge to the lower neighbour
     top, bottom, left, right = across[:-1], across[1:], down[:, :-1], down[:, 1:]
     # The cell's corners: a b above c d. Split along a-d or b-c; each triangle needs its two grid edges.
     upper_ad, lower_ad = top & right, left & bottom
@@ -173,10 +180,10 @@ def _faces(depth: Tensor, valid: Tensor, discontinuity: float) -> Tensor:
     return triangles[kept]
 
 
-def _continuous(depth: Tensor, valid: Tensor, discontinuity: float) -> Tensor:
+def _continuous(depth: Tensor, valid: Tensor, limit: float) -> Tensor:
     """Whether the edge from each pixel to its right neighbour stays on one surface, `(h, w - 1)` bool."""
     nearer = torch.minimum(depth[:, :-1], depth[:, 1:])
-    gentle = (depth[:, 1:] - depth[:, :-1]).abs() <= discontinuity * nearer
+    gentle = (depth[:, 1:] - depth[:, :-1]).abs() <= limit * nearer
     present = valid[:, :-1] & valid[:, 1:]
     change = 1 / depth[:, 1:] - 1 / depth[:, :-1]
     size = change.abs()
