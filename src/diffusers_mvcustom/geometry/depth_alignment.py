@@ -31,8 +31,10 @@ class DepthAlignment:
         farthest (`float`, *optional*, defaults to infinity):
             z-depth of the backdrop, for disparities only: what would be further away, or beyond infinity (a relative
             disparity has no reliable zero), stands there.
-        residual (`float`, *optional*): Median relative z-depth error over the fitted pixels; `None` without a fit.
-        inlier_share (`float`, *optional*): Share of the fitted pixels that agree with the fit; `None` without a fit.
+        residual (`float`, *optional*):
+            Weighted median of the relative z-depth error over the fitted pixels; `None` without a fit.
+        inlier_share (`float`, *optional*):
+            Share of the fitted pixels, by weight, that agree with the fit; `None` without a fit.
     """
 
     scale: float
@@ -111,7 +113,8 @@ def align_depth(
     if _spread(x) > 1e-4 * x.abs().median():
         _refuse_reversed(x, y, inverse)
         line = _robust_line(x, y, w, noise) if robust else _least_squares(x, y, w)
-    if line is None or line[0] <= 0 or (not inverse and _shift_is_idle(line, estimate, x, y, w, noise)):
+    scale_only = line is None or not _rises(line, x, y, w, noise)
+    if scale_only or (not inverse and _shift_is_idle(line, estimate, x, y, w, noise)):
         line = _scale_only(x, y, w)
         if not line[0] > 0:
             raise MVCustomError(
@@ -119,8 +122,7 @@ def align_depth(
                 "map, got none."
             )
     scale, shift = (value.item() for value in line)
-    error = (scale * x + shift - y).abs()
-    inlier = error <= 2.5 * torch.maximum(1.4826 * error.median(), noise)
+    inlier = _inliers((scale * x + shift - y).abs(), w, noise)
     farthest = _BACKDROP * z.median().item() if inverse else math.inf
     value = scale * x + shift
     depth = value.clamp(min=1 / farthest).reciprocal() if inverse else value
@@ -129,8 +131,8 @@ def align_depth(
         shift,
         inverse,
         farthest,
-        residual=((depth - z).abs() / z).median().item(),
-        inlier_share=inlier.double().mean().item(),
+        residual=_weighted_median((depth - z).abs() / z, w).item(),
+        inlier_share=((w * inlier).sum() / w.sum()).item(),
     )
 
 
@@ -217,12 +219,33 @@ def _refuse_reversed(x: Tensor, y: Tensor, inverse: bool) -> None:
         )
 
 
+def _rises(line: Tensor, x: Tensor, y: Tensor, w: Tensor, noise: Tensor) -> bool:
+    """Whether the line rises, and its inliers with it: a flat line through noise would flatten the whole scene."""
+    inlier = w * _inliers((line[0] * x + line[1] - y).abs(), w, noise)
+    total = inlier.sum()
+    x, y = (values - (inlier * values).sum() / total for values in (x, y))
+    covariance = (inlier * x * y).sum()
+    return bool((line[0] > 0) & (covariance > 0.5 * ((inlier * x * x).sum() * (inlier * y * y).sum()).sqrt()))
+
+
 def _shift_is_idle(line: Tensor, estimate: Tensor, x: Tensor, y: Tensor, w: Tensor, noise: Tensor) -> bool:
     """Whether z-depth is better aligned without a shift: it gains under 10 %, or puts pixels behind the camera."""
-    error = (line[0] * x + line[1] - y).abs().median()
-    error_without = (_scale_only(x, y, w)[0] * x - y).abs().median()
+    error = _weighted_median((line[0] * x + line[1] - y).abs(), w)
+    error_without = _weighted_median((_scale_only(x, y, w)[0] * x - y).abs(), w)
     nearest = estimate[estimate.isfinite() & (estimate > 0)].min().item()
     return bool(0.9 * error_without <= torch.maximum(error, noise)) or line[0].item() * nearest + line[1].item() <= 0
+
+
+def _weighted_median(values: Tensor, w: Tensor) -> Tensor:
+    """The smallest value that half of the weight does not exceed."""
+    ordered, order = values.sort()
+    mass = w[order].cumsum(0)
+    return ordered[torch.searchsorted(mass, mass[-1] / 2).clamp(max=len(ordered) - 1)]
+
+
+def _inliers(error: Tensor, w: Tensor, noise: Tensor) -> Tensor:
+    """Where the error is within 2.5 robust standard deviations, or the noise that is granted to any fit."""
+    return error <= 2.5 * torch.maximum(1.4826 * _weighted_median(error, w), noise)
 
 
 def _scale_only(x: Tensor, y: Tensor, w: Tensor) -> Tensor:
@@ -230,10 +253,8 @@ def _scale_only(x: Tensor, y: Tensor, w: Tensor) -> Tensor:
     positive = x > 0
     if not positive.any():
         return x.new_zeros(2)
-    ratio, order = (y[positive] / x[positive]).sort()
-    mass = w[positive][order].cumsum(0)
-    middle = torch.searchsorted(mass, mass[-1] / 2).clamp(max=len(ratio) - 1)
-    return torch.stack([ratio[middle], ratio.new_zeros(())])
+    ratio = _weighted_median(y[positive] / x[positive], w[positive])
+    return torch.stack([ratio, ratio.new_zeros(())])
 
 
 def _least_squares(x: Tensor, y: Tensor, w: Tensor) -> Tensor | None:
