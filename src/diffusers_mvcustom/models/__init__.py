@@ -1,0 +1,32 @@
+"""Dense spatio-temporal attention, FeatureNeRF and the pose-conditioned block."""
+
+from .attention_windows import AttentionWindows
+from .feature_nerf import FeatureNeRF
+from .motion_transformer import (
+    SpatioTemporalTransformer3D,
+    disable_spatio_temporal_attention,
+    enable_spatio_temporal_attention,
+    motion_bypassed,
+)
+from .pose_conditioned_block import (
+    PoseConditionedTransformerBlock,
+    PoseConditioner,
+    PoseConditioning,
+    PoseProjection,
+)
+from .spatio_temporal_attention import SpatioTemporalAttnProcessor, windowed_attention
+
+__all__ = [
+    "AttentionWindows",
+    "FeatureNeRF",
+    "PoseConditionedTransformerBlock",
+    "PoseConditioner",
+    "PoseConditioning",
+    "PoseProjection",
+    "SpatioTemporalAttnProcessor",
+    "SpatioTemporalTransformer3D",
+    "disable_spatio_temporal_attention",
+    "enable_spatio_temporal_attention",
+    "motion_bypassed",
+    "windowed_attention",
+]

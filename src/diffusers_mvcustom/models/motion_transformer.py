@@ -1,0 +1,140 @@
+"""The motion modules' transformer, told how far its attention reaches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from diffusers.models.attention_processor import AttnProcessor2_0
+from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
+from torch import Tensor, nn
+
+from ..errors import MVCustomError
+from .attention_windows import AttentionWindows, WindowSetting
+from .spatio_temporal_attention import SpatioTemporalAttnProcessor
+
+
+class SpatioTemporalTransformer3D(AnimateDiffTransformer3D):
+    """AnimateDiff's motion transformer that tells its attention the size of the map and its window.
+
+    Same weights, names and state dict as the stock class. Stock modules are turned into it by
+    [`enable_spatio_temporal_attention`], which assigns the class: names, hooks and adapters on the module stay.
+    """
+
+    attention_windows: AttentionWindows
+    bypassed: bool
+
+    def forward(
+        self,
+        hidden_states: Tensor,  # [B * F, C, h, w]
+        encoder_hidden_states: Tensor | None = None,
+        timestep: Tensor | None = None,
+        class_labels: Tensor | None = None,
+        num_frames: int = 1,
+        cross_attention_kwargs: dict[str, Any] | None = None,
+    ) -> Tensor:
+        if self.bypassed:
+            return hidden_states
+        height, width = hidden_states.shape[-2:]
+        window = self.attention_windows.at(height, width)
+        for block in self.transformer_blocks:
+            _check_num_frames(block, num_frames)
+            if window != 1:
+                _check_processors(block)
+        if window != 1:
+            reach = {"spatial_size": (height, width), "spatial_window": window}
+            cross_attention_kwargs = {**(cross_attention_kwargs or {}), **reach}
+        return super().forward(
+            hidden_states, encoder_hidden_states, timestep, class_labels, num_frames, cross_attention_kwargs
+        )
+
+
+def enable_spatio_temporal_attention(unet: nn.Module, windows: WindowSetting | AttentionWindows) -> None:
+    """Gives the motion modules of a U-Net dense spatio-temporal attention with these windows.
+
+    Where every window is 1 the stock processors stay in place, so the U-Net is AnimateDiff's to the last bit.
+
+    Args:
+        unet (`UNetMotionModel`): Changed in place; its weights, their names and its state dict are not.
+        windows ([`AttentionWindows`] or its setting): How far attention reaches.
+
+    Raises:
+        MVCustomError: for a wrong setting, or a U-Net without motion modules.
+    """
+    windows = AttentionWindows(windows)
+    transformers = _motion_transformers(unet)
+    if not transformers:
+        raise MVCustomError(f"unet: expected motion modules, got {type(unet).__name__} without any.")
+    processor = AttnProcessor2_0 if windows.temporal_only else SpatioTemporalAttnProcessor
+    for transformer in transformers:
+        if not isinstance(transformer, SpatioTemporalTransformer3D):
+            transformer.__class__ = SpatioTemporalTransformer3D
+            transformer.bypassed = False
+        transformer.attention_windows = windows
+        for block in transformer.transformer_blocks:
+            for attention in _attentions(block):
+                if type(attention.processor) in (AttnProcessor2_0, SpatioTemporalAttnProcessor) or (
+                    not windows.temporal_only
+                ):
+                    attention.set_processor(processor())
+
+
+def disable_spatio_temporal_attention(unet: nn.Module) -> None:
+    """Undoes [`enable_spatio_temporal_attention`]: the stock classes and processors are back."""
+    enable_spatio_temporal_attention(unet, 1)
+    for transformer in _motion_transformers(unet):
+        transformer.__class__ = AnimateDiffTransformer3D
+        del transformer.attention_windows, transformer.bypassed
+
+
+@contextmanager
+def motion_bypassed(unet: nn.Module) -> Iterator[None]:
+    """Runs a U-Net as the image model that its spatial layers are: motion modules pass their input on unchanged.
+
+    For single images such as reference photos, which have no motion to be seen.
+
+    Raises:
+        MVCustomError: if the motion modules are not [`SpatioTemporalTransformer3D`].
+    """
+    transformers = _motion_transformers(unet)
+    if not all(isinstance(transformer, SpatioTemporalTransformer3D) for transformer in transformers):
+        raise MVCustomError(
+            "unet: call enable_spatio_temporal_attention(unet, 1) first; stock motion modules cannot be bypassed."
+        )
+    before = [transformer.bypassed for transformer in transformers]
+    try:
+        for transformer in transformers:
+            transformer.bypassed = True
+        yield
+    finally:
+        for transformer, bypassed in zip(transformers, before):
+            transformer.bypassed = bypassed
+
+
+def _motion_transformers(unet: nn.Module) -> list[nn.Module]:
+    return [module for module in unet.modules() if isinstance(module, AnimateDiffTransformer3D)]
+
+
+def _attentions(block: nn.Module) -> list[nn.Module]:
+    return [attention for attention in (block.attn1, block.attn2) if attention is not None]
+
+
+def _check_num_frames(block: nn.Module, num_frames: int) -> None:
+    if block.pos_embed is not None and num_frames > (longest := block.pos_embed.pe.shape[1]):
+        raise MVCustomError(
+            f"num_frames: expected at most {longest} frames (motion_max_seq_length of the motion adapter), got "
+            f"{num_frames}. Take fewer cameras, or a motion adapter with a longer sequence."
+        )
+
+
+def _check_processors(block: nn.Module) -> None:
+    """An attention processor put in place of ours would quietly fall back to attention along time only."""
+    for attention in _attentions(block):
+        if not isinstance(attention.processor, SpatioTemporalAttnProcessor):
+            raise MVCustomError(
+                "unet: expected the attention processor SpatioTemporalAttnProcessor in the motion modules, got "
+                f"{type(attention.processor).__name__}. Attention slicing, fused projections, xformers and FreeNoise "
+                "replace it; undo that (unet.set_attention_backend('xformers') keeps it), then call "
+                "enable_spatio_temporal_attention or pipe.set_attention_window again."
+            )

@@ -1,0 +1,175 @@
+"""Dense spatio-temporal attention: a stateless attention processor for the motion modules of a stock U-Net."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from diffusers.models.attention_dispatch import dispatch_attention_fn
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0
+from torch import Tensor
+
+TILE = 8
+"""Side of the query tiles of windowed attention, in positions: measured best or near it for windows 3 to 9."""
+_GATHERED_ELEMENTS = 16 * 2**20
+"""Key elements gathered at a time in windowed attention: bounds its memory at any map size."""
+
+
+class SpatioTemporalAttnProcessor(AttnProcessor2_0):
+    """Lets a motion module's attention reach other positions of all frames, with AnimateDiff's own weights.
+
+    The motion module hands over one sequence of frames per position, `(batch * height * width, frames, channels)`, its
+    temporal position embedding added. Told the map's size and a window, this processor regroups the sequences; without
+    them it is the stock processor. It holds nothing: the window lives on the motion module.
+
+    Source: dense spatio-temporal attention of MVCustom (arXiv 2510.13702).
+    """
+
+    _attention_backend = None
+    _parallel_config = None
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,  # [B * h * w, F, C]
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+        spatial_size: tuple[int, int] | None = None,
+        spatial_window: int | None = 1,
+    ) -> Tensor:
+        if spatial_size is None or spatial_window == 1:
+            return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+        if encoder_hidden_states is not None or attention_mask is not None or attn.group_norm or attn.spatial_norm:
+            raise NotImplementedError("Dense spatio-temporal attention is for the self-attention of motion modules.")
+        height, width = spatial_size
+        frames = hidden_states.shape[1]
+        tokens = hidden_states.unflatten(0, (-1, height, width))  # [B, h, w, F, C]
+        query, key, value = (
+            projection(tokens).unflatten(-1, (attn.heads, -1)) for projection in (attn.to_q, attn.to_k, attn.to_v)
+        )
+        if attn.norm_q is not None:
+            query = attn.norm_q(query)
+        if attn.norm_k is not None:
+            key = attn.norm_k(key)
+        attended = windowed_attention(
+            query, key, value, spatial_window, backend=self._attention_backend, parallel_config=self._parallel_config
+        )
+        attended = attended.to(query.dtype).reshape(hidden_states.shape[0], frames, -1)
+        attended = attn.to_out[1](attn.to_out[0](attended))
+        if attn.residual_connection:
+            attended = attended + hidden_states
+        return attended / attn.rescale_output_factor
+
+
+def windowed_attention(
+    query: Tensor,  # [B, h, w, F, heads, d]
+    key: Tensor,  # [B, h, w, F, heads, d]
+    value: Tensor,  # [B, h, w, F, heads, d]
+    window: int | None,
+    *,
+    tile: int = TILE,
+    backend=None,
+    parallel_config=None,
+) -> Tensor:
+    """Attention of each token to all frames' tokens at most `window // 2` rows and columns away.
+
+    The window slides; at the map's border it is cut off. Queries go by tiles: a tile's keys are those of the tile and a
+    halo of `window // 2`, moved inside the map at the border, so that every key is a real one, and a mask that tiles of
+    the same place share cuts each query's window out of them. Neither time nor memory grows with the square of the map.
+
+    Args:
+        query, key, value (`torch.Tensor` of shape `(B, h, w, F, heads, d)`): Tokens by position and frame.
+        window (`int`, *optional*): Odd number of positions; `None` is the whole map.
+        tile (`int`): Side of the query tiles, in positions.
+        backend, parallel_config: For `dispatch_attention_fn` of diffusers.
+
+    Returns:
+        `torch.Tensor` of shape `(B, h, w, F, heads, d)`.
+    """
+    batch, height, width, frames, heads, dim = query.shape
+    dispatch = {"dropout_p": 0.0, "is_causal": False, "backend": backend, "parallel_config": parallel_config}
+    radius = max(height, width) if window is None else window // 2
+    if radius >= max(height, width) - 1:  # every window holds the whole map
+        flat = (states.flatten(1, 3) for states in (query, key, value))
+        return dispatch_attention_fn(*flat, **dispatch).unflatten(1, (height, width, frames))
+
+    outputs, positions = [], []
+    for group in _tile_groups(height, width, radius, tile):
+        mask = group.mask(radius, query.device)
+        mask = mask[:, None, :, None].expand(-1, frames, -1, frames).flatten(2, 3).flatten(0, 1)[None, None]
+        per_tile = batch * mask.shape[-1] * heads * dim
+        for tiles in group.split(max(1, _GATHERED_ELEMENTS // per_tile)):
+            queries, keys = (index.to(query.device) for index in tiles.indices(width))
+            attended = dispatch_attention_fn(
+                _gather(query, queries), _gather(key, keys), _gather(value, keys), attn_mask=mask, **dispatch
+            )
+            outputs.append(attended.reshape(batch, -1, frames, heads, dim))
+            positions.append(queries.flatten())
+    order = torch.cat(positions).argsort()
+    return torch.cat(outputs, dim=1)[:, order].unflatten(1, (height, width))
+
+
+@dataclass(frozen=True)
+class _Tiles:
+    """Query tiles of one size that lie alike within their key regions (so they share a mask)."""
+
+    rows: list[int]  # first row of each tile
+    columns: list[int]
+    size: tuple[int, int]  # of the tile
+    region: tuple[int, int]  # size of its keys
+    offset: tuple[int, int]  # of the tile within them
+
+    def split(self, count: int) -> Iterator[_Tiles]:
+        """At most `count` tiles at a time."""
+        for i in range(0, len(self.rows), count):
+            yield _Tiles(self.rows[i : i + count], self.columns[i : i + count], self.size, self.region, self.offset)
+
+    def indices(self, width: int) -> tuple[Tensor, Tensor]:
+        """Flattened positions of the queries, `(tiles, queries)`, and of their keys, `(tiles, keys)`."""
+        rows, columns = torch.tensor(self.rows)[:, None], torch.tensor(self.columns)[:, None]
+
+        def positions(size: tuple[int, int], rows: Tensor, columns: Tensor) -> Tensor:
+            y, x = rows + torch.arange(size[0]), columns + torch.arange(size[1])
+            return (y[:, :, None] * width + x[:, None, :]).flatten(1)
+
+        offset_rows, offset_columns = self.offset
+        queries = positions(self.size, rows, columns)
+        return queries, positions(self.region, rows - offset_rows, columns - offset_columns)
+
+    def mask(self, radius: int, device: torch.device) -> Tensor:
+        """`(queries, keys)` bool: whether a key lies in a query's window."""
+        near = [
+            ((torch.arange(size, device=device) + offset)[:, None] - torch.arange(region, device=device)).abs()
+            <= radius
+            for size, region, offset in zip(self.size, self.region, self.offset)
+        ]
+        return (near[0][:, None, :, None] & near[1][None, :, None, :]).flatten(2, 3).flatten(0, 1)
+
+
+def _tile_groups(height: int, width: int, radius: int, tile: int) -> list[_Tiles]:
+    """Tiles that cover the map once, grouped by size and place."""
+    groups: dict[tuple, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
+    for row, size_y, region_y, offset_y in _tile_spans(height, radius, tile):
+        for column, size_x, region_x, offset_x in _tile_spans(width, radius, tile):
+            rows, columns = groups[(size_y, size_x), (region_y, region_x), (offset_y, offset_x)]
+            rows.append(row)
+            columns.append(column)
+    return [_Tiles(rows, columns, *alike) for alike, (rows, columns) in groups.items()]
+
+
+def _tile_spans(length: int, radius: int, tile: int) -> Iterator[tuple[int, int, int, int]]:
+    """Along one axis: a tile's start, its size, the size of its key region, and its offset in that."""
+    for start in range(0, length, tile):
+        size = min(tile, length - start)
+        region = min(length, size + 2 * radius)
+        first = min(max(start - radius, 0), length - region)
+        yield start, size, region, start - first
+
+
+def _gather(states: Tensor, positions: Tensor) -> Tensor:
+    """`(B, h, w, F, heads, d)` at `(tiles, P)` positions, as `(B * tiles, P * F, heads, d)`."""
+    gathered = states.flatten(1, 2)[:, positions]  # [B, tiles, P, F, heads, d]
+    return gathered.flatten(2, 3).flatten(0, 1)

@@ -1,0 +1,88 @@
+import pytest
+import torch
+from reference.attention_masked import masked_attention
+
+from diffusers_mvcustom.errors import MVCustomError
+from diffusers_mvcustom.models import AttentionWindows, windowed_attention
+
+
+def random_tokens(batch, height, width, frames, heads=2, dim=4, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(batch, height, width, frames, heads, dim, generator=generator, dtype=dtype) for _ in range(3)]
+
+
+@pytest.mark.parametrize("window", [1, 3, 5, 7, None])
+@pytest.mark.parametrize("size", [(6, 6), (7, 5), (3, 9), (1, 4), (2, 2)])
+@pytest.mark.parametrize("tile", [2, 3, 8])
+def test_equals_a_masked_full_attention(window, size, tile):
+    tokens = random_tokens(2, *size, frames=3)
+    got = windowed_attention(*tokens, window, tile=tile)
+    torch.testing.assert_close(got, masked_attention(*tokens, window))
+
+
+@pytest.mark.parametrize("window", [3, None])
+def test_gradients_equal_those_of_the_masked_attention(window):
+    tokens = [states.requires_grad_() for states in random_tokens(2, 7, 5, frames=2)]
+    weights = torch.randn(tokens[0].shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    got = torch.autograd.grad((windowed_attention(*tokens, window, tile=3) * weights).sum(), tokens)
+    expected = torch.autograd.grad((masked_attention(*tokens, window) * weights).sum(), tokens)
+    for one, other in zip(got, expected):
+        torch.testing.assert_close(one, other)
+
+
+def test_tiles_are_gathered_in_bounded_parts(monkeypatch):
+    from diffusers_mvcustom.models import spatio_temporal_attention
+
+    tokens = random_tokens(2, 9, 9, frames=2)
+    whole = windowed_attention(*tokens, 3, tile=2)
+    monkeypatch.setattr(spatio_temporal_attention, "_GATHERED_ELEMENTS", 1)  # one tile at a time
+    torch.testing.assert_close(windowed_attention(*tokens, 3, tile=2), whole)
+
+
+def test_a_window_as_large_as_the_map_is_the_whole_map():
+    tokens = random_tokens(1, 4, 5, frames=2)
+    whole = windowed_attention(*tokens, None)
+    assert torch.equal(windowed_attention(*tokens, 2 * 5 - 1), whole)
+    assert not torch.allclose(windowed_attention(*tokens, 2 * 5 - 3), whole)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(dtype):
+    tokens = random_tokens(1, 6, 6, frames=2, dtype=torch.float32)
+    expected = windowed_attention(*tokens, 3)
+    got = windowed_attention(*(states.to(dtype) for states in tokens), 3)
+    assert got.dtype == dtype
+    torch.testing.assert_close(got.float(), expected, rtol=5e-2, atol=5e-2)
+
+
+@pytest.mark.parametrize(
+    ("setting", "match"),
+    [
+        (2, "odd"),
+        (-1, "odd"),
+        (0, "odd"),
+        (True, "odd"),
+        ("7", "odd"),
+        (1.0, "odd"),
+        ({}, "empty"),
+        ({"large": 7}, "sizes"),
+        ({"64": 4}, "odd"),
+        ({"-64": 3}, "sizes"),
+        ({6.5: 3}, "sizes"),
+    ],
+)
+def test_settings_that_cannot_be(setting, match):
+    with pytest.raises(MVCustomError, match=match):
+        AttentionWindows(setting)
+
+
+def test_settings_by_size():
+    windows = AttentionWindows({64: 7, "16": None})
+    assert windows.setting == {"16": None, "64": 7}
+    assert AttentionWindows(windows) == windows
+    assert windows.at(16, 9) is None
+    assert windows.at(9, 17) == 7
+    assert windows.at(128, 1) == 7
+    assert not windows.temporal_only
+    assert AttentionWindows(1).temporal_only
+    assert AttentionWindows({"8": 1, "16": 1}).temporal_only
