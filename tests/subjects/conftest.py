@@ -6,6 +6,7 @@ import torch
 from synthetic_capture import FOCAL, HEIGHT, WIDTH, poses, render
 
 from diffusers_mvcustom.cameras import Cameras
+from diffusers_mvcustom.models.motion_transformer import enable_spatio_temporal_attention
 from diffusers_mvcustom.subjects import ReferenceViews, SubjectAdapter
 
 
@@ -23,7 +24,9 @@ def cube_views() -> ReferenceViews:
 
 @pytest.fixture
 def unet(make_components):
-    return make_components("tiny", depth_estimator=False)["unet"]
+    unet = make_components("tiny", depth_estimator=False)["unet"]
+    enable_spatio_temporal_attention(unet, 1)
+    return unet
 
 
 @pytest.fixture
