@@ -13,7 +13,7 @@ from torch import Tensor
 
 TILE = 8
 """Side of the query tiles of windowed attention, in positions: measured best or near it for windows 3 to 9."""
-_GATHERED_ELEMENTS = 16 * 2**20
+_GATHERED_ELEMENTS = 8 * 2**20
 """Key elements gathered at a time in windowed attention: bounds its memory at any map size."""
 
 
@@ -96,20 +96,18 @@ def windowed_attention(
         flat = (states.flatten(1, 3) for states in (query, key, value))
         return dispatch_attention_fn(*flat, **dispatch).unflatten(1, (height, width, frames))
 
-    outputs, positions = [], []
+    attended = torch.empty_like(query).flatten(1, 2)  # [B, h * w, F, heads, d]
     for group in _tile_groups(height, width, radius, tile):
         mask = group.mask(radius, query.device)
         mask = mask[:, None, :, None].expand(-1, frames, -1, frames).flatten(2, 3).flatten(0, 1)[None, None]
         per_tile = batch * mask.shape[-1] * heads * dim
         for tiles in group.split(max(1, _GATHERED_ELEMENTS // per_tile)):
             queries, keys = (index.to(query.device) for index in tiles.indices(width))
-            attended = dispatch_attention_fn(
+            states = dispatch_attention_fn(
                 _gather(query, queries), _gather(key, keys), _gather(value, keys), attn_mask=mask, **dispatch
             )
-            outputs.append(attended.reshape(batch, -1, frames, heads, dim))
-            positions.append(queries.flatten())
-    order = torch.cat(positions).argsort()
-    return torch.cat(outputs, dim=1)[:, order].unflatten(1, (height, width))
+            attended[:, queries.flatten()] = states.reshape(batch, -1, frames, heads, dim)
+    return attended.unflatten(1, (height, width))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,130 @@
+"""Time and memory of windowed, full and per-pixel (AnimateDiff) spatio-temporal attention.
+
+    python benchmarks/attention.py --sizes 32 64 --frames 8 16 --windows 1 3 7 full -o docs/attention_benchmark.md
+
+Every case runs in a process of its own, so that peak memory is its own. The columns: seconds of one call (median),
+peak memory beyond the inputs, and both as ratios to full attention.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from diffusers_mvcustom.models import windowed_attention
+
+sys.path.insert(0, str(Path(__file__).parent))
+from environment import describe_environment, markdown_table
+
+
+def measure(
+    size: int, frames: int, window: str, channels: int, heads: int, device: str, dtype: str, repeats: int
+) -> dict:
+    """Seconds and peak MiB of one case, in this process."""
+    weight_dtype = getattr(torch, dtype)
+    generator = torch.Generator().manual_seed(0)
+    shape = (1, size, size, frames, heads, channels // heads)
+    query, key, value = (torch.randn(shape, generator=generator).to(device, weight_dtype) for _ in range(3))
+
+    def call() -> torch.Tensor:
+        if window == "1":  # AnimateDiff: one sequence of frames per pixel
+            flat = [states.flatten(0, 2).transpose(1, 2) for states in (query, key, value)]
+            return torch.nn.functional.scaled_dot_product_attention(*flat)
+        return windowed_attention(query, key, value, None if window == "full" else int(window))
+
+    def synchronize() -> None:
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    with torch.no_grad():
+        warm = windowed_attention(query[:, :4, :4], key[:, :4, :4], value[:, :4, :4], 3)  # libraries are loaded
+        del warm
+        synchronize()
+        if device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+        else:
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        seconds = []
+        for _ in range(repeats):
+            started = time.perf_counter()
+            call()
+            synchronize()
+            seconds.append(time.perf_counter() - started)
+            if sum(seconds) > 60:
+                break
+        after = (
+            torch.cuda.max_memory_allocated()
+            if device == "cuda"
+            else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        )
+    return {"seconds": sorted(seconds)[len(seconds) // 2], "peak_mib": (after - before) / 2**20}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[32, 64])
+    parser.add_argument("--frames", type=int, nargs="+", default=[8, 16])
+    parser.add_argument("--windows", nargs="+", default=["1", "3", "7", "full"])
+    parser.add_argument("--channels", type=int, default=320)
+    parser.add_argument("--heads", type=int, default=8)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("-o", "--output", type=Path, help="markdown file to write; a .json goes beside it")
+    parser.add_argument("--case", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.case:
+        print(json.dumps(measure(**json.loads(arguments.case))))
+        return
+
+    rows = []
+    for size in arguments.sizes:
+        for frames in arguments.frames:
+            for window in arguments.windows:
+                case = {"size": size, "frames": frames, "window": window, "repeats": arguments.repeats}
+                case |= {name: getattr(arguments, name) for name in ("channels", "heads", "device", "dtype")}
+                process = subprocess.run(
+                    [sys.executable, __file__, "--case", json.dumps(case)], capture_output=True, text=True, check=True
+                )
+                rows.append(case | json.loads(process.stdout.splitlines()[-1]))
+                print(json.dumps(rows[-1]), file=sys.stderr)
+    full = {(row["size"], row["frames"]): row for row in rows if row["window"] == "full"}
+    table = []
+    for row in rows:
+        whole = full.get((row["size"], row["frames"]))
+        table.append(
+            {
+                "map": f"{row['size']}×{row['size']}",
+                "frames": row["frames"],
+                "window": row["window"],
+                "seconds": f"{row['seconds']:.3f}",
+                "peak MiB": f"{row['peak_mib']:.0f}",
+                "time / full": f"{row['seconds'] / whole['seconds']:.3f}" if whole else "",
+                "memory / full": f"{row['peak_mib'] / max(whole['peak_mib'], 1):.2f}" if whole else "",
+            }
+        )
+    environment = describe_environment(arguments.device)
+    text = (
+        "# Spatio-temporal attention: what a window costs\n\n"
+        f"One attention call, {arguments.channels} channels, {arguments.heads} heads, {arguments.dtype}, without "
+        "projections. `1` is AnimateDiff's attention along time, `full` the whole map.\n\n"
+        f"{environment['text']}\n\n{markdown_table(table)}\n"
+    )
+    print(text)
+    if arguments.output:
+        arguments.output.write_text(text)
+        arguments.output.with_suffix(".json").write_text(
+            json.dumps({"environment": environment, "rows": rows}, indent=1) + "\n"
+        )
+
+
+if __name__ == "__main__":
+    main()
