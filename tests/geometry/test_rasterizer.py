@@ -254,7 +254,7 @@ def test_the_same_bits_every_time_and_for_every_chunk_size():
     mesh = feature_mesh_from_depth(stepped_depth(20, 24, 6), anchor)
     cameras = views([[0.3, 0.2, -0.9], [0.0, 0.0, -0.2], [-0.5, 0.0, -0.8]], 30, 26, focal=25.0)
     first = rasterize(mesh, cameras)
-    for chunk_size in (1 << 20, 5000, 137):
+    for chunk_size in (1 << 18, 5000, 137):
         again = rasterize(mesh, cameras, chunk_size=chunk_size)
         for name in ("face_index", "barycentrics", "depth", "front_facing"):
             assert torch.equal(getattr(first, name), getattr(again, name)), (name, chunk_size)
@@ -279,6 +279,17 @@ def test_a_mesh_without_faces_shows_nothing():
     seen = rasterize(mesh, camera)
     assert not seen.visibility.any()
     assert (seen.face_index == -1).all()
+
+
+def test_triangles_larger_than_the_image_are_taken_in_pieces():
+    # Right in front of the surface a single cell fills the image: 2 faces and their neighbours, 64 * 64 pixels each.
+    anchor = looking_at(FRONT, [0.0, 0.0, 0.0], 8.0, 8, 8)
+    mesh = feature_mesh_from_depth(torch.ones(8, 8), anchor)
+    close_up = looking_at([0.03, 0.02, -0.001], [0.03, 0.02, 0.0], 64.0, 64, 64)
+    seen = rasterize(mesh, close_up, chunk_size=1000)
+    assert seen.visibility.all()
+    assert seen.face_index.unique().numel() <= 2
+    torch.testing.assert_close(seen.depth, torch.full_like(seen.depth, 0.001), rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("options", [{"near": 0.0}, {"near": -1.0}, {"chunk_size": 0}])

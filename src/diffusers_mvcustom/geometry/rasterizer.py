@@ -60,7 +60,7 @@ def rasterize(
     cameras: Cameras,
     *,
     near: float = 1e-6,
-    chunk_size: int = 1 << 20,
+    chunk_size: int = 1 << 18,
 ) -> Rasterization:
     """Renders a mesh into cameras: nearest face, barycentric coordinates and depth at every pixel centre.
 
@@ -77,8 +77,8 @@ def rasterize(
         mesh (`FeatureMesh`): The mesh, in the cameras' world.
         cameras (`Cameras`): N cameras of one image size, which need not be the mesh's. Moved to the mesh's device.
         near (`float`, *optional*, defaults to 1e-6): Smallest z-depth that is seen, in world units.
-        chunk_size (`int`, *optional*, defaults to 2^20):
-            Most pairs (and triangles of a group of cameras) at once; bounds the memory, about 300 bytes each, however
+        chunk_size (`int`, *optional*, defaults to 2^18):
+            Most pairs (and triangles of a group of cameras) at once; bounds the memory, to about 500 bytes each, however
             large the triangles appear.
 
     Raises:

@@ -137,8 +137,9 @@ class FeatureWarp:
         *leading, channels, height, width = features.shape
         count, out_height, out_width = self.visibility.shape
         dtype = torch.promote_types(features.dtype, torch.float32)
-        # All leading dimensions ride along as channels, so that one row holds all that a source pixel gives.
-        rows = features.to(dtype).reshape(-1, channels, height * width).permute(2, 0, 1).flatten(1)
+        # All leading dimensions ride along as channels, so that one row holds all that a source pixel gives. Rows must
+        # lie in one piece: a sum over strided rows takes several times as long.
+        rows = features.to(dtype).reshape(-1, channels, height * width).permute(2, 0, 1).flatten(1).contiguous()
         rendered = F.embedding_bag(
             self.indices.flatten(0, 1), rows, mode="sum", per_sample_weights=self.weights.flatten(0, 1).to(dtype)
         )
