@@ -261,13 +261,14 @@ def load_remotely(hub, tmp_path):
 def test_a_subject_comes_from_the_hub_and_then_from_the_cache(saved, hub, load_remotely, tmp_path):
     (saved / "evil.py").write_text("raise SystemExit('code of a subject was run')")
     (saved / "pickled.bin").write_bytes(b"not wanted")
+    (saved / "unet.safetensors").write_bytes(b"not wanted")
     expected = {name: content for name, content in files_of(saved).items() if name in FILES}
     first = hub.add_folder("you/subject", saved)
     assert load_remotely("you/subject", tmp_path / "1") is None
     assert files_of(tmp_path / "1") == expected
     fetched = [path for method, path in hub.requests if method == "GET" and "/resolve/" in path]
     assert len(fetched) == len(FILES)
-    assert not [path for path in fetched if path.endswith((".py", ".bin"))]
+    assert {path.split("/", 5)[-1] for path in fetched} == FILES
     # a subject in a pipeline's repository
     hub.add_folder("you/pipeline", saved.parent)
     hub.requests.clear()
@@ -312,3 +313,15 @@ def test_pushing_uploads_the_folder_and_replaces_an_earlier_subject(trained, sav
     left = {name for name in hub.files("you/pushed") if name != ".gitattributes"}
     assert left == set(files_of(tmp_path / "fewer"))
     assert HfApi(endpoint=hub.endpoint, token=hub.valid_token).model_info("you/pushed").private
+
+
+@pytest.mark.parametrize(
+    ("base_model", "linked"), [("you/base", True), ("/home/you/base model", False), (None, False)]
+)
+def test_the_card_links_only_to_models_of_the_hub(unet, cube_views, tmp_path, base_model, linked):
+    adapter = SubjectAdapter.create(unet, cube_views[:2], "<v>", 'cube "one"', base_model=base_model)
+    adapter.token_embedding = torch.randn(32, 2).T  # not contiguous
+    adapter.save_pretrained(tmp_path / "subject")
+    assert ModelCard.load(tmp_path / "subject" / "README.md").data.base_model == (base_model if linked else None)
+    loaded = SubjectAdapter.from_pretrained(tmp_path / "subject").token_embedding
+    assert torch.equal(loaded, adapter.token_embedding)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from os import PathLike
 
+import torch
 from torch import Tensor, nn
 
 from ..cameras import Cameras, SubjectFrame
@@ -134,7 +135,7 @@ class SubjectAdapter(nn.Module):
                 )
             if not value.isfinite().all():
                 raise MVCustomError("token_embedding: expected finite numbers, got NaN or infinity.")
-            value = value.detach().cpu().clone()
+            value = _own(value)
         self._token_embedding = value
 
     @property
@@ -152,9 +153,7 @@ class SubjectAdapter(nn.Module):
         foreign = sorted(name for name in value or () if "lora" not in name)
         if foreign:
             raise MVCustomError(f"lora_state_dict: expected LoRA weights only, got {foreign}.")
-        self._lora_state_dict = (
-            {name: weight.detach().cpu().clone() for name, weight in value.items()} if value else None
-        )
+        self._lora_state_dict = {name: _own(weight) for name, weight in value.items()} if value else None
 
     def check_cameras(self, cameras: Cameras) -> None:
         """Raises for target cameras that cannot show the subject: the likely cause is another convention or unit.
@@ -359,6 +358,10 @@ def initial_token_embedding(tokenizer, text_encoder: nn.Module, initializer_toke
     if not pieces:
         raise MVCustomError(f"initializer_token: expected a word, got {initializer_token!r}.")
     return text_encoder.get_input_embeddings().weight[pieces].detach().float().mean(dim=0).cpu()
+
+
+def _own(value: Tensor) -> Tensor:
+    return value.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
 def _escape(block_name: str) -> str:

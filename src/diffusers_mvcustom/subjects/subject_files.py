@@ -15,6 +15,7 @@ from uuid import uuid4
 
 from huggingface_hub import HfApi, ModelCard, ModelCardData, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -32,7 +33,15 @@ LORA_NAME = "pytorch_lora_weights.safetensors"
 EMBEDDINGS_NAME = "learned_embeds.safetensors"
 REFERENCES_FOLDER = "references"
 MODEL_CARD_NAME = "README.md"
-_ALLOWED = ("*.safetensors", "*.json", "*.png", "*.jpg", "*.md")
+_DOWNLOADED = (  # and nothing else: no code, and not a whole model by mistake
+    SUBJECT_CONFIG_NAME,
+    FEATURE_NERF_NAME,
+    LORA_NAME,
+    EMBEDDINGS_NAME,
+    MODEL_CARD_NAME,
+    f"{REFERENCES_FOLDER}/*.json",
+    f"{REFERENCES_FOLDER}/*.png",
+)
 
 
 def save(adapter: SubjectAdapter, folder: str | PathLike[str]) -> None:
@@ -43,8 +52,7 @@ def save(adapter: SubjectAdapter, folder: str | PathLike[str]) -> None:
         if adapter.learned_embeddings:
             save_file(adapter.learned_embeddings, new / EMBEDDINGS_NAME, metadata={"format": "pt"})
         if adapter.lora_state_dict:
-            weights = {name: weight.contiguous() for name, weight in adapter.lora_state_dict.items()}
-            save_file(weights, new / LORA_NAME, metadata={"format": "pt"})
+            save_file(adapter.lora_state_dict, new / LORA_NAME, metadata={"format": "pt"})
         adapter.references.save(new / REFERENCES_FOLDER)
         _model_card(adapter).save(new / MODEL_CARD_NAME)
 
@@ -161,12 +169,13 @@ def _conditioner_weights(adapter: SubjectAdapter) -> dict[str, Tensor]:
 def _model_card(adapter: SubjectAdapter) -> ModelCard:
     config, references = adapter.config, adapter.references
     data = ModelCardData(
-        base_model=config.base_model,
+        base_model=config.base_model if _is_hub_id(config.base_model) else None,
         library_name="diffusers",
         pipeline_tag="text-to-image",
         tags=["diffusers", "diffusers-mvcustom", "multi-view", "text-to-image"],
     )
     parts = ["FeatureNeRF"] + ["LoRA"] * bool(adapter.lora_state_dict) + ["token"] * bool(adapter.learned_embeddings)
+    prompt = f"a {config.token} {config.class_noun} on a mossy rock by a lake"
     focal = references.cameras.focal.mean(dim=0).tolist()
     lines = [
         f"# {config.token}: one {config.class_noun}, from any camera",
@@ -192,7 +201,7 @@ def _model_card(adapter: SubjectAdapter) -> ModelCard:
         "",
         f'pipe = MVCustomPipeline.from_pretrained("{config.base_model or "your/base-model"}")',
         'pipe.load_subject("this/repository")',
-        f'out = pipe("a {config.token} {config.class_noun} on a mossy rock by a lake", cameras=Cameras.orbit(16))',
+        f"out = pipe({prompt!r}, cameras=Cameras.orbit(16))",
         "```",
         "",
     ]
@@ -200,6 +209,15 @@ def _model_card(adapter: SubjectAdapter) -> ModelCard:
         settings = json.dumps(dict(config.training), indent=2, ensure_ascii=False)
         lines += ["Training settings:", "", "```json", settings, "```", ""]
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(lines))
+
+
+def _is_hub_id(name: str | None) -> bool:
+    """Whether the Hub accepts it as a base model: a folder's path would make it refuse the card."""
+    try:
+        validate_repo_id(name or "")
+    except HFValidationError:
+        return False
+    return True
 
 
 # --- reading ---
@@ -221,7 +239,7 @@ def _download(
             cache_dir=cache_dir,
             token=token,
             local_files_only=local_files_only,
-            allow_patterns=[prefix + pattern for pattern in _ALLOWED],
+            allow_patterns=[prefix + pattern for pattern in _DOWNLOADED],
         )
     except HFValidationError as error:
         raise MVCustomError(f"{repo_id}: there is no such folder, and it is no Hub id either: {error}") from error
