@@ -363,7 +363,7 @@ def test_embeddings_and_lora_are_checked(adapter):
     assert not adapter.learned_embeddings["<my-cube>"].requires_grad
 
 
-def test_a_new_word_starts_as_a_known_one():
+def test_a_new_word_starts_as_a_known_one(unet, cube_views):
     components = random_components(depth_estimator=False)
     tokenizer, text_encoder = components["tokenizer"], components["text_encoder"]
     table = text_encoder.get_input_embeddings().weight
@@ -374,6 +374,11 @@ def test_a_new_word_starts_as_a_known_one():
     torch.testing.assert_close(initial_token_embedding(tokenizer, text_encoder, "red mug"), table[two].mean(dim=0))
     with pytest.raises(MVCustomError, match="initializer_token"):
         initial_token_embedding(tokenizer, text_encoder, "")
+    models = {"text_encoder": text_encoder, "tokenizer": tokenizer}
+    adapter = SubjectAdapter.create(unet, cube_views, "<v>", "cube", initializer_token="mug", **models)
+    assert torch.equal(adapter.learned_embeddings["<v>"], table[one[0]])
+    with pytest.raises(MVCustomError, match="both or neither"):
+        SubjectAdapter.create(unet, cube_views, "<v>", "cube", tokenizer=tokenizer)
 
 
 def test_cameras_that_cannot_show_the_subject_are_refused(adapter, cube_views, caplog):

@@ -71,6 +71,8 @@ class SubjectAdapter(nn.Module):
         *,
         initializer_token: str | None = None,
         token_embedding: Tensor | None = None,
+        text_encoder: nn.Module | None = None,
+        tokenizer=None,
         blocks: str | Sequence[str] | None = None,
         feature_nerf: FeatureNeRFConfig | None = None,
         subject_frame: SubjectFrame | None = None,
@@ -85,8 +87,9 @@ class SubjectAdapter(nn.Module):
             token (`str`): The new word, such as `"<my-mug>"`.
             class_noun (`str`): What kind of thing it is, such as `"mug"`.
             initializer_token (`str`, *optional*): The known word that the new one starts from; `class_noun` by default.
-            token_embedding (`torch.Tensor` of shape `(D,)` or `(K, D)`, *optional*): What the new word starts as;
-                see [`initial_token_embedding`].
+            token_embedding (`torch.Tensor` of shape `(D,)` or `(K, D)`, *optional*): What the new word starts as.
+            text_encoder (`CLIPTextModel`, *optional*), tokenizer (`CLIPTokenizer`, *optional*): If given instead of
+                `token_embedding`, the new word starts as `initializer_token`; see [`initial_token_embedding`].
             blocks (`str` or `list[str]`, *optional*): Which transformer blocks are pose-conditioned; see
                 [`select_blocks`].
             feature_nerf ([`FeatureNeRFConfig`], *optional*): Settings of every block's FeatureNeRF.
@@ -97,10 +100,13 @@ class SubjectAdapter(nn.Module):
         Raises:
             MVCustomError: for unknown blocks (the message lists those that there are) and malformed settings.
         """
+        if (text_encoder is None) != (tokenizer is None):
+            raise MVCustomError("text_encoder, tokenizer: expected both or neither.")
+        initializer_token = class_noun if initializer_token is None else initializer_token
         config = SubjectConfig(
             token=token,
             class_noun=class_noun,
-            initializer_token=class_noun if initializer_token is None else initializer_token,
+            initializer_token=initializer_token,
             pose_conditioned_blocks=select_blocks(unet, blocks),
             feature_nerf=FeatureNeRFConfig() if feature_nerf is None else feature_nerf,
             subject_frame=subject_frame,
@@ -108,6 +114,8 @@ class SubjectAdapter(nn.Module):
             versions={name: version(name) for name in ("diffusers-mvcustom", "diffusers", "torch")},
             **settings,
         )
+        if token_embedding is None and text_encoder is not None:
+            token_embedding = initial_token_embedding(tokenizer, text_encoder, initializer_token)
         return cls(config, references, token_embedding=token_embedding)
 
     # --- parts ---
