@@ -51,6 +51,17 @@ def test_gross_outliers_are_survived(inverse, share, seed):
     assert alignment.inlier_share == pytest.approx(1 - wrong.double().mean().item(), abs=0.12)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_as_good_as_least_squares_on_the_right_pixels_alone(seed):
+    estimate = estimate_map(seed=seed)
+    noise = torch.randn(estimate.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    reference, wrong = contaminated(SCALE * estimate + SHIFT + 0.03 * noise, 0.3, seed)
+    alignment = align_depth(estimate, reference)
+    scale, shift = np.polyfit(estimate[~wrong].numpy(), reference[~wrong].numpy(), 1)
+    grid = np.linspace(estimate.min().item(), estimate.max().item(), 5)
+    np.testing.assert_allclose(alignment.scale * grid + alignment.shift, scale * grid + shift, rtol=0.002)
+
+
 def test_one_sided_outliers_of_a_third_of_the_image():
     # What lies behind the subject, taken for the subject: a wall far away.
     estimate = estimate_map()

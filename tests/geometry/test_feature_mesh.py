@@ -106,6 +106,18 @@ def test_a_steep_ground_that_meets_a_wall_is_joined_to_it():
     assert len(feature_mesh_from_depth(depth, camera).faces) == uncut(HEIGHT, WIDTH)
 
 
+def test_the_edge_over_a_crease_changes_less_than_the_plane_beside_it():
+    wall, ground = [0.2] * 10, [0.26 + 0.1 * row for row in range(HEIGHT - 10)]
+    disparity = torch.tensor(wall + ground)
+    assert disparity[10] / disparity[9] - 1 > 0.25  # by itself it would be a step
+    depth = (1 / disparity)[:, None].expand(HEIGHT, WIDTH)
+    assert len(feature_mesh_from_depth(depth, anchor()).faces) == uncut(HEIGHT, WIDTH)
+    step = disparity.clone()
+    step[10:] += 0.1  # more than the ground changes by from row to row
+    cut = feature_mesh_from_depth((1 / step)[:, None].expand(HEIGHT, WIDTH), anchor())
+    assert len(cut.faces) == uncut(HEIGHT, WIDTH) - 2 * (WIDTH - 1)
+
+
 def test_a_step_smeared_over_three_pixels_is_cut():
     depth = torch.full((HEIGHT, WIDTH), 2.0)
     depth[:, :20] = 1.0

@@ -100,6 +100,16 @@ def test_identity_view_sees_every_pixel_at_its_own_depth():
             assert seen.barycentrics.amax(-1).min() > 1 - 1e-5
 
 
+def test_identity_view_of_a_pose_that_is_only_nearly_a_rotation():
+    anchor = looking_at([0.5, 0.7, -0.9], [0.0, 0.1, 0.0], 17.0, 12, 16)
+    pose = anchor.camera_to_world.clone()
+    pose[0, :3, :3] += 2e-4 * torch.tensor([[1.0, -1.0, 1.0], [1.0, 1.0, -1.0], [-1.0, 1.0, 1.0]])
+    anchor = Cameras(pose, anchor.intrinsics, 12, 16)  # within what cameras accept
+    seen = rasterize(feature_mesh_from_depth(stepped_depth(12, 16, 0), anchor), anchor)
+    assert seen.visibility.all()
+    assert seen.barycentrics.amax(-1).min() > 1 - 1e-5
+
+
 def test_a_surface_one_pixel_wide_has_no_face():
     anchor = looking_at(FRONT, [0.0, 0.0, 0.0], 10.0, 8, 9)
     depth = torch.full((8, 9), 2.0)
@@ -128,6 +138,16 @@ def test_no_pixel_falls_between_neighbouring_faces(dtype):
     assert seen.visibility.all()
     frontal = rasterize(mesh, anchor.crop(4, 4, 24, 24).resize(96, 96))
     assert frontal.visibility.all()
+
+
+def test_nothing_nearer_than_the_near_plane_is_seen():
+    anchor = looking_at(FRONT, [0.0, 0.0, 0.0], 8.0, 8, 8)
+    mesh = feature_mesh_from_depth(smooth_depth(8, 8, 3, amount=0.1), anchor)
+    camera = anchor.resize(50, 50)
+    whole = rasterize(mesh, camera)
+    near = whole.depth[whole.visibility].median().item() + 1e-9
+    cut = rasterize(mesh, camera, near=near)
+    assert torch.equal(cut.visibility, whole.visibility & (whole.depth > near))
 
 
 def test_the_back_of_a_surface_hides_and_is_not_visible():
