@@ -2,6 +2,7 @@
 
 import inspect
 
+import accelerate
 import diffusers
 import numpy as np
 import PIL.Image
@@ -76,10 +77,12 @@ def test_half_precision(make_pipe, run, tmp_path, dtype):
 def test_a_batch_is_its_prompts_one_by_one(pipe, run):
     prompts = ["a mug by a lake", "a red car"]
     noise = torch.randn(2, 4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    hooks = [DepthAwareFeatureRendering()]  # completion draws noise for the whole batch
-    batch = run(pipe, prompts, latents=noise, hooks=hooks)
+    # Completion draws noise for the whole batch; an estimated depth turns rounding into other triangles.
+    depth = torch.stack([torch.full((1, 8, 8), 0.9), torch.full((1, 8, 8), 1.4)])
+    hooks = [DepthAwareFeatureRendering()]
+    batch = run(pipe, prompts, latents=noise, hooks=hooks, anchor_depth=depth)
     for i, prompt in enumerate(prompts):
-        single = run(pipe, prompt, latents=noise[i : i + 1], hooks=hooks)
+        single = run(pipe, prompt, latents=noise[i : i + 1], hooks=hooks, anchor_depth=depth[i : i + 1])
         torch.testing.assert_close(batch[i : i + 1], single, rtol=1e-3, atol=1e-3)
 
 
@@ -149,7 +152,7 @@ def test_interrupt(pipe, run):
 
 
 def test_split_guidance_gives_the_same_views(pipe, run):
-    torch.testing.assert_close(run(pipe, split_guidance=True), run(pipe), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(run(pipe, split_guidance=True), run(pipe), rtol=1e-3, atol=1e-3)
 
 
 def test_decode_chunks_do_not_matter(pipe, run):
@@ -160,20 +163,29 @@ def test_decode_chunks_do_not_matter(pipe, run):
     torch.testing.assert_close(run(pipe, output_type="pt"), whole, rtol=1e-4, atol=1e-4)
 
 
-def test_attention_slicing_is_refused_with_a_wide_window_and_works_with_one(pipe, run):
+@pytest.mark.parametrize("window", [1, 3])
+def test_attention_slicing(pipe, run, window):
+    pipe.set_attention_window(window)
     expected = run(pipe, hooks=[])
     pipe.enable_attention_slicing()
     torch.testing.assert_close(run(pipe, hooks=[]), expected, rtol=1e-3, atol=1e-3)
-    pipe.set_attention_window(3)
-    pipe.enable_attention_slicing()
-    with pytest.raises(ValueError, match="processor"):
-        run(pipe, hooks=[])
 
 
-def test_sequential_offload(make_pipe, run):
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="offloading needs an accelerator")
+@pytest.mark.parametrize("offload", ["enable_model_cpu_offload", "enable_sequential_cpu_offload"])
+def test_offload(make_pipe, run, offload):
+    expected = run(make_pipe().to("cuda")).cpu()
+    pipe = make_pipe()
+    getattr(pipe, offload)()
+    torch.testing.assert_close(run(pipe).cpu(), expected, rtol=1e-2, atol=1e-2)
+
+
+def test_layers_offloaded_one_by_one(make_pipe, run):
     expected = run(make_pipe())
     pipe = make_pipe()
-    pipe.enable_sequential_cpu_offload(device="cpu")
+    for component in (pipe.unet, pipe.vae):
+        accelerate.cpu_offload(component, execution_device="cpu")
     torch.testing.assert_close(run(pipe), expected, rtol=1e-4, atol=1e-4)
 
 

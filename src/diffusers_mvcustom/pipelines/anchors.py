@@ -113,5 +113,6 @@ class AnchorPreparation:
                 return align_depth(estimate, subject_depth, mask=opacity > _OPAQUE, inverse=inverse).apply(estimate)
             except MVCustomError as error:
                 logger.info(f"Depth of anchor frame {anchor} is not fitted to the subject: {error}")
-        distance = self.cameras.centers[anchor].norm()
+        # A camera that turns on the spot at the origin says nothing of the scene's size; any distance serves it.
+        distance = self.cameras.centers[anchor].norm().item() or 1.0
         return align_median_depth(estimate, distance, inverse=inverse).apply(estimate)

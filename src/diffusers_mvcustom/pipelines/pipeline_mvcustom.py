@@ -168,7 +168,6 @@ class MVCustomPipeline(SubjectLoadingMixin, HookSettingsMixin, PersistenceMixin,
         latents_shape: tuple[int, ...],
     ) -> None:
         """Everything that can be refused before anything expensive happens, beyond diffusers' own `check_inputs`."""
-        check_view_size(cameras.height, cameras.width, self.vae_scale_factor)
         check_num_frames(len(cameras), self.unet.config.motion_max_seq_length)
         if latents is not None and tuple(latents.shape) != latents_shape:
             raise MVCustomError(f"latents: expected shape {latents_shape}, got {tuple(latents.shape)}.")
@@ -286,6 +285,7 @@ class MVCustomPipeline(SubjectLoadingMixin, HookSettingsMixin, PersistenceMixin,
             cameras, convention=camera_convention, intrinsics=camera_intrinsics, height=height, width=width
         )
         height, width, num_frames = cameras.height, cameras.width, len(cameras)
+        check_view_size(height, width, max(8, self.vae_scale_factor))
         hooks = list(self.hooks if hooks is None else hooks)
         if num_frames == 1:
             hooks = [hook for hook in hooks if not hook.needs_several_frames]
@@ -365,7 +365,9 @@ class MVCustomPipeline(SubjectLoadingMixin, HookSettingsMixin, PersistenceMixin,
         rendering: SubjectRendering | None = None
         if self.subject is not None and pose_guidance_start < pose_guidance_end:
             texts = [prompt_embeds] if negative_prompt_embeds is None else [negative_prompt_embeds, prompt_embeds]
-            rendering = self.render_subject(torch.cat(texts), cameras, num_references, generator)
+            rendering = self.render_subject(
+                torch.cat(texts), cameras, num_references, generator, conditions.image_embeds
+            )
             conditions.features = rendering.features
 
         # 4. Schedule and latents

@@ -117,6 +117,7 @@ class SubjectLoadingMixin:
         cameras: Cameras,
         num_references: int | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
+        image_embeds: list[Tensor] | None = None,  # each [T, images, D]
     ) -> SubjectRendering:
         """The active subject's features X_y at the target cameras, for each of T texts. Independent of the noise.
 
@@ -125,6 +126,8 @@ class SubjectLoadingMixin:
             cameras ([`Cameras`]): Target cameras at the size of the views.
             num_references (`int`, *optional*): Reference views used; by default the subject's setting.
             generator (`torch.Generator`, *optional*): For noise on the references, if the subject wants any.
+            image_embeds (list of `torch.Tensor`, *optional*): IP-Adapter's states of this call. The references are seen
+                with zeros in their place.
         """
         subject = self.subject
         device, dtype = prompt_embeds.device, prompt_embeds.dtype
@@ -135,6 +138,11 @@ class SubjectLoadingMixin:
         pixels = references.images.to(device=device, dtype=self.vae.dtype) * 2 - 1
         latents = torch.cat([self.vae.encode(image[None]).latent_dist.mode() for image in pixels])
         latents = (latents * self.vae.config.scaling_factor).to(dtype)
+        added_cond_kwargs = None
+        if image_embeds is not None:
+            added_cond_kwargs = {
+                "image_embeds": [states.new_zeros(len(latents), *states.shape[1:]) for states in image_embeds]
+            }
         reference_embeds, _ = self.encode_prompt(subject.config.reference_prompt_text, device, 1, False)
         return render_subject_features(
             subject,
@@ -146,6 +154,8 @@ class SubjectLoadingMixin:
             cameras=cameras,
             latent_size=(cameras.height // self.vae_scale_factor, cameras.width // self.vae_scale_factor),
             scheduler=self.scheduler,
+            added_cond_kwargs=added_cond_kwargs,
+            cross_attention_kwargs=self.cross_attention_kwargs,
             generator=generator[0] if isinstance(generator, list) else generator,
         )
 

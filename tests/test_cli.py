@@ -1,0 +1,99 @@
+"""The `mvcustom` command, run as users run it."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from diffusers_mvcustom.cameras import load_cameras, load_capture
+
+
+@pytest.fixture
+def mvcustom(tmp_path):
+    """Runs `mvcustom` in a folder of its own and returns the finished process."""
+
+    def mvcustom(*arguments, code=0):
+        process = subprocess.run(
+            [sys.executable, "-m", "diffusers_mvcustom.cli", *map(str, arguments)],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "COLUMNS": "120", "NO_COLOR": "1", "TERM": "dumb"},
+        )
+        assert process.returncode == code, process.stderr[-3000:]
+        return process
+
+    return mvcustom
+
+
+@pytest.mark.parametrize(
+    "command",
+    [(), ("generate",), ("random-model",), ("subject", "create"), ("cameras", "show"), ("cameras", "convert")],
+)
+def test_every_command_has_help_with_an_example(mvcustom, command):
+    text = mvcustom(*command, "--help").stdout
+    assert "Usage" in text
+    assert not command or "Example" in text
+
+
+def test_from_posed_photos_to_views(mvcustom, cube_capture, tmp_path):
+    mvcustom("random-model", "model")
+    made = mvcustom(
+        "subject", "create", cube_capture, "-o", "cube", "--model", "model", "--token", "<cube>", "--class-noun", "toy"
+    )
+    assert "12 reference views of 64 × 48" in made.stdout
+    generated = mvcustom(
+        "generate", "--model", "model", "--subject", "cube", "--prompt", "a <cube> toy by a lake",
+        "--cameras", "references", "--views", 3, "--steps", 2, "-o", "out",
+    )  # fmt: skip
+    assert re.search(r"1 × 3 views of 64 × 64 in [\d.]+ s", generated.stdout)
+    out = tmp_path / "out"
+    assert len(list((out / "frames").glob("*.png"))) == 3
+    assert Image.open(out / "views.gif").n_frames == 3
+    assert Image.open(out / "contact_sheet.png").size == (2 * 64, 2 * 64)
+    capture = load_capture(out)
+    assert len(capture.cameras) == 3
+    assert all(path.is_file() for path in capture.image_paths)
+    assert load_cameras(out / "colmap").allclose(capture.cameras, atol=1e-4)
+
+
+def test_cameras_show_and_convert(mvcustom, cube_capture, tmp_path):
+    shown = mvcustom("cameras", "show", cube_capture / "transforms.json", "--normalize", "-o", "plot.png")
+    assert "12 cameras of 64 × 48" in shown.stdout
+    assert Image.open(tmp_path / "plot.png").size[0] > 200
+    mvcustom("cameras", "convert", cube_capture / "transforms.json", "sparse", "--format", "colmap")
+    original = load_cameras(cube_capture / "transforms.json")
+    assert load_cameras(tmp_path / "sparse").allclose(original, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("cameras", "show", "nothing.json"), "nothing.json"),
+        (("generate", "--model", "nothing", "--prompt", "a", "--orbit", 2, "-o", "out"), "nothing"),
+    ],
+)
+def test_errors_are_one_line(mvcustom, tmp_path, arguments, message):
+    process = mvcustom(*arguments, code=1)
+    lines = [line for line in process.stderr.splitlines() if line.startswith("mvcustom: ")]
+    assert len(lines) == 1
+    assert message in lines[0]
+    assert "Traceback" not in process.stderr
+    assert not (tmp_path / "out").exists()
+    assert "Traceback" in mvcustom("--debug", *arguments, code=1).stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("generate", "--model", "m", "--prompt", "a", "-o", "out"),
+        ("generate", "--model", "m", "--prompt", "a", "--orbit", 2, "--spiral", 2, "-o", "out"),
+        ("generate", "--model", "m", "--prompt", "a", "--orbit", 2, "-o", "out", "--dtype", "float8"),
+        ("generate", "--model", "m", "--prompt", "a", "--orbit", 2, "-o", "out", "--mistyped", 1),
+    ],
+)
+def test_wrong_options_are_refused(mvcustom, arguments):
+    mvcustom(*arguments, code=2)
