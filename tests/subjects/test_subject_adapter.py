@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +9,13 @@ from torch import nn
 from diffusers_mvcustom.cameras import Cameras
 from diffusers_mvcustom.errors import CamerasError, MVCustomError
 from diffusers_mvcustom.models.pose_conditioned_block import PoseConditionedTransformerBlock
-from diffusers_mvcustom.subjects import SubjectAdapter, initial_token_embedding, render_subject_features
+from diffusers_mvcustom.subjects import (
+    SubjectAdapter,
+    collect_reference_features,
+    feature_map_size,
+    initial_token_embedding,
+    render_subject_features,
+)
 from diffusers_mvcustom.toy import random_components
 
 MID = "mid_block.attentions.0.transformer_blocks.0"
@@ -29,24 +36,30 @@ def modules_of(unet: nn.Module) -> dict[str, int]:
 
 def render(adapter, unet, cameras, **options):
     generator = torch.Generator().manual_seed(2)
-    references = adapter.references.select(4)
-    return render_subject_features(
-        adapter,
-        unet,
-        reference_latents=torch.randn(4, 4, 12, 16, generator=generator),
-        references=references,
-        reference_prompt_embeds=torch.randn(1, 7, 32, generator=generator),
-        prompt_embeds=torch.randn(2, 7, 32, generator=generator),
-        cameras=cameras,
-        latent_size=(12, 16),
-        **options,
-    )
+    arguments = {
+        "reference_latents": torch.randn(4, 4, 12, 16, generator=generator),
+        "references": adapter.references.select(4),
+        "reference_prompt_embeds": torch.randn(1, 7, 32, generator=generator),
+        "prompt_embeds": torch.randn(2, 7, 32, generator=generator),
+        "cameras": cameras,
+        "latent_size": (12, 16),
+    }
+    return render_subject_features(adapter, unet, **{**arguments, **options})
 
 
 def with_features(adapter, unet, rendering):
     """The U-Net's output with the subject, text 0 for the first video and text 1 for the second."""
     with adapter.conditioning.rendered({name: f.flatten(0, 1) for name, f in rendering.features.items()}):
         return sample_of(unet)
+
+
+def assert_the_mid_block_is_conditioned(adapter, unet):
+    expected = sample_of(unet)
+    adapter.attach(unet)
+    with torch.no_grad():
+        adapter.conditioner(MID).projection.difference.weight.add_(0.1)
+        rendering = render(adapter, unet, adapter.references.cameras[:3])
+    assert not torch.equal(with_features(adapter, unet, rendering), expected)
 
 
 # --- attach and detach ---
@@ -182,24 +195,21 @@ def test_offloading_hooks_are_refused(adapter, unet):
         adapter.attach(unet)
     assert modules_of(unet) == modules
     remove_hook_from_module(unet, recurse=True)
-    expected = sample_of(unet)
-    adapter.attach(unet)  # the traces of a removed hook do not bypass the block
-    with torch.no_grad():
-        adapter.conditioner(MID).projection.difference.weight.add_(0.1)
-        rendering = render(adapter, unet, adapter.references.cameras[:3])
-    assert not torch.equal(with_features(adapter, unet, rendering), expected)
+    assert_the_mid_block_is_conditioned(adapter, unet)
 
 
 def test_group_offloading_is_refused(adapter, unet):
     from diffusers.hooks import ModelHook
     from diffusers.hooks.hooks import HookRegistry
 
-    registry = HookRegistry.check_if_exists_or_initialize(unet.get_submodule(MID).attn1)
-    registry.register_hook(ModelHook(), "group_offloading")
-    with pytest.raises(MVCustomError, match="load the subject before enabling"):
-        adapter.attach(unet)
-    registry.remove_hook("group_offloading")
-    adapter.attach(unet)
+    block = unet.get_submodule(MID)
+    for module in (block.attn1, block):
+        registry = HookRegistry.check_if_exists_or_initialize(module)
+        registry.register_hook(ModelHook(), "group_offloading")
+        with pytest.raises(MVCustomError, match="load the subject before enabling"):
+            adapter.attach(unet)
+        registry.remove_hook("group_offloading")
+    assert_the_mid_block_is_conditioned(adapter, unet)  # the hook's trace on the block does not bypass it
 
 
 def test_compiled_blocks_are_refused(adapter, unet):
@@ -269,10 +279,78 @@ def test_features_depend_on_text_camera_and_references(trained, unet):
         torch.testing.assert_close(features[:, 1:], others.features[name][:, 1:], atol=1e-4, rtol=1e-4)
 
 
+def test_each_text_has_its_own_features_in_the_texts_order(trained, unet):
+    trained.attach(unet)
+    text = torch.randn(3, 7, 32, generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        together = render(trained, unet, trained.references.cameras[:2], prompt_embeds=text)
+        for i in range(3):
+            alone = render(trained, unet, trained.references.cameras[:2], prompt_embeds=text[i : i + 1])
+            for name in trained.block_names:
+                torch.testing.assert_close(together.features[name][i], alone.features[name][0], atol=1e-5, rtol=1e-4)
+
+
+def test_cameras_may_be_given_at_any_size_of_the_same_view(trained, unet):
+    trained.attach(unet)
+    cameras, references = trained.references.cameras[[0, 4, 8]], trained.references.select(4)
+    with torch.no_grad():
+        expected = render(trained, unet, cameras)
+        larger = render(trained, unet, cameras.resize(480, 320))
+        smaller = render(trained, unet, cameras, references=replace(references, masks=None).cameras.resize(12, 16))
+        unmasked = render(trained, unet, cameras, references=replace(references, masks=None))
+    for name in trained.block_names:
+        torch.testing.assert_close(larger.features[name], expected.features[name], atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(smaller.features[name], unmasked.features[name], atol=1e-3, rtol=1e-3)
+    # a narrower view is another view
+    zoomed = replace(cameras, intrinsics=cameras.intrinsics * torch.tensor([2.0, 2.0, 1.0])[:, None])
+    with torch.no_grad():
+        other = render(trained, unet, zoomed)
+    assert (other.features[MID] - expected.features[MID]).abs().max() > 1e-3
+
+
+def test_masks_hide_what_is_not_the_subject(trained, unet):
+    trained.attach(unet)
+    cameras, references = trained.references.cameras[:3], trained.references.select(4)
+    with torch.no_grad():
+        masked = render(trained, unet, cameras)
+        given = render(trained, unet, cameras, references=references.cameras, reference_masks=references.masks)
+        everything = render(trained, unet, cameras, reference_masks=torch.ones_like(references.masks))
+        unmasked = render(trained, unet, cameras, references=references.cameras)
+    for name in trained.block_names:
+        assert torch.equal(masked.features[name], given.features[name])
+        torch.testing.assert_close(everything.features[name], unmasked.features[name], atol=1e-5, rtol=1e-4)
+    assert (masked.features[MID] - unmasked.features[MID]).abs().max() > 1e-4
+
+
+def test_later_blocks_sample_where_the_earlier_found_the_subject(trained, unet):
+    trained.attach(unet)
+    with torch.no_grad():
+        guided, unguided = (
+            render(trained, unet, trained.references.cameras[:3], importance_sampling=on) for on in (True, False)
+        )
+    first, *later = trained.block_names
+    assert torch.equal(guided.features[first], unguided.features[first])
+    assert all(not torch.equal(guided.blocks[name].density, unguided.blocks[name].density) for name in later)
+
+
+def test_collected_features_are_the_blocks_states_row_by_row(trained, unet):
+    trained.attach(unet)
+    states = {}
+    for name in trained.block_names:  # what the feed-forward's norm sees is what the block hands to FeatureNeRF
+        unet.get_submodule(name).norm3.register_forward_pre_hook(
+            lambda _, args, name=name: states.update({name: args[0]})
+        )
+    latents = torch.randn(2, 4, 12, 16, generator=torch.Generator().manual_seed(0))
+    features = collect_reference_features(trained, unet, latents, torch.zeros(1, 7, 32))
+    for name in trained.block_names:
+        height, width = feature_map_size(unet, name, 12, 16)
+        assert features[name].shape[-2:] == (height, width)
+        for y, x in ((0, 1), (1, 0), (height - 1, width - 2)):
+            assert torch.equal(features[name][:, :, y, x], states[name][:, y * width + x])
+
+
 def test_references_are_seen_as_single_images(trained, unet):
     """One reference's features do not depend on the others, nor on the motion modules' weights."""
-    from diffusers_mvcustom.subjects import collect_reference_features
-
     trained.attach(unet)
     latents = torch.randn(3, 4, 12, 16, generator=torch.Generator().manual_seed(0))
     text = torch.randn(1, 7, 32, generator=torch.Generator().manual_seed(1))

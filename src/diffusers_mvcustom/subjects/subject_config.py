@@ -171,4 +171,4 @@ def _part(name: str, part: Any, value: Any) -> Any:
     try:
         return part.from_dict(value)
     except (TypeError, ValueError, KeyError) as error:
-        raise MVCustomError(f"{name}: {error}") from error
+        raise MVCustomError(f"{name}: {str(error).removeprefix(name + ': ')}") from error
