@@ -1,7 +1,8 @@
 """Dense spatio-temporal attention, FeatureNeRF and the pose-conditioned block."""
 
 from .attention_windows import AttentionWindows
-from .feature_nerf import FeatureNeRF
+from .feature_nerf import FeatureNeRF, RenderedFeatures
+from .feature_nerf_config import FeatureNeRFConfig
 from .motion_transformer import (
     SpatioTemporalTransformer3D,
     disable_spatio_temporal_attention,
@@ -14,15 +15,19 @@ from .pose_conditioned_block import (
     PoseConditioning,
     PoseProjection,
 )
+from .ray_sampling import RayDistribution
 from .spatio_temporal_attention import SpatioTemporalAttnProcessor, windowed_attention
 
 __all__ = [
     "AttentionWindows",
     "FeatureNeRF",
+    "FeatureNeRFConfig",
     "PoseConditionedTransformerBlock",
     "PoseConditioner",
     "PoseConditioning",
     "PoseProjection",
+    "RayDistribution",
+    "RenderedFeatures",
     "SpatioTemporalAttnProcessor",
     "SpatioTemporalTransformer3D",
     "disable_spatio_temporal_attention",
