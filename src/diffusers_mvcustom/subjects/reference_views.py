@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..cameras import Cameras
+from ..cameras.distortion import undistort_image
 from ..errors import MVCustomError
 from . import reference_files
 
@@ -70,10 +71,11 @@ class ReferenceViews:
         """Reads the photos and masks of a capture.
 
         Args:
-            capture ([`Capture`]): Cameras in the subject frame with the paths of their images.
+            capture ([`Capture`]): Cameras in the subject frame with the paths of their images, for example
+                `loaded.with_cameras(normalize_cameras(loaded.cameras)[0])`. Lens distortion is undone.
             height (`int`, *optional*), width (`int`, *optional*): Size of the views; photos of another size are
-                covered (see [`~ReferenceViews.cover`]) one by one, so captures of large photos or of mixed sizes fit
-                into memory. By default the photos' own size.
+                covered (see [`~ReferenceViews.cover`]) one by one, so large photos fit into memory. By default the
+                photos' own size.
 
         Raises:
             MVCustomError: naming the file, if an image cannot be read or its size is not that of its camera.
@@ -82,7 +84,28 @@ class ReferenceViews:
         photo carries an EXIF orientation. Whichever of the two has the camera's size is taken; if both have it, the
         photo is refused, because a guess would silently turn it upside down.
         """
-        return reference_files.read_capture(cls, capture, height, width)
+        if (height is None) != (width is None):
+            raise MVCustomError(f"height, width: expected both or neither, got {height} and {width}.")
+        cameras = capture.cameras.to(dtype=torch.float32)
+        without_image = [name for name, path in zip(capture.names, capture.image_paths) if path is None]
+        without_mask = [name for name, path in zip(capture.names, capture.mask_paths) if path is None]
+        if without_image:
+            raise MVCustomError(f"capture: expected an image for every camera, there is none for {without_image}.")
+        if 0 < len(without_mask) < len(capture):
+            raise MVCustomError(f"capture: expected masks for all photos or for none, they lack for {without_mask}.")
+        target = cameras if height is None else cameras.cover(height, width)
+
+        def read(path: PathLike[str], mode: str, index: int) -> Tensor:
+            pixels = reference_files.read_image(path, mode, (cameras.height, cameras.width))
+            if capture.distortion is not None:
+                pixels = undistort_image(pixels, capture.cameras.intrinsics[index], capture.distortion)
+            return pixels if height is None else resample(pixels[None], cameras[index], target[index])[0]
+
+        images = torch.stack([read(path, "RGB", i) for i, path in enumerate(capture.image_paths)])
+        masks = None
+        if not without_mask:
+            masks = torch.stack([read(path, "L", i) for i, path in enumerate(capture.mask_paths)])
+        return cls(images, target, masks, capture.names)
 
     def __len__(self) -> int:
         return len(self.cameras)
