@@ -154,7 +154,9 @@ def estimate_up(cameras: Cameras) -> Tensor:
     above more than from below. And they walk around it at much the same height.
     """
     poses = cameras.camera_to_world[:, :3, :3].double()
-    candidates = torch.cat([_directions(8000).to(poses), *(sign * poses[:, :, axis] for sign in (1, -1) for axis in (0, 1))])
+    candidates = torch.cat(
+        [_directions(8000).to(poses), *(sign * poses[:, :, axis] for sign in (1, -1) for axis in (0, 1))]
+    )
     best = candidates[_disagreement(candidates, poses).argmin()]
     generator = torch.Generator().manual_seed(0)
     for spread in (0.05, 0.02, 0.005, 0.001):

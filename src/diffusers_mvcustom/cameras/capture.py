@@ -1,0 +1,71 @@
+"""A posed capture: cameras with the names and files of their photos, as the importers give it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+from ..errors import CamerasError, MVCustomError
+from .cameras import Cameras
+from .distortion import Distortion
+
+
+@dataclass(frozen=True)
+class Capture:
+    """Photos with their cameras, in the world of the file that they came from.
+
+    Args:
+        cameras ([`Cameras`]): One per photo, in the file's order.
+        names (`tuple` of `str`): The photos' names as the file has them.
+        image_paths (`tuple` of `Path` or `None`): Where the photos are; `None` where the format does not say.
+        mask_paths (`tuple` of `Path` or `None`): Subject masks (black is ignored).
+        distortion ([`Distortion`], *optional*): Lens distortion of the photos; the cameras are those without it.
+    """
+
+    cameras: Cameras
+    names: tuple[str, ...]
+    image_paths: tuple[Path | None, ...]
+    mask_paths: tuple[Path | None, ...]
+    distortion: Distortion | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("names", "image_paths", "mask_paths"):
+            if len(getattr(self, name)) != len(self.cameras):
+                raise CamerasError(
+                    f"{name}: expected one per camera ({len(self.cameras)}), got {len(getattr(self, name))}."
+                )
+
+    def __len__(self) -> int:
+        return len(self.cameras)
+
+    def with_cameras(self, cameras: Cameras) -> Capture:
+        """The same photos with other cameras, such as normalised ones."""
+        return replace(self, cameras=cameras)
+
+
+def inside_folder(folder: Path, path: object, source: Path) -> Path:
+    """`folder / path` for a path named in the file `source`, refused if it leads out of `folder`."""
+    if not isinstance(path, str) or not path or "\0" in path:
+        raise MVCustomError(f"{source}: expected the path of a file, got {path!r}.")
+    pure = PurePosixPath(path.replace("\\", "/"))
+    target = folder / pure
+    if pure.is_absolute() or ".." in pure.parts or not target.resolve().is_relative_to(folder.resolve()):
+        raise MVCustomError(f"{source}: expected files inside {folder}, got {path!r}, which leads out of it.")
+    return target
+
+
+def one_size(source: Path, sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """The photos' common (height, width).
+
+    Raises:
+        CamerasError: naming the sizes and how often each occurs, if there are several.
+    """
+    counts = Counter(sizes)
+    if len(counts) != 1:
+        found = ", ".join(f"{count} of {width} × {height}" for (height, width), count in counts.most_common())
+        raise CamerasError(
+            f"{source}: expected photos of one size, got {found}. Resize or crop them (and their intrinsics) to one size."
+        )
+    return next(iter(counts))

@@ -1,0 +1,148 @@
+"""Camera files by name and content: one call to read any of them, one to write."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+
+from torch import Tensor
+
+from ..errors import CamerasError, MVCustomError
+from .cameras import Cameras
+from .capture import Capture
+from .co3d import read_co3d
+from .colmap import find_model, read_colmap, write_colmap
+from .real_estate10k import read_real_estate10k, write_real_estate10k
+from .transforms_json import read_transforms_json, write_transforms_json
+
+FORMATS = ("transforms_json", "colmap", "co3d", "real_estate10k")
+
+
+def load_capture(
+    path: str | PathLike[str],
+    format: str | None = None,
+    *,
+    sequence: str | None = None,
+    height: int | None = None,
+    width: int | None = None,
+) -> Capture:
+    """Reads cameras with the names and files of their photos.
+
+    Args:
+        path (`str` or path): A `transforms.json` (or a folder with one), the folder of a COLMAP model (or one that holds
+            it as `sparse/0`, `sparse` or `colmap`), a CO3Dv2 `frame_annotations.jgz`, or a RealEstate10K .txt.
+        format (`str`, *optional*): A name of `FORMATS`; recognised by name and content if not given.
+        sequence (`str`, *optional*): The sequence of a CO3Dv2 file.
+        height (`int`, *optional*), width (`int`, *optional*): Image size of a RealEstate10K file, which has none.
+
+    Raises:
+        MVCustomError: naming the file and what cannot be used.
+    """
+    path = Path(path)
+    if format is None:
+        format = _recognise(path)
+    _check_format(format)
+    if format == "transforms_json":
+        return read_transforms_json(path / "transforms.json" if path.is_dir() else path)
+    if format == "colmap":
+        return read_colmap(path.parent if path.is_file() else path)
+    if format == "co3d":
+        return read_co3d(path / "frame_annotations.jgz" if path.is_dir() else path, sequence)
+    if height is None or width is None:
+        raise CamerasError(f"{path}: height, width: a RealEstate10K file does not know its image size; give both.")
+    return read_real_estate10k(path, height, width)
+
+
+def load_cameras(path: str | PathLike[str], format: str | None = None, **options) -> Cameras:
+    """Reads the cameras of a file; see [`load_capture`], whose options it takes.
+
+    Raises:
+        CamerasError: also if the photos are distorted: their cameras are only right for undistorted photos.
+    """
+    capture = load_capture(path, format, **options)
+    if capture.distortion is not None:
+        raise CamerasError(
+            f"{path}: these cameras belong to undistorted photos, and the lens has distortion {capture.distortion}. Undo it "
+            "first (colmap image_undistorter, or load_capture and undistort_image)."
+        )
+    return capture.cameras
+
+
+def save_cameras(
+    path: str | PathLike[str],
+    cameras: Cameras,
+    format: str | None = None,
+    *,
+    names: Sequence[str] | None = None,
+    points: tuple[Tensor, Tensor] | None = None,  # [P, 3] and [P, 3]
+) -> None:
+    """Writes cameras. What is there is replaced only after all is written.
+
+    Args:
+        path (`str` or path): A .json or .txt file, or the folder of a COLMAP model.
+        cameras ([`Cameras`]): What to write.
+        format (`str`, *optional*): `"transforms_json"`, `"colmap"` (.bin), `"colmap_text"` or `"real_estate10k"`; by the
+            name's ending if not given.
+        names (sequence of `str`, *optional*): One per camera: the photos' paths from the file.
+        points (tuple of `torch.Tensor` of shape `(P, 3)`, *optional*): Positions and colours (0 to 255), for COLMAP.
+    """
+    path = Path(path)
+    if names is None:
+        names = [f"{i:04d}.png" for i in range(len(cameras))]
+    if len(names) != len(cameras):
+        raise CamerasError(f"names: expected one per camera ({len(cameras)}), got {len(names)}.")
+    if format is None:
+        format = {".json": "transforms_json", ".txt": "real_estate10k", "": "colmap"}.get(path.suffix)
+    if format not in ("transforms_json", "colmap", "colmap_text", "real_estate10k"):
+        raise CamerasError(
+            f"format: expected transforms_json, colmap, colmap_text or real_estate10k, got {format!r} for {path.name!r}."
+        )
+    if points is not None and not format.startswith("colmap"):
+        raise CamerasError(f"points: {format} holds none; write a COLMAP model.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as temporary:
+        written = Path(temporary) / path.name
+        if format.startswith("colmap"):
+            written.mkdir()
+            write_colmap(written, cameras, names, binary=format == "colmap", points=points)
+            path.mkdir(exist_ok=True)
+            for old in [
+                f"{stem}{suffix}" for stem in ("cameras", "images", "points3D") for suffix in (".bin", ".txt")
+            ]:
+                (path / old).unlink(missing_ok=True)
+            for file in written.iterdir():
+                shutil.move(file, path / file.name)
+            return
+        (write_transforms_json if format == "transforms_json" else write_real_estate10k)(written, cameras, names)
+        os.replace(written, path)
+
+
+def _recognise(path: Path) -> str:
+    if not path.exists():
+        raise MVCustomError(f"{path}: there is no such file or folder.")
+    if path.is_dir():
+        if (path / "transforms.json").is_file():
+            return "transforms_json"
+        if find_model(path) is not None:
+            return "colmap"
+        if (path / "frame_annotations.jgz").is_file():
+            return "co3d"
+        raise MVCustomError(
+            f"{path}: expected a folder with transforms.json, a COLMAP model (cameras and images) or frame_annotations.jgz."
+        )
+    if path.suffix == ".jgz":
+        return "co3d"
+    if path.suffix == ".bin" or path.name in ("cameras.txt", "images.txt"):
+        return "colmap"
+    if path.suffix == ".txt":
+        return "real_estate10k"
+    return "transforms_json"
+
+
+def _check_format(format: str) -> None:
+    if format not in FORMATS:
+        raise CamerasError(f"format: expected one of {', '.join(FORMATS)}, got {format!r}.")
