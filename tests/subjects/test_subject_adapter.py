@@ -14,6 +14,7 @@ from diffusers_mvcustom.subjects import (
     collect_reference_features,
     feature_map_size,
     initial_token_embedding,
+    render_features,
     render_subject_features,
 )
 from diffusers_mvcustom.toy import random_components
@@ -331,6 +332,39 @@ def test_later_blocks_sample_where_the_earlier_found_the_subject(trained, unet):
     first, *later = trained.block_names
     assert torch.equal(guided.features[first], unguided.features[first])
     assert all(not torch.equal(guided.blocks[name].density, unguided.blocks[name].density) for name in later)
+
+
+def test_samples_are_jittered_only_when_asked_and_by_the_generator(trained, unet):
+    trained.attach(unet)
+
+    def densities(seed, **options):
+        features = collect_reference_features(trained, unet, latents, torch.zeros(1, 7, 32))
+        generator = torch.Generator().manual_seed(seed)
+        references, cameras = trained.references.select(2), trained.references.cameras[:3]
+        with torch.no_grad():
+            return render_features(
+                trained, unet, features, references, None, cameras, (12, 16), generator=generator, **options
+            ).blocks[MID]
+
+    latents = torch.randn(2, 4, 12, 16, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(densities(0).density, densities(1).density)
+    assert torch.equal(densities(0, stratified=True).density, densities(0, stratified=True).density)
+    assert not torch.equal(densities(0, stratified=True).density, densities(1, stratified=True).density)
+
+
+def test_chunks_of_rays_bound_the_work_at_a_time_and_change_nothing(trained, unet):
+    trained.attach(unet)
+    largest = []
+    block = unet.get_submodule(trained.block_names[-1])
+    block.attn2.to_q.register_forward_pre_hook(lambda _, args: largest.append(args[0].numel()))
+    with torch.no_grad():
+        whole = render(trained, unet, trained.references.cameras[:3])
+        at_once = max(largest)
+        largest.clear()
+        chunked = render(trained, unet, trained.references.cameras[:3], rays_per_chunk=7)
+    assert max(largest) < at_once / 4
+    for name in trained.block_names:
+        torch.testing.assert_close(chunked.features[name], whole.features[name], atol=1e-5, rtol=1e-4)
 
 
 def test_collected_features_are_the_blocks_states_row_by_row(trained, unet):
