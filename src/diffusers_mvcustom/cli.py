@@ -175,7 +175,7 @@ def subject_create(
     """
     from .cameras import load_capture, normalize_cameras
     from .pipelines import MVCustomPipeline
-    from .subjects import ReferenceViews, SubjectAdapter
+    from .subjects import ReferenceViews, SubjectAdapter, initial_token_embedding
 
     loaded = load_capture(capture)
     normalized, frame = normalize_cameras(loaded.cameras, up="auto" if up is None else up)
@@ -186,8 +186,7 @@ def subject_create(
         references,
         token=token,
         class_noun=class_noun,
-        text_encoder=pipe.text_encoder,
-        tokenizer=pipe.tokenizer,
+        token_embedding=initial_token_embedding(pipe.tokenizer, pipe.text_encoder, class_noun),
         subject_frame=frame,
         base_model=model,
     )
