@@ -69,6 +69,11 @@ def test_blocks_by_expression_and_by_name_come_in_execution_order(unet):
     assert list(select_blocks(unet, [MID, first])) == [first, MID]
 
 
+def test_other_models_are_refused(make_components):
+    with pytest.raises(MVCustomError, match="unet: expected a U-Net .* got AutoencoderKL"):
+        text_conditioned_blocks(make_components(depth_estimator=False)["vae"])
+
+
 @pytest.mark.parametrize("blocks", ["mid_blok.*", ["mid_block"], [], "("])
 def test_unknown_blocks_are_an_error(unet, blocks):
     with pytest.raises(MVCustomError, match="blocks: ") as error:

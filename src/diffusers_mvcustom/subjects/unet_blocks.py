@@ -20,6 +20,9 @@ def text_conditioned_blocks(unet: nn.Module) -> dict[str, int]:
     Returns:
         `dict`: Channels of each block by its module name, as in `unet.named_modules()`. The blocks of motion modules
         are not among them.
+
+    Raises:
+        MVCustomError: for another kind of model.
     """
     return {name: block.dim for name, block in _blocks(unet)}
 
@@ -83,6 +86,10 @@ def feature_map_size(unet: nn.Module, block_name: str, height: int, width: int) 
 
 
 def _blocks(unet: nn.Module) -> Iterator[tuple[str, BasicTransformerBlock]]:
+    if not all(isinstance(getattr(unet, part, None), nn.Module) for part in ("down_blocks", "mid_block", "up_blocks")):
+        raise MVCustomError(
+            f"unet: expected a U-Net with down_blocks, mid_block and up_blocks, got {type(unet).__name__}."
+        )
     parts = [(f"down_blocks.{i}", part) for i, part in enumerate(unet.down_blocks)]
     parts.append(("mid_block", unet.mid_block))
     parts += [(f"up_blocks.{i}", part) for i, part in enumerate(unet.up_blocks)]
