@@ -70,7 +70,7 @@ def test_blocks_by_expression_and_by_name_come_in_execution_order(unet):
 
 
 def test_other_models_are_refused(make_components):
-    with pytest.raises(MVCustomError, match="unet: expected a U-Net .* got AutoencoderKL"):
+    with pytest.raises(MVCustomError, match=r"unet: expected a U-Net .* got AutoencoderKL"):
         text_conditioned_blocks(make_components(depth_estimator=False)["vae"])
 
 
