@@ -134,23 +134,33 @@ class PoseConditionedTransformerBlock(BasicTransformerBlock):
         """Builds the block around `block`'s own submodules. `block` itself is not changed.
 
         Raises:
-            MVCustomError: if `block` is not a text-conditioned block with plain layer norms.
+            MVCustomError: if `block` is not a text-conditioned block of a stock U-Net's spatial layers (with plain layer
+                norms, and without the positional embedding of motion modules or GLIGEN's fuser), or has other channels
+                than `pose_conditioner`.
         """
-        if not isinstance(block, BasicTransformerBlock) or block.norm_type != "layer_norm" or block.attn2 is None:
-            raise MVCustomError(
-                f"block {block_name!r}: expected a text-conditioned BasicTransformerBlock with norm_type 'layer_norm', "
-                f"got {type(block).__name__} with norm_type {getattr(block, 'norm_type', None)!r}."
-            )
         if isinstance(block, PoseConditionedTransformerBlock):
             raise MVCustomError(f"block {block_name!r} already belongs to an attached subject; detach that first.")
+        problem = _why_not_text_conditioned(block)
+        if problem is not None:
+            raise MVCustomError(
+                f"block {block_name!r}: expected a text-conditioned BasicTransformerBlock of a U-Net's spatial layers, "
+                f"got {problem}."
+            )
+        channels = pose_conditioner.feature_nerf.channels
+        if channels != block.dim:
+            raise MVCustomError(
+                f"block {block_name!r}: expected a pose conditioner of the block's {block.dim} channels, got {channels}."
+            )
         conditioned = cls.__new__(cls)
         nn.Module.__init__(conditioned)
         conditioned.__dict__.update(block.__dict__)
+        conditioned.__dict__.pop("forward", None)  # left behind by hooks that were on the block and are off again
         conditioned._modules = dict(block._modules)  # our own registry over the same submodules
         conditioned.pose_conditioner = pose_conditioner
         conditioned.conditioning = conditioning
         conditioned.block_name = block_name
-        conditioned.train(block.training)
+        # Not `conditioned.train`: the submodules are the stock block's, and may be in different modes.
+        pose_conditioner.train(block.training)
         return conditioned
 
     def forward(
@@ -208,3 +218,17 @@ class PoseConditionedTransformerBlock(BasicTransformerBlock):
         return features + AttnProcessor2_0()(
             self.attn2, self.norm2(features), encoder_hidden_states=encoder_hidden_states
         )
+
+
+def _why_not_text_conditioned(block: nn.Module) -> str | None:
+    if not isinstance(block, BasicTransformerBlock):
+        return type(block).__name__
+    if block.norm_type != "layer_norm":
+        return f"one with norm_type {block.norm_type!r}"
+    if block.attn2 is None or not block.attn2.is_cross_attention:
+        return "one without text attention"
+    if block.pos_embed is not None:
+        return "one with a positional embedding (of a motion module?)"
+    if hasattr(block, "fuser"):
+        return "one with GLIGEN's fuser"
+    return None
