@@ -127,17 +127,32 @@ def collect(name: str, modules: dict[str, Module], pending: tuple[str, ...] = ()
     modules[name] = module
 
 
+def merged_imports(lines: set[str]) -> list[str]:
+    """Import lines with one line per module."""
+    plain, names = set(), {}
+    for line in lines:
+        node = ast.parse(line).body[0]
+        if isinstance(node, ast.Import):
+            plain.add(line)
+        else:
+            names.setdefault(node.module, set()).update(ast.unparse(alias) for alias in node.names)
+    return sorted(plain) + [f"from {module} import {', '.join(sorted(found))}" for module, found in sorted(names.items())]
+
+
 def build() -> str:
     """The text of the one file."""
     modules: dict[str, Module] = {}
     collect(ENTRY, modules)
     owners: dict[str, tuple[str, str]] = {}
+    conflicts = []
     for module in modules.values():
         for defined, text in module.defines.items():
             owner, known = owners.setdefault(defined, (module.name, text))
             if known != text:
-                raise SystemExit(f"{defined!r} means different things in {owner} and {module.name}; rename one")
-    external = sorted({line for module in modules.values() for line in module.external})
+                conflicts.append(f"{defined!r} means different things in {owner} and {module.name}; rename one")
+    if conflicts:
+        raise SystemExit("\n".join(conflicts))
+    external = merged_imports({line for module in modules.values() for line in module.external})
     parts = [HEADER, "\n".join(external) + "\n", *(module.body for module in modules.values())]
     return "\n\n".join(parts)
 

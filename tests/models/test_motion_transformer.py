@@ -172,7 +172,7 @@ def test_attention_backends_of_diffusers(unet, backend):
 @pytest.mark.parametrize("window", [1, 3])
 def test_more_frames_than_positions(unet, window):
     enable_spatio_temporal_attention(unet, window)
-    with pytest.raises(MVCustomError, match="at most 32 frames.*got 33.*fewer cameras"):
+    with pytest.raises(MVCustomError, match=r"at most 32 frames.*got 33.*fewer cameras"):
         run(unet, frames=33, height=4, width=4, batch=1)
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from diffusers import UNetMotionModel
 from peft import LoraConfig
 
 from diffusers_mvcustom import Cameras, MVCustomPipeline, ReferenceViews, SubjectAdapter
@@ -119,8 +120,8 @@ def test_several_loaded_one_active(pipe, run, make_subject):
 
 def test_a_subject_of_another_model_is_refused_and_changes_nothing(pipe, make_subject):
     subject = make_subject(pipe)
-    other = torch.nn.Module()  # a U-Net without the subject's blocks
-    with pytest.raises(MVCustomError):
+    other = UNetMotionModel.from_config({**pipe.unet.config, "block_out_channels": (16, 48, 48)})
+    with pytest.raises(MVCustomError, match="channels"):
         subject.attach(other)
     before = state(pipe)
     subject.lora_state_dict = {"unet.nothing.lora.down.weight": torch.zeros(2, 3)}

@@ -68,7 +68,7 @@ def plot_cameras(cameras: Cameras, *, ax: Any = None, title: str | None = None, 
         zlabel="y",
     )
     ax.set_box_aspect((1, 1, 1))
-    note = f"{len(cameras)} cameras, {cameras.width} × {cameras.height}; thick edge: image top. Origin: x red, y green, z blue"
+    note = f"{len(cameras)} cameras, {cameras.width} × {cameras.height}; thick edge: image top. At 0: x red, y green, z blue"
     ax.set_title(f"{title}\n{note}" if title else note, fontsize=9)
     return ax
 

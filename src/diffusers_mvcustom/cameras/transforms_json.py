@@ -16,7 +16,7 @@ from .capture import Capture, inside_folder, one_size
 from .conventions import camera_to_world_in, cameras_from_convention
 from .distortion import Distortion
 
-_INTRINSICS = ("fl_x", "fl_y", "cx", "cy", "w", "h")
+_INTRINSIC_KEYS = ("fl_x", "fl_y", "cx", "cy", "w", "h")
 _RADIAL = ("k1", "k2", "k3", "k4", "k5", "k6")
 _PINHOLE = ("PINHOLE", "SIMPLE_PINHOLE", "OPENCV", "SIMPLE_RADIAL", "RADIAL", "PERSPECTIVE")
 _FISHEYE = ("OPENCV_FISHEYE", "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE")
@@ -172,4 +172,4 @@ def _image(folder: Path, name: Any, file: Path) -> Path:
 
 def _intrinsics_to_dict(intrinsics: torch.Tensor, cameras: Cameras) -> dict[str, float]:
     fl_x, fl_y, cx, cy = (intrinsics[i, j].item() for i, j in ((0, 0), (1, 1), (0, 2), (1, 2)))
-    return dict(zip(_INTRINSICS, (fl_x, fl_y, cx, cy, cameras.width, cameras.height)))
+    return dict(zip(_INTRINSIC_KEYS, (fl_x, fl_y, cx, cy, cameras.width, cameras.height)))

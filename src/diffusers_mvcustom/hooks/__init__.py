@@ -1,13 +1,12 @@
 """Denoising hooks: what acts between and within denoising steps."""
 
 from .anchor_geometry import AnchorGeometry, AnchorSettings
+from .built_in_hooks import BUILT_IN_HOOKS
 from .consistent_aware_latent_completion import ConsistentAwareLatentCompletion
 from .denoising_hook import DenoisingHook, DenoisingRun, DenoisingStep, settings_from_dict
 from .depth_aware_feature_rendering import DepthAwareFeatureRendering
 from .depth_estimation import estimate_depth, predicts_disparity
 from .noise_levels import NoiseLevels
-
-BUILT_IN_HOOKS = (DepthAwareFeatureRendering, ConsistentAwareLatentCompletion)
 
 __all__ = [
     "BUILT_IN_HOOKS",

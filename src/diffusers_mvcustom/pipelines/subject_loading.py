@@ -165,7 +165,8 @@ class SubjectLoadingMixin:
         subject = self._subjects[name]
         subject.attach(self.unet)
         try:
-            self.load_textual_inversion(dict(subject.learned_embeddings), token=subject.config.token)
+            if subject.learned_embeddings:
+                self.load_textual_inversion(dict(subject.learned_embeddings), token=subject.config.token)
             if subject.lora_state_dict:
                 self.load_lora_weights(dict(subject.lora_state_dict), adapter_name=_lora_name(name))
         except Exception:
@@ -183,9 +184,13 @@ class SubjectLoadingMixin:
         subject.detach(self.unet)
         if subject.config.token in self.tokenizer.get_vocab():
             self.unload_textual_inversion(subject.config.token)
+            # diffusers leaves the configuration at the larger vocabulary, and a saved text encoder would not load.
+            self.text_encoder.config.vocab_size = self.text_encoder.get_input_embeddings().num_embeddings
         if _lora_name(name) in getattr(self.unet, "peft_config", {}):
             self.delete_adapters(_lora_name(name))
-            if not self.unet.peft_config:  # no LoRA of the user's is left: the plain layers come back
+            if not getattr(
+                self.unet, "peft_config", None
+            ):  # no LoRA of the user's is left: the plain layers come back
                 self.unload_lora_weights()
 
 

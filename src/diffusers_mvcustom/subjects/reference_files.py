@@ -76,7 +76,7 @@ def read_image(
     return pixels.reshape(chosen.height, chosen.width, -1).permute(2, 0, 1).contiguous()
 
 
-def save(views: ReferenceViews, folder: Path) -> None:
+def save_reference_views(views: ReferenceViews, folder: Path) -> None:
     """Writes the views. See [`ReferenceViews.save`]."""
     frames = []
     for part, pixels in (("images", views.images), ("masks", views.masks)):
@@ -104,7 +104,7 @@ def save(views: ReferenceViews, folder: Path) -> None:
     (folder / TRANSFORMS_NAME).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def load(cls: type[ReferenceViews], folder: Path) -> ReferenceViews:
+def load_reference_views(cls: type[ReferenceViews], folder: Path) -> ReferenceViews:
     """Reads the views. See [`ReferenceViews.load`]."""
     file = folder / TRANSFORMS_NAME
     try:

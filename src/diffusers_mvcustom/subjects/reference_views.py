@@ -16,7 +16,7 @@ from torch import Tensor
 from ..cameras import Cameras
 from ..cameras.distortion import undistort_image
 from ..errors import MVCustomError
-from . import reference_files
+from .reference_files import load_reference_views, read_image, save_reference_views
 
 if TYPE_CHECKING:
     from ..cameras import Capture
@@ -96,7 +96,7 @@ class ReferenceViews:
         target = cameras if height is None else cameras.cover(height, width)
 
         def read(path: PathLike[str], mode: str, index: int) -> Tensor:
-            pixels = reference_files.read_image(path, mode, (cameras.height, cameras.width))
+            pixels = read_image(path, mode, (cameras.height, cameras.width))
             if capture.distortion is not None:
                 pixels = undistort_image(pixels, capture.cameras.intrinsics[index], capture.distortion)
             return pixels if height is None else resample(pixels[None], cameras[index], target[index])[0]
@@ -171,7 +171,7 @@ class ReferenceViews:
 
     def save(self, folder: str | PathLike[str]) -> None:
         """Writes `transforms.json` (nerfstudio's format), `images/` and `masks/` as PNG, without any loss."""
-        reference_files.save(self, Path(folder))
+        save_reference_views(self, Path(folder))
 
     @classmethod
     def load(cls, folder: str | PathLike[str]) -> ReferenceViews:
@@ -180,7 +180,7 @@ class ReferenceViews:
         Raises:
             MVCustomError: naming the file, if something is missing, malformed, or outside of the folder.
         """
-        return reference_files.load(cls, Path(folder))
+        return load_reference_views(cls, Path(folder))
 
     def _resampled(self, cameras: Cameras) -> ReferenceViews:
         if (cameras.height, cameras.width) == (self.height, self.width) and cameras.allclose(self.cameras):

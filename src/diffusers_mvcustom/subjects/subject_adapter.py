@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from os import PathLike
 
 import torch
+from diffusers.utils import logging
 from torch import Tensor, nn
 
 from ..cameras import Cameras, SubjectFrame
 from ..errors import CamerasError, MVCustomError
 from ..models.feature_nerf import FeatureNeRF, FeatureNeRFConfig
 from ..models.pose_conditioned_block import PoseConditionedTransformerBlock, PoseConditioner, PoseConditioning
-from . import subject_files
 from .reference_views import ReferenceViews
 from .subject_config import SubjectConfig
+from .subject_files import load_subject_files, save_and_upload_subject, save_subject_files, upload_subject
 from .unet_blocks import select_blocks, text_conditioned_blocks
 
-logger = logging.getLogger(__name__)
+logger = logging.get_logger(__name__)
 
 
 class SubjectAdapter(nn.Module):
@@ -287,9 +287,9 @@ class SubjectAdapter(nn.Module):
         Raises:
             MVCustomError: if the folder holds something that is not a subject.
         """
-        subject_files.save(self, save_directory)
+        save_subject_files(self, save_directory)
         if push_to_hub:
-            subject_files.upload(save_directory, **kwargs)
+            upload_subject(save_directory, **kwargs)
         elif kwargs:
             raise MVCustomError(f"save_pretrained: {sorted(kwargs)} only apply with push_to_hub=True.")
 
@@ -317,7 +317,7 @@ class SubjectAdapter(nn.Module):
         Raises:
             MVCustomError: naming the file and what is wrong with it.
         """
-        return subject_files.load(
+        return load_subject_files(
             cls,
             pretrained_model_name_or_path,
             subfolder=subfolder,
@@ -339,7 +339,7 @@ class SubjectAdapter(nn.Module):
         endpoint: str | None = None,
     ) -> str:
         """Uploads the subject's folder to the Hub, as one commit. Returns the commit's address."""
-        return subject_files.save_and_upload(
+        return save_and_upload_subject(
             self,
             repo_id,
             private=private,

@@ -44,7 +44,7 @@ _DOWNLOADED = (  # and nothing else: no code, and not a whole model by mistake
 )
 
 
-def save(adapter: SubjectAdapter, folder: str | PathLike[str]) -> None:
+def save_subject_files(adapter: SubjectAdapter, folder: str | PathLike[str]) -> None:
     """Writes the subject's folder. See [`SubjectAdapter.save_pretrained`]."""
     with _replaced_folder(Path(folder)) as new:
         adapter.config.save(new / SUBJECT_CONFIG_NAME)
@@ -57,7 +57,7 @@ def save(adapter: SubjectAdapter, folder: str | PathLike[str]) -> None:
         _model_card(adapter).save(new / MODEL_CARD_NAME)
 
 
-def load(
+def load_subject_files(
     cls: type[SubjectAdapter],
     source: str | PathLike[str],
     *,
@@ -92,15 +92,15 @@ def load(
     return adapter
 
 
-def save_and_upload(adapter: SubjectAdapter, repo_id: str, **kwargs) -> str:
+def save_and_upload_subject(adapter: SubjectAdapter, repo_id: str, **kwargs) -> str:
     """Writes the folder to a temporary place and uploads it. See [`SubjectAdapter.push_to_hub`]."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "subject"
-        save(adapter, folder)
-        return upload(folder, repo_id, **kwargs)
+        save_subject_files(adapter, folder)
+        return upload_subject(folder, repo_id, **kwargs)
 
 
-def upload(
+def upload_subject(
     folder: str | PathLike[str],
     repo_id: str | None = None,
     *,

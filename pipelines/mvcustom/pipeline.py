@@ -1,0 +1,7914 @@
+# Generated from diffusers-mvcustom by pipelines/build.py. Do not edit: change src/ and build again.
+#
+# Licensed under the Apache License, Version 2.0; see https://www.apache.org/licenses/LICENSE-2.0.
+"""MVCustomPipeline in one file, for `DiffusionPipeline.from_pretrained(..., custom_pipeline=..., trust_remote_code=True)`."""
+
+from __future__ import annotations
+
+
+import PIL.Image
+import copy
+import gzip
+import json
+import math
+import numpy as np
+import os
+import re
+import shutil
+import string
+import struct
+import tempfile
+import torch
+import torch.nn.functional as F
+import zlib
+from PIL import Image, ImageOps, UnidentifiedImageError
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field, fields, replace
+from diffusers import AnimateDiffPipeline, AutoencoderKL, MotionAdapter, SchedulerMixin, UNet2DConditionModel, UNetMotionModel
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+from diffusers.image_processor import PipelineImageInput
+from diffusers.models.attention import BasicTransformerBlock, _chunked_feed_forward
+from diffusers.models.attention_dispatch import dispatch_attention_fn
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0
+from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
+from diffusers.utils import BaseOutput, export_to_video, logging, make_image_grid
+from diffusers.utils.torch_utils import randn_tensor
+from functools import partial
+from huggingface_hub import HfApi, ModelCard, ModelCardData, snapshot_download
+from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.utils import validate_repo_id
+from importlib.metadata import version
+from importlib.util import find_spec
+from os import PathLike
+from pathlib import Path, PurePosixPath
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import BaseImageProcessor, CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection, PreTrainedModel
+from typing import Any, ClassVar, TYPE_CHECKING
+from uuid import uuid4
+
+
+# --- errors.py: The errors that this package raises on purpose.
+
+
+class MVCustomError(ValueError):
+    """Something that the user gave cannot be used. The message names the argument, what was expected and what came."""
+
+
+class CamerasError(MVCustomError):
+    """Cameras are malformed, or given in a convention that contradicts their use."""
+
+
+# --- cameras/trajectories.py: Camera paths around and through the subject frame.
+
+
+Point = Sequence[float] | Tensor
+Range = float | tuple[float, float]
+
+DEFAULT_FIELD_OF_VIEW = 50.0
+DEFAULT_SIZE = 512
+
+
+def look_at(
+    centers: Tensor,  # [N, 3]
+    target: Point = (0.0, 0.0, 0.0),
+    up: Point = (0.0, 1.0, 0.0),
+) -> Tensor:
+    """Poses of cameras at `centers` that look at `target`, upright with respect to `up`.
+
+    A camera that looks along `up` has no upright; its image top is turned to where -Z (or +Z, looking up) lies.
+
+    Args:
+        centers (`torch.Tensor` of shape `(N, 3)`): Camera centres.
+        target (point or `torch.Tensor` of shape `(N, 3)`): What they look at.
+        up (vector): World up.
+
+    Returns:
+        `torch.Tensor` of shape `(N, 4, 4)`: camera-to-world, OpenCV axes.
+
+    Raises:
+        CamerasError: if a centre is the target itself.
+    """
+    target = torch.as_tensor(target, dtype=centers.dtype, device=centers.device).expand_as(centers)
+    up = torch.as_tensor(up, dtype=centers.dtype, device=centers.device).expand_as(centers)
+    forward = target - centers
+    distance = forward.norm(dim=-1, keepdim=True)
+    if not (distance > 1e-9).all():
+        raise CamerasError(f"centers: expected cameras away from their target, got one at {target[0].tolist()}.")
+    forward = forward / distance
+    right = torch.linalg.cross(forward, up, dim=-1)
+    looks_along_up = right.norm(dim=-1, keepdim=True) < 1e-6
+    top = torch.zeros_like(up)
+    top[:, 2] = torch.where((forward * up).sum(dim=-1) < 0, -1.0, 1.0)
+    right = torch.where(looks_along_up, torch.linalg.cross(forward, top, dim=-1), right)
+    right = right / right.norm(dim=-1, keepdim=True)
+    down = torch.linalg.cross(forward, right, dim=-1)
+    poses = torch.eye(4, dtype=centers.dtype, device=centers.device).repeat(len(centers), 1, 1)
+    poses[:, :3, :3] = torch.stack([right, down, forward], dim=-1)
+    poses[:, :3, 3] = centers
+    return poses
+
+
+class TrajectoryConstructors:
+    """Class methods of [`Cameras`] that build camera paths.
+
+    All take, as keywords, `radius` (distance to `target`, by default 1, the farthest training camera's), `target` (the
+    origin), `field_of_view` (vertical, degrees, 50), `height` and `width` (512). `like`, such as
+    `pipe.subject.references.cameras`, sets what is not given: radius and focal length to the median of those cameras,
+    and their image size.
+
+    Angles are in degrees. Azimuth 0 stands on the +Z side of the target and looks along -Z; seen from above (+Y) azimuth
+    grows counter-clockwise, towards +X:
+
+            -Z (180°)
+              |
+     -90° ----o---- +X (90°)
+              |
+            +Z (0°)
+    """
+
+    @classmethod
+    def orbit(
+        cls,
+        count: int,
+        *,
+        azimuth: tuple[float, float] = (0.0, 360.0),
+        elevation: Range = 20.0,
+        radius: float | None = None,
+        target: Point = (0.0, 0.0, 0.0),
+        field_of_view: float | None = None,
+        like: Cameras | None = None,
+        height: int | None = None,
+        width: int | None = None,
+    ) -> Cameras:
+        """Cameras on a circle (or an arc of it) around the target. A full circle does not repeat its first camera.
+
+        Args:
+            count (`int`): Number of cameras.
+            azimuth (`tuple[float, float]`): First and last azimuth; both are reached unless they span 360°.
+            elevation (`float` or `tuple[float, float]`, defaults to 20): Elevation, or its first and last value.
+
+        Example:
+
+            >>> from diffusers_mvcustom.cameras import Cameras
+            >>> Cameras.orbit(4, elevation=0.0).centers.round(decimals=3).abs().tolist()
+            [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
+        """
+        _check_count(count)
+        span = azimuth[1] - azimuth[0]
+        closed = math.isclose(abs(span), 360.0)
+        share = _shares(count, closed)
+        low, high = elevation if isinstance(elevation, (tuple, list)) else (elevation, elevation)
+        _check_elevation(low, high)
+        view = _View(like, radius, target, field_of_view, height, width)
+        return view.cameras(cls, view.around(azimuth[0] + span * share, low + (high - low) * share))
+
+    @classmethod
+    def arc(cls, count: int, *, azimuth: tuple[float, float] = (-45.0, 45.0), **options) -> Cameras:
+        """An orbit over a range of azimuths, -45° to 45° by default; see [`orbit`]."""
+        return cls.orbit(count, azimuth=azimuth, **options)
+
+    @classmethod
+    def spiral(
+        cls,
+        count: int,
+        *,
+        turns: float = 1.0,
+        elevation: tuple[float, float] = (0.0, 50.0),
+        azimuth: float = 0.0,
+        **view,
+    ) -> Cameras:
+        """An orbit of `turns` turns from `azimuth` on, rising from the first to the last elevation."""
+        return cls.orbit(count, azimuth=(azimuth, azimuth + 360.0 * turns * (1 - 1e-6)), elevation=elevation, **view)
+
+    @classmethod
+    def lemniscate(
+        cls, count: int, *, degrees: float = 30.0, azimuth: float = 0.0, elevation: float = 15.0, **view
+    ) -> Cameras:
+        """A closed figure of eight on the sphere: `degrees` to either side in azimuth, a quarter of it in elevation."""
+        _check_count(count)
+        angle = 2 * math.pi * _shares(count, closed=True)
+        elevations = elevation + degrees / 4 * torch.sin(2 * angle)
+        _check_elevation(elevations.min().item(), elevations.max().item())
+        view = _View(**view)
+        return view.cameras(cls, view.around(azimuth + degrees * torch.sin(angle), elevations))
+
+    @classmethod
+    def dolly(
+        cls,
+        count: int,
+        *,
+        distance: tuple[float, float] = (1.3, 0.8),
+        azimuth: float = 0.0,
+        elevation: float = 20.0,
+        **view,
+    ) -> Cameras:
+        """From the first to the last distance (in radii) to the target, straight."""
+        _check_count(count)
+        _check_positive("distance", *distance)
+        _check_elevation(elevation, elevation)
+        view = _View(**view)
+        share = _shares(count)
+        scale = distance[0] + (distance[1] - distance[0]) * share
+        centers = view.around(torch.full_like(share, azimuth), torch.full_like(share, elevation), scale)
+        return view.cameras(cls, centers)
+
+    @classmethod
+    def zoom(
+        cls,
+        count: int,
+        *,
+        factor: tuple[float, float] = (1.0, 2.0),
+        azimuth: float = 0.0,
+        elevation: float = 20.0,
+        **view,
+    ) -> Cameras:
+        """One pose, the focal length multiplied from the first to the last factor."""
+        _check_positive("factor", *factor)
+        cameras = cls.dolly(count, distance=(1.0, 1.0), azimuth=azimuth, elevation=elevation, **view)
+        return _with_focal(cls, cameras, factor[0] + (factor[1] - factor[0]) * _shares(count))
+
+    @classmethod
+    def dolly_zoom(
+        cls,
+        count: int,
+        *,
+        distance: tuple[float, float] = (1.3, 0.8),
+        azimuth: float = 0.0,
+        elevation: float = 20.0,
+        **view,
+    ) -> Cameras:
+        """A dolly whose focal length changes with the distance, so that the target keeps its size in the image."""
+        cameras = cls.dolly(count, distance=distance, azimuth=azimuth, elevation=elevation, **view)
+        return _with_focal(cls, cameras, distance[0] + (distance[1] - distance[0]) * _shares(count))
+
+    @classmethod
+    def translate(
+        cls, count: int, *, offset: Point = (0.4, 0.0, 0.0), azimuth: float = 0.0, elevation: float = 20.0, **view
+    ) -> Cameras:
+        """A straight move without turning, by ± half of `offset` (x right, y up, z back, in the first camera's axes)."""
+        cameras = cls.dolly(count, distance=(1.0, 1.0), azimuth=azimuth, elevation=elevation, **view)
+        offset = torch.as_tensor(offset, dtype=cameras.dtype)
+        if offset.shape != (3,) or not offset.isfinite().all():
+            raise CamerasError(f"offset: expected 3 finite numbers (right, up, back), got {offset.tolist()}.")
+        moved = cameras.camera_to_world.clone()
+        axes = moved[0, :3, :3] @ (offset * torch.tensor([1.0, -1.0, -1.0]))  # OpenCV: down, forward
+        moved[:, :3, 3] += (_shares(count) - 0.5)[:, None] * axes
+        return cls(moved, cameras.intrinsics, cameras.height, cameras.width)
+
+    @classmethod
+    def interpolate(cls, keys: Cameras, count: int) -> Cameras:
+        """Cameras through key cameras: rotations by slerp, centres and intrinsics linearly, at even steps.
+
+        Args:
+            keys ([`Cameras`]): At least two key cameras; the first and the last are reached.
+            count (`int`): Number of cameras.
+        """
+        _check_count(count)
+        if len(keys) < 2:
+            raise CamerasError(f"keys: expected at least 2 key cameras, got {len(keys)}.")
+        at = _shares(count).to(keys.camera_to_world) * (len(keys) - 1)
+        first = at.floor().long().clamp(max=len(keys) - 2)
+        share = at - first
+        mix = share[:, None, None]
+        poses = keys.camera_to_world[first] * (1 - mix) + keys.camera_to_world[first + 1] * mix
+        poses[:, :3, :3] = _slerp(keys.camera_to_world[first, :3, :3], keys.camera_to_world[first + 1, :3, :3], share)
+        intrinsics = keys.intrinsics[first] * (1 - mix) + keys.intrinsics[first + 1] * mix
+        return cls(poses, intrinsics, keys.height, keys.width)
+
+    @classmethod
+    def jitter(
+        cls,
+        cameras: Cameras,
+        *,
+        degrees: float = 2.0,
+        distance: float = 0.02,
+        generator: torch.Generator | None = None,
+    ) -> Cameras:
+        """The cameras with normally distributed errors: turned by `degrees`, moved by `distance` (standard deviations)."""
+        count = len(cameras)
+        noise = torch.randn(2, count, 3, generator=generator, dtype=torch.float64).to(cameras.camera_to_world)
+        poses = cameras.camera_to_world.clone()
+        poses[:, :3, :3] = poses[:, :3, :3] @ _rotation(noise[0] * math.radians(degrees) / math.sqrt(3))
+        poses[:, :3, 3] += noise[1] * distance / math.sqrt(3)
+        return cls(poses, cameras.intrinsics, cameras.height, cameras.width)
+
+
+class _View:
+    """What all trajectories share: where they look at, from how far, with which lens and image size."""
+
+    def __init__(
+        self,
+        like: Cameras | None = None,
+        radius: float | None = None,
+        target: Point = (0.0, 0.0, 0.0),
+        field_of_view: float | None = None,
+        height: int | None = None,
+        width: int | None = None,
+    ) -> None:
+        if field_of_view is not None and not 0 < field_of_view < 180:
+            raise CamerasError(f"field_of_view: expected degrees between 0 and 180, got {field_of_view!r}.")
+        self.target = torch.as_tensor(target, dtype=torch.float32)
+        if self.target.shape != (3,):
+            raise CamerasError(f"target: expected a point of 3 numbers, got {self.target.tolist()}.")
+        if like is not None:
+            height = like.height if height is None else height
+            width = like.width if width is None else width
+            like = like.cover(height, width) if (like.height, like.width) != (height, width) else like
+        self.height = DEFAULT_SIZE if height is None else height
+        self.width = DEFAULT_SIZE if width is None else width
+        if radius is None:
+            radius = 1.0 if like is None else (like.centers.float() - self.target).norm(dim=-1).median().item()
+        _check_positive("radius", radius)
+        self.radius = radius
+        if field_of_view is None and like is not None:
+            self.focal = tuple(like.focal.median(dim=0).values.tolist())
+        else:
+            self.focal = self.height / 2 / math.tan(math.radians(field_of_view or DEFAULT_FIELD_OF_VIEW) / 2)
+
+    def around(self, azimuth: Tensor, elevation: Tensor, scale: Tensor | float = 1.0) -> Tensor:
+        """Points `(N, 3)` around the target, at `scale` radii."""
+        azimuth, elevation = torch.deg2rad(azimuth), torch.deg2rad(elevation)
+        direction = torch.stack(
+            [azimuth.sin() * elevation.cos(), elevation.sin(), azimuth.cos() * elevation.cos()], dim=-1
+        )
+        distance = self.radius * scale
+        return self.target + direction * (distance[:, None] if isinstance(distance, Tensor) else distance)
+
+    def cameras(self, cls, centers: Tensor) -> Cameras:
+        """Cameras at `centers` that look at the target."""
+        return cls.from_focal(look_at(centers, self.target), self.focal, self.height, self.width)
+
+
+def _shares(count: int, closed: bool = False) -> Tensor:
+    """`count` even shares from 0 to 1, 1 left out if the path is closed; a single one is 0 (or the middle)."""
+    if count == 1 and not closed:
+        return torch.full((1,), 0.5)
+    return torch.arange(count, dtype=torch.float32) / (count if closed else count - 1)
+
+
+def _with_focal(cls, cameras: Cameras, factors: Tensor) -> Cameras:
+    scale = torch.ones(len(cameras), 3, 3)
+    scale[:, 0, 0] = scale[:, 1, 1] = factors
+    return cls(cameras.camera_to_world, cameras.intrinsics * scale, cameras.height, cameras.width)
+
+
+def _rotation(vectors: Tensor) -> Tensor:
+    """Rotation matrices `(N, 3, 3)` of rotation vectors `(N, 3)`, whose length is the angle in radians."""
+    x, y, z = vectors.unbind(-1)
+    zero = torch.zeros_like(x)
+    rows = [torch.stack(row, dim=-1) for row in ([zero, -z, y], [z, zero, -x], [-y, x, zero])]
+    return torch.linalg.matrix_exp(torch.stack(rows, dim=-2))
+
+
+def _slerp(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
+    """Rotations `(N, 3, 3)` at `share` of the way from `first` to `second`, on the shortest way."""
+    turn = first.transpose(1, 2) @ second
+    cosine = ((turn.diagonal(dim1=1, dim2=2).sum(-1) - 1) / 2).clamp(-1, 1)
+    angle = torch.acos(cosine)
+    # The axis is the eigenvector of 1 of the symmetric part: well defined at half turns too.
+    axis = torch.linalg.eigh((turn + turn.transpose(1, 2)) / 2).eigenvectors[..., -1]
+    skew = torch.stack(
+        [turn[:, 2, 1] - turn[:, 1, 2], turn[:, 0, 2] - turn[:, 2, 0], turn[:, 1, 0] - turn[:, 0, 1]], dim=-1
+    )
+    sign = torch.where((skew * axis).sum(-1, keepdim=True) < 0, -1.0, 1.0).to(axis)
+    return first @ _rotation(axis * sign * (angle * share)[:, None])
+
+
+def _check_count(count: int) -> None:
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise CamerasError(f"count: expected a whole number of cameras of at least 1, got {count!r}.")
+
+
+def _check_positive(name: str, *values: float) -> None:
+    if not all(isinstance(value, (int, float)) and math.isfinite(value) and value > 0 for value in values):
+        raise CamerasError(f"{name}: expected numbers above 0, got {values}.")
+
+
+def _check_elevation(low: float, high: float) -> None:
+    if not (min(low, high) >= -90 and max(low, high) <= 90):
+        raise CamerasError(f"elevation: expected degrees from -90 to 90, got {low} to {high}.")
+
+
+# --- cameras/cameras.py: `Cameras`: a batch of pinhole cameras in the one convention that is used inside this package.
+
+
+_ORTHONORMALITY_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class Cameras(TrajectoryConstructors):
+    """A batch of N pinhole cameras that share one image size.
+
+    Convention: OpenCV axes (x right, y down, z forward); intrinsics in pixels of a `height` × `width` image; the
+    centre of the first pixel is (0.5, 0.5). Every other convention is converted at the border, see
+    [`cameras.conventions`] and [`load_cameras`].
+
+    Args:
+        camera_to_world (`torch.Tensor` of shape `(N, 4, 4)`):
+            Rigid transforms from camera to world coordinates.
+        intrinsics (`torch.Tensor` of shape `(N, 3, 3)`):
+            `[[fx, 0, cx], [0, fy, cy], [0, 0, 1]]` in pixels. A single `(3, 3)` matrix is shared by all cameras.
+        height (`int`): Image height in pixels.
+        width (`int`): Image width in pixels.
+
+    Raises:
+        CamerasError: naming the argument, if shapes do not fit, a value is not finite, a rotation is not a rotation,
+            or a focal length is not positive.
+
+    Example:
+
+        >>> from diffusers_mvcustom import Cameras
+        >>> cameras = Cameras.orbit(4, elevation=20.0, height=64, width=96)
+        >>> len(cameras), cameras.height, cameras.width
+        (4, 64, 96)
+        >>> cameras.centers.norm(dim=-1).round(decimals=6).tolist()
+        [1.0, 1.0, 1.0, 1.0]
+    """
+
+    camera_to_world: Tensor  # [N, 4, 4]
+    intrinsics: Tensor  # [N, 3, 3]
+    height: int
+    width: int
+
+    def __post_init__(self) -> None:
+        camera_to_world = _as_float_tensor("camera_to_world", self.camera_to_world)
+        intrinsics = _as_float_tensor("intrinsics", self.intrinsics)
+        if camera_to_world.ndim != 3 or camera_to_world.shape[1:] != (4, 4) or camera_to_world.shape[0] == 0:
+            raise CamerasError(
+                f"camera_to_world: expected shape (N, 4, 4) with N >= 1, got {tuple(camera_to_world.shape)}."
+            )
+        if intrinsics.shape == (3, 3):
+            intrinsics = intrinsics.expand(camera_to_world.shape[0], 3, 3)
+        if intrinsics.shape != (camera_to_world.shape[0], 3, 3):
+            raise CamerasError(
+                f"intrinsics: expected shape (3, 3) or ({camera_to_world.shape[0]}, 3, 3) to match camera_to_world, "
+                f"got {tuple(intrinsics.shape)}."
+            )
+        for name in ("height", "width"):
+            size = getattr(self, name)
+            if isinstance(size, bool) or int(size) != size or size < 1:
+                raise CamerasError(f"{name}: expected a positive whole number of pixels, got {size!r}.")
+            object.__setattr__(self, name, int(size))
+        intrinsics = intrinsics.to(device=camera_to_world.device, dtype=camera_to_world.dtype)
+        _check_poses(camera_to_world)
+        _check_intrinsics(intrinsics)
+        object.__setattr__(self, "camera_to_world", camera_to_world)
+        object.__setattr__(self, "intrinsics", intrinsics)
+
+    # --- construction ---
+
+    @classmethod
+    def from_focal(
+        cls,
+        camera_to_world: Tensor,  # [N, 4, 4]
+        focal: float | tuple[float, float],
+        height: int,
+        width: int,
+    ) -> Cameras:
+        """Cameras with the given focal length(s) in pixels and the principal point at the image centre."""
+        fx, fy = focal if isinstance(focal, tuple) else (focal, focal)
+        intrinsics = torch.tensor(
+            [[fx, 0.0, width / 2], [0.0, fy, height / 2], [0.0, 0.0, 1.0]], dtype=camera_to_world.dtype
+        )
+        return cls(camera_to_world, intrinsics, height, width)
+
+    @classmethod
+    def cat(cls, batches: Sequence[Cameras]) -> Cameras:
+        """Joins batches of one image size, in order."""
+        sizes = sorted({(cameras.height, cameras.width) for cameras in batches})
+        if len(sizes) != 1:
+            raise CamerasError(f"cameras: expected one image size (height, width) for all, got {sizes}.")
+        height, width = sizes[0]
+        return cls(
+            torch.cat([cameras.camera_to_world for cameras in batches]),
+            torch.cat([cameras.intrinsics for cameras in batches]),
+            height,
+            width,
+        )
+
+    # --- as a batch ---
+
+    def __len__(self) -> int:
+        return self.camera_to_world.shape[0]
+
+    def __getitem__(self, index: int | slice | Sequence[int] | Tensor) -> Cameras:
+        """Cameras selected by `index`. Always a batch: `cameras[3]` holds one camera."""
+        if isinstance(index, int):
+            if not -len(self) <= index < len(self):  # also ends iteration by index
+                raise IndexError(f"camera {index} of {len(self)}")
+            index = [index]
+        elif not isinstance(index, (slice, Tensor)):
+            index = list(index)
+        return replace(self, camera_to_world=self.camera_to_world[index], intrinsics=self.intrinsics[index])
+
+    def __iter__(self) -> Iterator[Cameras]:
+        return (self[i] for i in range(len(self)))
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Cameras:
+        """The same cameras on another device or in another floating dtype."""
+        return replace(
+            self,
+            camera_to_world=self.camera_to_world.to(device=device, dtype=dtype),
+            intrinsics=self.intrinsics.to(device=device, dtype=dtype),
+        )
+
+    @property
+    def device(self) -> torch.device:
+        return self.camera_to_world.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.camera_to_world.dtype
+
+    def allclose(self, other: Cameras, rtol: float = 1e-5, atol: float = 1e-6) -> bool:
+        """Whether both hold the same cameras of the same image size, up to tolerances."""
+        return (
+            (len(self), self.height, self.width) == (len(other), other.height, other.width)
+            and torch.allclose(self.camera_to_world, other.camera_to_world.to(self.camera_to_world), rtol, atol)
+            and torch.allclose(self.intrinsics, other.intrinsics.to(self.intrinsics), rtol, atol)
+        )
+
+    # --- views of the pose ---
+
+    @property
+    def world_to_camera(self) -> Tensor:
+        """Inverse poses, `(N, 4, 4)`."""
+        rotation = self.camera_to_world[:, :3, :3].transpose(1, 2)
+        world_to_camera = torch.zeros_like(self.camera_to_world)
+        world_to_camera[:, :3, :3] = rotation
+        world_to_camera[:, :3, 3] = -(rotation @ self.camera_to_world[:, :3, 3:]).squeeze(-1)
+        world_to_camera[:, 3, 3] = 1.0
+        return world_to_camera
+
+    @property
+    def centers(self) -> Tensor:
+        """Camera centres in the world, `(N, 3)`."""
+        return self.camera_to_world[:, :3, 3]
+
+    @property
+    def optical_axes(self) -> Tensor:
+        """Unit viewing directions (+z of the camera) in the world, `(N, 3)`."""
+        return self.camera_to_world[:, :3, 2]
+
+    @property
+    def focal(self) -> Tensor:
+        """`(fx, fy)` in pixels, `(N, 2)`."""
+        return torch.stack([self.intrinsics[:, 0, 0], self.intrinsics[:, 1, 1]], dim=-1)
+
+    @property
+    def field_of_view(self) -> Tensor:
+        """Horizontal and vertical field of view in degrees, `(N, 2)`, for a centred principal point."""
+        size = self.camera_to_world.new_tensor([self.width, self.height])
+        return torch.rad2deg(2 * torch.atan(size / (2 * self.focal)))
+
+    # --- another image of the same cameras ---
+
+    def resize(self, height: int, width: int) -> Cameras:
+        """The cameras of the same image resampled to `height` × `width`; each axis scales on its own.
+
+        With pixel centres at +0.5 the intrinsics scale by the plain ratio of sizes, principal point included.
+        """
+        scale = self.intrinsics.new_tensor([width / self.width, height / self.height, 1.0])
+        return replace(self, intrinsics=self.intrinsics * scale[:, None], height=height, width=width)
+
+    def crop(self, top: int, left: int, height: int, width: int) -> Cameras:
+        """The cameras of the image's part that starts at pixel (`top`, `left`). It may reach beyond the image."""
+        shift = torch.zeros_like(self.intrinsics)
+        shift[:, 0, 2], shift[:, 1, 2] = left, top
+        return replace(self, intrinsics=self.intrinsics - shift, height=height, width=width)
+
+    def cover(self, height: int, width: int) -> Cameras:
+        """Resizes evenly until the image covers `height` × `width`, then crops the centre.
+
+        What [`MVCustomPipeline`] does with cameras whose image has another aspect ratio than the views asked for.
+        """
+        scale = max(height / self.height, width / self.width)
+        scaled = self.resize(
+            *(max(round(size * scale), least) for size, least in ((self.height, height), (self.width, width)))
+        )
+        return scaled.crop((scaled.height - height) // 2, (scaled.width - width) // 2, height, width)
+
+
+def _as_float_tensor(name: str, value: Tensor) -> Tensor:
+    try:
+        tensor = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise CamerasError(f"{name}: expected a tensor or an array of numbers, got {type(value).__name__}.") from error
+    if tensor.is_complex() or tensor.dtype == torch.bool:
+        raise CamerasError(f"{name}: expected real numbers, got {tensor.dtype}.")
+    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
+
+
+def _bad_indices(bad: Tensor) -> str:
+    indices = bad.nonzero().flatten().tolist()
+    return f"{len(indices)} of {bad.numel()} cameras (first: index {indices[0]})"
+
+
+def _check_poses(camera_to_world: Tensor) -> None:
+    finite = camera_to_world.isfinite().flatten(1).all(dim=1)
+    if not finite.all():
+        raise CamerasError(
+            f"camera_to_world: expected finite numbers, got NaN or infinity in {_bad_indices(~finite)}."
+        )
+    bottom = camera_to_world.new_tensor([0.0, 0.0, 0.0, 1.0])
+    affine = ((camera_to_world[:, 3] - bottom).abs() < 1e-6).all(dim=1)
+    if not affine.all():
+        raise CamerasError(
+            f"camera_to_world: expected the bottom row [0, 0, 0, 1], got {camera_to_world[~affine][0, 3].tolist()} in "
+            f"{_bad_indices(~affine)}. Transposed matrices (row vectors)?"
+        )
+    rotation = camera_to_world[:, :3, :3]
+    error = (rotation @ rotation.transpose(1, 2) - torch.eye(3).to(rotation)).abs().amax(dim=(1, 2))
+    singular = torch.linalg.det(rotation).abs() < 1e-8
+    if singular.any():
+        raise CamerasError(f"camera_to_world: expected rotations, got singular matrices in {_bad_indices(singular)}.")
+    scaled = error > _ORTHONORMALITY_TOLERANCE
+    if scaled.any():
+        raise CamerasError(
+            f"camera_to_world: expected orthonormal rotations, got an error of {error.max().item():.3g} in "
+            f"{_bad_indices(scaled)}. Poses with a scale or shear? Divide the rotation by its scale first."
+        )
+    mirrored = torch.linalg.det(rotation) < 0
+    if mirrored.any():
+        raise CamerasError(
+            f"camera_to_world: expected right-handed rotations (determinant +1), got -1 in {_bad_indices(mirrored)}. "
+            "An odd number of axes flipped on conversion?"
+        )
+
+
+def _check_intrinsics(intrinsics: Tensor) -> None:
+    finite = intrinsics.isfinite().flatten(1).all(dim=1)
+    if not finite.all():
+        raise CamerasError(f"intrinsics: expected finite numbers, got NaN or infinity in {_bad_indices(~finite)}.")
+    nonpositive = (intrinsics[:, 0, 0] <= 0) | (intrinsics[:, 1, 1] <= 0)
+    if nonpositive.any():
+        focal = intrinsics[nonpositive][0].diagonal()[:2].tolist()
+        raise CamerasError(
+            f"intrinsics: expected focal lengths in pixels above 0, got {focal} in {_bad_indices(nonpositive)}."
+        )
+    expected = torch.zeros_like(intrinsics)
+    expected[:, 0, 0], expected[:, 1, 1] = intrinsics[:, 0, 0], intrinsics[:, 1, 1]
+    expected[:, :2, 2] = intrinsics[:, :2, 2]
+    expected[:, 2, 2] = 1.0
+    other = ((intrinsics - expected).abs() > 1e-6).flatten(1).any(dim=1)
+    if other.any():
+        raise CamerasError(
+            f"intrinsics: expected [[fx, 0, cx], [0, fy, cy], [0, 0, 1]], got {intrinsics[other][0].tolist()} in "
+            f"{_bad_indices(other)}. Skew is not supported; a transposed matrix?"
+        )
+
+
+# --- geometry/rays.py: Rays and projections of pinhole cameras, in the package's one camera convention.
+
+
+OUTSIDE_EVERY_IMAGE = -1e4
+"""Both pixel coordinates that [`project`] gives a point which the camera cannot see because it is not in front."""
+
+
+def pixel_centers(
+    height: int, width: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+) -> Tensor:
+    """Centres (x, y) of all pixels of a `height` × `width` image.
+
+    Returns:
+        `torch.Tensor` of shape `(height, width, 2)`.
+
+    Example:
+
+        >>> from diffusers_mvcustom.geometry import pixel_centers
+        >>> pixel_centers(1, 3).tolist()
+        [[[0.5, 0.5], [1.5, 0.5], [2.5, 0.5]]]
+    """
+    dtype = torch.get_default_dtype() if dtype is None else dtype
+    y, x = torch.meshgrid(
+        torch.arange(height, device=device, dtype=dtype) + 0.5,
+        torch.arange(width, device=device, dtype=dtype) + 0.5,
+        indexing="ij",
+    )
+    return torch.stack([x, y], dim=-1)
+
+
+def transform_directions(
+    directions: Tensor,  # [..., P, 3]
+    matrix: Tensor,  # [..., 4, 4] or [..., 3, 3]
+) -> Tensor:
+    """Rotates directions: the linear part of `matrix` applied to each of P vectors, leading dimensions broadcast.
+
+    Returns:
+        `torch.Tensor` of shape `(..., P, 3)`.
+    """
+    _check_shape("directions", directions, (None, 3))
+    columns = matrix[..., None, :3, :3]  # [..., 1, 3, 3]
+    x, y, z = directions.split(1, dim=-1)
+    return x * columns[..., 0] + y * columns[..., 1] + z * columns[..., 2]
+
+
+def transform_points(
+    points: Tensor,  # [..., P, 3]
+    matrix: Tensor,  # [..., 4, 4]
+) -> Tensor:
+    """Maps points by an affine `matrix`: `R p + t` for each of P points, leading dimensions broadcast.
+
+    Returns:
+        `torch.Tensor` of shape `(..., P, 3)`.
+
+    Example:
+
+        >>> import torch
+        >>> from diffusers_mvcustom.geometry import transform_points
+        >>> shift = torch.eye(4)
+        >>> shift[0, 3] = 2.0
+        >>> transform_points(torch.tensor([[1.0, 1.0, 1.0]]), shift).tolist()
+        [[3.0, 1.0, 1.0]]
+    """
+    _check_shape("points", points, (None, 3))
+    _check_shape("matrix", matrix, (4, 4))
+    return transform_directions(points, matrix) + matrix[..., None, :3, 3]
+
+
+def camera_rays(
+    camera_to_world: Tensor,  # [..., 4, 4]
+    intrinsics: Tensor,  # [..., 3, 3]
+    pixels: Tensor,  # [..., P, 2]
+    *,
+    normalize: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """World rays through the given pixel positions.
+
+    Args:
+        camera_to_world (`torch.Tensor` of shape `(..., 4, 4)`): Camera poses, OpenCV axes.
+        intrinsics (`torch.Tensor` of shape `(..., 3, 3)`): In the pixels that `pixels` counts.
+        pixels (`torch.Tensor` of shape `(..., P, 2)`): Positions (x, y), see [`pixel_centers`].
+        normalize (`bool`, *optional*, defaults to `True`):
+            Whether directions have unit length. Otherwise their z in the camera is 1, so that
+            `origin + z_depth * direction` is the point at that z-depth.
+
+    Returns:
+        `tuple` of `origins` and `directions`, each `(..., P, 3)`.
+
+    Example:
+
+        >>> import torch
+        >>> from diffusers_mvcustom.geometry import camera_rays
+        >>> intrinsics = torch.tensor([[2.0, 0.0, 1.0], [0.0, 2.0, 1.0], [0.0, 0.0, 1.0]])
+        >>> origins, directions = camera_rays(torch.eye(4), intrinsics, torch.tensor([[2.0, 1.0]]), normalize=False)
+        >>> directions.tolist()
+        [[0.5, 0.0, 1.0]]
+    """
+    _check_shape("camera_to_world", camera_to_world, (4, 4))
+    _check_shape("intrinsics", intrinsics, (3, 3))
+    _check_shape("pixels", pixels, (None, 2))
+    focal = torch.stack([intrinsics[..., 0, 0], intrinsics[..., 1, 1]], dim=-1)[..., None, :]
+    xy = (pixels - intrinsics[..., None, :2, 2]) / focal
+    directions = transform_directions(torch.cat([xy, torch.ones_like(xy[..., :1])], dim=-1), camera_to_world)
+    if normalize:
+        directions = directions / directions.norm(dim=-1, keepdim=True)
+    origins = camera_to_world[..., None, :3, 3].expand_as(directions)
+    return origins, directions
+
+
+def project(
+    points: Tensor,  # [..., P, 3]
+    world_to_camera: Tensor,  # [..., 4, 4]
+    intrinsics: Tensor,  # [..., 3, 3]
+    *,
+    near: float = 1e-4,
+) -> tuple[Tensor, Tensor]:
+    """Projects world points to pixel positions, leading dimensions broadcast.
+
+    A point whose z-depth is not above `near` has no image. Its pixel is the constant
+    `OUTSIDE_EVERY_IMAGE` in x and y, with zero gradient: sampling with zeros outside
+    gives zeros, and no infinity reaches a loss. Its depth is returned as it is (zero or negative), with its gradient.
+
+    Args:
+        points (`torch.Tensor` of shape `(..., P, 3)`): World points.
+        world_to_camera (`torch.Tensor` of shape `(..., 4, 4)`): Inverse camera poses, OpenCV axes.
+        intrinsics (`torch.Tensor` of shape `(..., 3, 3)`): In pixels.
+        near (`float`, *optional*, defaults to 1e-4): Smallest z-depth that has an image, in world units.
+
+    Returns:
+        `tuple` of `pixels` `(..., P, 2)` and z-`depth` `(..., P)`.
+
+    Example:
+
+        >>> import torch
+        >>> from diffusers_mvcustom.geometry import project
+        >>> intrinsics = torch.tensor([[2.0, 0.0, 1.0], [0.0, 2.0, 1.0], [0.0, 0.0, 1.0]])
+        >>> pixels, depth = project(torch.tensor([[1.0, 0.0, 4.0], [0.0, 0.0, -4.0]]), torch.eye(4), intrinsics)
+        >>> pixels.tolist(), depth.tolist()
+        ([[1.5, 1.0], [-10000.0, -10000.0]], [4.0, -4.0])
+    """
+    _check_shape("points", points, (None, 3))
+    _check_shape("world_to_camera", world_to_camera, (4, 4))
+    _check_shape("intrinsics", intrinsics, (3, 3))
+    in_camera = transform_points(points, world_to_camera)
+    depth = in_camera[..., 2]
+    in_front = depth > near
+    # A safe divisor *before* dividing: a `where` after it would still pass NaN gradients back.
+    divisor = torch.where(in_front, depth, torch.ones_like(depth))[..., None]
+    focal = torch.stack([intrinsics[..., 0, 0], intrinsics[..., 1, 1]], dim=-1)[..., None, :]
+    pixels = focal * in_camera[..., :2] / divisor + intrinsics[..., None, :2, 2]
+    pixels = torch.where(in_front[..., None], pixels, torch.full_like(pixels, OUTSIDE_EVERY_IMAGE))
+    return pixels, depth.expand(pixels.shape[:-1])
+
+
+def plucker_coordinates(
+    origins: Tensor,  # [..., 3]
+    directions: Tensor,  # [..., 3]
+) -> Tensor:
+    """Plücker coordinates of rays, ordered (direction, origin × direction); leading dimensions broadcast.
+
+    They are the same for every origin on the ray, and scale with the direction's length.
+
+    Returns:
+        `torch.Tensor` of shape `(..., 6)`.
+
+    Example:
+
+        >>> import torch
+        >>> from diffusers_mvcustom.geometry import plucker_coordinates
+        >>> plucker_coordinates(torch.tensor([1.0, 0.0, 5.0]), torch.tensor([0.0, 0.0, 1.0])).tolist()
+        [0.0, 0.0, 1.0, 0.0, -1.0, 0.0]
+    """
+    _check_shape("origins", origins, (3,))
+    _check_shape("directions", directions, (3,))
+    origins, directions = torch.broadcast_tensors(origins, directions)
+    return torch.cat([directions, torch.cross(origins, directions, dim=-1)], dim=-1)
+
+
+def _check_shape(name: str, value: Tensor, tail: tuple[int | None, ...]) -> None:
+    fits = value.ndim >= len(tail) and all(
+        want is None or have == want for have, want in zip(value.shape[-len(tail) :], tail)
+    )
+    if not fits:
+        wanted = ", ".join(["..."] + ["P" if want is None else str(want) for want in tail])
+        raise MVCustomError(f"{name}: expected shape ({wanted}), got {tuple(value.shape)}.")
+
+
+# --- geometry/feature_mesh.py: The anchor feature mesh: a feature grid unprojected with its depth, cut where the depth is discontinuous.
+
+
+_OBLIQUE = math.tan(math.radians(65))
+"""Slope of a surface that is still plainly seen: how many times its own width a pixel's footprint recedes."""
+
+_PLANE_TOLERANCE = 0.15
+"""Relative difference between two successive changes of disparity that still counts as one plane."""
+
+_PLANE_EDGES = 3
+"""Successive grid edges of equal change of disparity, at least, that make a steep run a slanted plane."""
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureMesh:
+    """Triangles over the pixel centres of a feature grid, seen from its anchor camera.
+
+    Faces are ordered counter-clockwise as the anchor sees them: normals point towards the anchor.
+
+    Args:
+        vertices (`torch.Tensor` of shape `(height * width, 3)`):
+            World position of every pixel of the grid, row by row. Pixels without a valid depth lie at the anchor's
+            centre and belong to no face.
+        faces (`torch.Tensor` of shape `(T, 3)`, int64): Vertex indices of the triangles.
+        height (`int`): Height of the feature grid.
+        width (`int`): Width of the feature grid.
+        anchor (`Cameras`): The one camera that the grid was seen from, at the grid's resolution.
+    """
+
+    vertices: Tensor  # [height * width, 3]
+    faces: Tensor  # [T, 3]
+    height: int
+    width: int
+    anchor: Cameras
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> FeatureMesh:
+        """The mesh on another device or with vertices (and the anchor) in another floating dtype."""
+        return replace(
+            self,
+            vertices=self.vertices.to(device=device, dtype=dtype),
+            faces=self.faces.to(device=device),
+            anchor=self.anchor.to(device=device, dtype=dtype),
+        )
+
+
+def feature_mesh_from_depth(
+    depth: Tensor,  # [h, w]
+    camera: Cameras,
+    *,
+    discontinuity: float = 0.1,
+    valid: Tensor | None = None,  # [h, w]
+) -> FeatureMesh:
+    """Builds the anchor feature mesh of MVCustom's depth-aware feature rendering (the paper's `P_a` and `T_a`).
+
+    Every pixel centre is unprojected with its z-depth; every cell between four pixel centres gives two triangles,
+    split along the diagonal that crosses the smaller depth change. Triangles that bridge a depth discontinuity are
+    left out.
+
+    An edge between neighbouring pixels is continuous if either holds:
+
+    1. its relative depth change `|z1 - z2| / min(z1, z2)` is at most `discontinuity`;
+    2. it is that of a surface seen at most 65° from its normal (`tan(65°) / focal` in pixels of the grid; this counts
+       on coarse grids, where a pixel is wide enough for any surface to change by more than `discontinuity`);
+    3. it belongs to a slanted plane: over a plane, disparity 1/z is an affine function of the pixel position, however
+       grazing the view is. So at least three successive edges whose disparity changes are alike (15 %) are a plane and
+       not a step, and the edge where such a plane meets another surface may change as much as the plane itself does.
+
+    The third rule is what keeps a ground plane whole up to the horizon. A step has no run of equal changes, so it is
+    cut. What is narrower than two pixels has no triangle of its own.
+
+    Vertices are computed in float64 where the device has it, so that the anchor's own view hits its pixel centres.
+
+    Args:
+        depth (`torch.Tensor` of shape `(h, w)`): z-depth at the pixel centres, in world units.
+        camera (`Cameras`): One camera, of image size `h` × `w`.
+        discontinuity (`float`, *optional*, defaults to 0.1):
+            Largest relative depth change between neighbouring pixels that is taken for one surface without further
+            evidence.
+        valid (`torch.Tensor` of shape `(h, w)`, bool, *optional*): Pixels that have a depth. Others get no triangle.
+
+    Raises:
+        MVCustomError: if shapes do not fit, `discontinuity` is not above 0, or a depth that should be valid is not
+            finite or not positive.
+
+    Example:
+
+        >>> import torch
+        >>> from diffusers_mvcustom.cameras import Cameras
+        >>> from diffusers_mvcustom.geometry import feature_mesh_from_depth
+        >>> camera = Cameras.from_focal(torch.eye(4)[None], 8.0, height=3, width=4)
+        >>> mesh = feature_mesh_from_depth(torch.ones(3, 4), camera)
+        >>> mesh.vertices.shape, mesh.faces.shape
+        (torch.Size([12, 3]), torch.Size([12, 3]))
+    """
+    depth, valid = _checked(depth, camera, discontinuity, valid)
+    height, width = depth.shape
+    dtype = working_dtype(depth.device)
+    depth = depth.to(dtype)
+    camera = camera.to(device=depth.device, dtype=dtype)
+    pixels = pixel_centers(height, width, device=depth.device, dtype=dtype).flatten(0, 1)
+    origins, directions = camera_rays(camera.camera_to_world[0], camera.intrinsics[0], pixels, normalize=False)
+    safe_depth = torch.where(valid, depth, torch.zeros_like(depth))
+    vertices = origins + safe_depth.flatten()[:, None] * directions
+    across, down = (max(discontinuity, _OBLIQUE / focal) for focal in camera.focal[0].tolist())
+    faces = _faces(torch.where(valid, depth, torch.ones_like(depth)), valid, across, down)
+    return FeatureMesh(vertices, faces, height, width, camera)
+
+
+def working_dtype(device: torch.device) -> torch.dtype:
+    """The dtype that geometry is computed in: float64 where the device has it."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def _checked(depth: Tensor, camera: Cameras, discontinuity: float, valid: Tensor | None) -> tuple[Tensor, Tensor]:
+    if depth.ndim != 2 or min(depth.shape) < 2 or not depth.is_floating_point():
+        raise MVCustomError(
+            f"depth: expected floating point z-depth of shape (h, w), both at least 2, got {depth.dtype} of shape "
+            f"{tuple(depth.shape)}."
+        )
+    if len(camera) != 1 or (camera.height, camera.width) != tuple(depth.shape):
+        raise MVCustomError(
+            f"camera: expected one camera of the depth map's size {tuple(depth.shape)}, got {len(camera)} of size "
+            f"({camera.height}, {camera.width}). Resize the cameras first: `cameras.resize(height, width)`."
+        )
+    if not discontinuity > 0:
+        raise MVCustomError(f"discontinuity: expected a relative depth change above 0, got {discontinuity!r}.")
+    if valid is None:
+        valid = torch.ones_like(depth, dtype=torch.bool)
+    elif valid.dtype != torch.bool or valid.shape != depth.shape:
+        raise MVCustomError(
+            f"valid: expected bool of shape {tuple(depth.shape)} like depth, got {valid.dtype} of shape "
+            f"{tuple(valid.shape)}."
+        )
+    valid = valid.to(depth.device)
+    bad = valid & ~(depth.isfinite() & (depth > 0))
+    if bad.any():
+        raise MVCustomError(
+            f"depth: expected finite z-depth above 0, got {depth[bad][0].item()} (and {int(bad.sum())} bad of "
+            f"{bad.numel()} pixels). Disparity, or a map with holes? Mark holes with `valid`."
+        )
+    return depth, valid
+
+
+def _faces(depth: Tensor, valid: Tensor, limit_across: float, limit_down: float) -> Tensor:
+    """Triangles of the grid without those that hold a discontinuous edge or an invalid pixel, `(T, 3)`."""
+    height, width = depth.shape
+    across = _continuous(depth, valid, limit_across)  # [h, w-1], edge to the right neighbour
+    down = _continuous(depth.T, valid.T, limit_down).T  # [h-1, w], edge to the lower neighbour
+    top, bottom, left, right = across[:-1], across[1:], down[:, :-1], down[:, 1:]
+    # The cell's corners: a b above c d. Split along a-d or b-c; each triangle needs its two grid edges.
+    upper_ad, lower_ad = top & right, left & bottom
+    upper_bc, lower_bc = top & left, right & bottom
+    log_depth = depth.log()
+    change_ad = (log_depth[:-1, :-1] - log_depth[1:, 1:]).abs()
+    change_bc = (log_depth[:-1, 1:] - log_depth[1:, :-1]).abs()
+    kept_ad = upper_ad.int() + lower_ad.int()
+    kept_bc = upper_bc.int() + lower_bc.int()
+    split_ad = (kept_ad > kept_bc) | ((kept_ad == kept_bc) & (change_ad <= change_bc))
+    index = torch.arange(height * width, device=depth.device).reshape(height, width)
+    a, b, c, d = index[:-1, :-1], index[:-1, 1:], index[1:, :-1], index[1:, 1:]
+    triangles = torch.stack(  # counter-clockwise as seen with y down
+        [
+            torch.stack([a, torch.where(split_ad, d, c), b], dim=-1),
+            torch.stack([torch.where(split_ad, a, b), c, d], dim=-1),
+        ],
+        dim=2,
+    )  # [h-1, w-1, 2, 3]
+    kept = torch.stack([torch.where(split_ad, upper_ad, upper_bc), torch.where(split_ad, lower_ad, lower_bc)], dim=2)
+    return triangles[kept]
+
+
+def _continuous(depth: Tensor, valid: Tensor, limit: float) -> Tensor:
+    """Whether the edge from each pixel to its right neighbour stays on one surface, `(h, w - 1)` bool."""
+    nearer = torch.minimum(depth[:, :-1], depth[:, 1:])
+    gentle = (depth[:, 1:] - depth[:, :-1]).abs() <= limit * nearer
+    present = valid[:, :-1] & valid[:, 1:]
+    change = 1 / depth[:, 1:] - 1 / depth[:, :-1]
+    size = change.abs()
+    # Runs of edges with alike changes of disparity: slanted planes.
+    alike = (change[:, 1:] - change[:, :-1]).abs() <= _PLANE_TOLERANCE * torch.maximum(size[:, 1:], size[:, :-1])
+    alike = alike & present[:, 1:] & present[:, :-1]
+    plane = torch.zeros_like(gentle)
+    starts = change.shape[1] - _PLANE_EDGES + 1
+    if starts > 0:
+        run = torch.ones_like(alike[:, :starts])
+        for step in range(_PLANE_EDGES - 1):
+            run = run & alike[:, step : step + starts]
+        for step in range(_PLANE_EDGES):
+            plane[:, step : step + starts] |= run
+    # The edge over a crease changes by something between what the planes on its two sides do.
+    steepest = (1 + _PLANE_TOLERANCE) * size
+    crease = torch.zeros_like(gentle)
+    for here, there in ((slice(1, None), slice(None, -1)), (slice(None, -1), slice(1, None))):
+        crease[:, here] |= (
+            plane[:, there] & (size[:, here] <= steepest[:, there]) & (change[:, here] * change[:, there] >= 0)
+        )
+    return present & (gentle | plane | crease)
+
+
+# --- geometry/rasterizer.py: A rasteriser in plain torch: which triangle of a feature mesh every pixel of every camera sees.
+
+
+_NOTHING = torch.iinfo(torch.int64).max
+_FACE_BITS = 32
+
+
+@dataclass(frozen=True, eq=False)
+class Rasterization:
+    """What every pixel of N cameras sees of a mesh.
+
+    Args:
+        face_index (`torch.Tensor` of shape `(N, H, W)`, int64): The nearest face, -1 where there is none.
+        barycentrics (`torch.Tensor` of shape `(N, H, W, 3)`):
+            Weights of the face's vertices at the hit, perspective-correct, at least 0 and with sum 1; 0 where there is
+            no face.
+        depth (`torch.Tensor` of shape `(N, H, W)`): z-depth of the hit in the camera, infinite where there is none.
+        front_facing (`torch.Tensor` of shape `(N, H, W)`, bool): Whether the face's front (the side that the mesh's
+            anchor sees) looks at the camera. `False` where there is no face.
+    """
+
+    face_index: Tensor  # [N, H, W]
+    barycentrics: Tensor  # [N, H, W, 3]
+    depth: Tensor  # [N, H, W]
+    front_facing: Tensor  # [N, H, W]
+
+    @property
+    def visibility(self) -> Tensor:
+        """Where the camera sees what the anchor saw, `(N, H, W)` bool.
+
+        The nearest surface counts, also if it is seen from behind: it hides what is further away, but its back was not
+        seen by the anchor.
+        """
+        return self.front_facing
+
+
+@torch.no_grad()
+def rasterize(
+    mesh: FeatureMesh,
+    cameras: Cameras,
+    *,
+    near: float = 1e-6,
+    chunk_size: int = 1 << 18,
+) -> Rasterization:
+    """Renders a mesh into cameras: nearest face, barycentric coordinates and depth at every pixel centre.
+
+    Each triangle is tested against the pixels in its bounding box, as lists of (triangle, pixel) pairs in chunks, and
+    the nearest is kept by one integer minimum over (depth, face index). So the result is deterministic: of faces at
+    one depth (to float32) the one of lowest index is kept. Edges are inclusive, and triangles reach 1e-5 pixels beyond
+    them, so that a camera whose pixel centres lie on the mesh's rim (the anchor's own) hits all of it. Triangles that
+    are seen edge-on have no area and are not hit.
+
+    Computed in the dtype of the mesh's vertices (float64, as [`feature_mesh_from_depth`] builds it); not
+    differentiable.
+
+    Args:
+        mesh (`FeatureMesh`): The mesh, in the cameras' world.
+        cameras (`Cameras`): N cameras of one image size, which need not be the mesh's. Moved to the mesh's device.
+        near (`float`, *optional*, defaults to 1e-6): Smallest z-depth that is seen, in world units.
+        chunk_size (`int`, *optional*, defaults to 2^18):
+            Most pairs (and triangles of a group of cameras) at once; bounds the memory, to about 500 bytes each, however
+            large the triangles appear.
+
+    Raises:
+        MVCustomError: if `near` or `chunk_size` is not above 0.
+
+    Example:
+
+        >>> import torch
+        >>> from diffusers_mvcustom.cameras import Cameras
+        >>> from diffusers_mvcustom.geometry import feature_mesh_from_depth, rasterize
+        >>> camera = Cameras.from_focal(torch.eye(4)[None], 8.0, height=3, width=4)
+        >>> seen = rasterize(feature_mesh_from_depth(torch.full((3, 4), 2.0), camera), camera)
+        >>> seen.visibility.all().item(), seen.depth.unique().tolist()
+        (True, [2.0])
+    """
+    if not near > 0:
+        raise MVCustomError(f"near: expected a z-depth above 0, got {near!r}.")
+    if chunk_size < 1:
+        raise MVCustomError(f"chunk_size: expected a number of at least 1, got {chunk_size!r}.")
+    vertices = mesh.vertices
+    size = (cameras.height, cameras.width)
+    out_dtype = cameras.dtype
+    cameras = cameras.to(device=vertices.device, dtype=vertices.dtype)
+    # A true inverse: transposing a rotation that is orthonormal to float32 only would move the anchor's own view.
+    world_to_camera = torch.linalg.inv(cameras.camera_to_world)
+    parts = []
+    group = max(1, chunk_size // max(1, len(mesh.faces)))
+    for start in range(0, len(cameras), group):
+        points = transform_points(vertices, world_to_camera[start : start + group])  # [n, V, 3]
+        homogeneous = transform_directions(points, cameras.intrinsics[start : start + group])
+        parts.append(_rasterize(homogeneous, mesh.faces, size, near, chunk_size))
+    face_index, barycentrics, depth, front_facing = (torch.cat(values) for values in zip(*parts))
+    return Rasterization(face_index, barycentrics.to(out_dtype), depth.to(out_dtype), front_facing)
+
+
+def _rasterize(
+    homogeneous: Tensor,  # [n, V, 3]
+    faces: Tensor,  # [T, 3]
+    size: tuple[int, int],
+    near: float,
+    chunk_size: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    height, width = size
+    count = len(homogeneous)
+    tolerance = 1e-5 if homogeneous.dtype == torch.float64 else 1e-3
+    instances, boxes = _boxes(homogeneous, faces, size, near, tolerance)  # [I] of n * T, [I, 4]
+    keys = torch.full((count * height * width,), _NOTHING, device=homogeneous.device)
+    if len(instances):
+        camera = instances // len(faces)
+        face = instances % len(faces)
+        triangles = _Triangles.of(homogeneous[camera[:, None], faces[face]], tolerance)
+        for instance, x, y in _pairs(boxes, chunk_size):
+            inside, _, depth = triangles.hit(instance, x, y)
+            inside &= depth > near
+            instance, x, y, depth = instance[inside], x[inside], y[inside], depth[inside]
+            # The bits of a positive float order as an integer does.
+            key = (depth.float().view(torch.int32).long() << _FACE_BITS) | face[instance]
+            keys.scatter_reduce_(0, (camera[instance] * height + y) * width + x, key, "amin")
+    hit = (keys != _NOTHING).nonzero().squeeze(1)
+    face_index = torch.full_like(keys, -1)
+    barycentrics = homogeneous.new_zeros(len(keys), 3)
+    depth = homogeneous.new_full((len(keys),), torch.inf)
+    front_facing = torch.zeros_like(keys, dtype=torch.bool)
+    for part in hit.split(chunk_size):
+        nearest = keys[part] & ((1 << _FACE_BITS) - 1)
+        seen = _Triangles.of(homogeneous[(part // (height * width))[:, None], faces[nearest]], tolerance)
+        rows = torch.arange(len(part), device=part.device)
+        _, barycentrics[part], depth[part] = seen.hit(rows, part % width, part // width % height)
+        face_index[part] = nearest
+        front_facing[part] = seen.orientation < 0
+    shape = (count, height, width)
+    return (
+        face_index.reshape(shape),
+        barycentrics.reshape(*shape, 3),
+        depth.reshape(shape),
+        front_facing.reshape(shape),
+    )
+
+
+def _boxes(
+    homogeneous: Tensor,  # [n, V, 3]
+    faces: Tensor,  # [T, 3]
+    size: tuple[int, int],
+    near: float,
+    tolerance: float,
+) -> tuple[Tensor, Tensor]:
+    """The triangles that may cover a pixel centre.
+
+    Returns:
+        Instances `(I,)`, counted camera by camera over the faces, and their boxes `(I, 4)`: first column, first row,
+        number of columns, number of rows.
+    """
+    z = homogeneous[..., 2]
+    in_front = z > near
+    pixels = homogeneous[..., :2] / torch.where(in_front, z, torch.ones_like(z))[..., None]
+    corners = pixels[:, faces]  # [n, T, 3, 2]
+    low, high = corners.amin(dim=2), corners.amax(dim=2)
+    seen = in_front[:, faces]
+    partly = seen.any(dim=2) & ~seen.all(dim=2)
+    if partly.any():
+        camera, face = partly.nonzero(as_tuple=True)
+        low[camera, face], high[camera, face] = _clipped_box(homogeneous[camera[:, None], faces[face]], near)
+    limit = low.new_tensor([size[1] - 1, size[0] - 1])
+    # Clamped to just outside the image while still floating: far-off values do not fit an integer.
+    first = torch.minimum((low - 0.5 - tolerance).ceil().clamp(min=0), limit + 1)
+    last = torch.minimum((high - 0.5 + tolerance).floor(), limit).clamp(min=-1)
+    extent = last - first + 1
+    covers = (extent > 0).all(dim=2) & seen.any(dim=2)
+    instances = covers.flatten().nonzero().squeeze(1)
+    boxes = torch.cat([first.flatten(0, 1)[instances], extent.flatten(0, 1)[instances]], dim=1).long()
+    return instances, boxes
+
+
+def _clipped_box(
+    corners: Tensor,  # [I, 3, 3] homogeneous
+    near: float,
+) -> tuple[Tensor, Tensor]:
+    """Pixel bounds of the part in front of the near plane, for triangles that reach through it: low, high `(I, 2)`."""
+    following = corners.roll(-1, dims=1)
+    z, following_z = corners[..., 2], following[..., 2]
+    in_front = z > near
+    crosses = in_front != (following_z > near)
+    share = (near - z) / torch.where(crosses, following_z - z, torch.ones_like(z))
+    cut = torch.lerp(corners[..., :2], following[..., :2], share[..., None]) / near
+    kept = corners[..., :2] / torch.where(in_front, z, torch.ones_like(z))[..., None]
+    points = torch.cat([kept, cut], dim=1)  # [I, 6, 2]
+    counts = torch.cat([in_front, crosses], dim=1)[..., None]
+    return (
+        points.masked_fill(~counts, torch.inf).amin(dim=1),
+        points.masked_fill(~counts, -torch.inf).amax(dim=1),
+    )
+
+
+def _pairs(boxes: Tensor, chunk_size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """All (instance, x, y) with the pixel in the instance's box, in chunks; a large box may span several chunks."""
+    columns = boxes[:, 2]
+    counts = columns * boxes[:, 3]
+    ends = counts.cumsum(0)
+    total = int(ends[-1])
+    for start in range(0, total, chunk_size):
+        stop = min(start + chunk_size, total)
+        bounds = ends.new_tensor([start, stop - 1])
+        first, last = torch.searchsorted(ends, bounds, right=True).tolist()
+        part = slice(first, last + 1)
+        length = ends[part].clamp(max=stop) - (ends[part] - counts[part]).clamp(min=start)
+        instance = torch.repeat_interleave(
+            torch.arange(first, last + 1, device=boxes.device), length, output_size=stop - start
+        )
+        within = torch.arange(start, stop, device=boxes.device) - (ends - counts)[instance]
+        box = boxes[instance]
+        row = torch.div(within, box[:, 2], rounding_mode="floor")
+        yield instance, box[:, 0] + within - row * box[:, 2], box[:, 1] + row
+
+
+@dataclass(frozen=True, eq=False)
+class _Triangles:
+    corners: Tensor  # [I, 3, 3] homogeneous pixel coordinates
+    orientation: Tensor  # [I] -1 seen from the front, +1 from the back, 0 edge-on
+    slack: Tensor  # [I, 3] how far below 0 an oriented edge function may be
+
+    @classmethod
+    def of(cls, corners: Tensor, tolerance: float) -> _Triangles:
+        a, b, c = corners.unbind(dim=1)
+        volume = (a * torch.cross(b - a, c - a, dim=-1)).sum(dim=-1)
+        # volume / (z z z) is twice the area in pixels.
+        edge_on = volume.abs() <= tolerance**2 * corners[..., 2].prod(dim=1).abs()
+        orientation = torch.where(edge_on, torch.zeros_like(volume), volume.sign())
+        following, last = corners.roll(-1, dims=1), corners.roll(-2, dims=1)
+        # An edge function is the distance from the edge in pixels, times this.
+        length = (following[..., :2] * last[..., 2:] - last[..., :2] * following[..., 2:]).norm(dim=-1)
+        return cls(corners, orientation, tolerance * length)
+
+    def hit(self, instance: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Whether the pixel's ray hits the triangle `(P,)`, barycentric coordinates `(P, 3)` and z-depth `(P,)`."""
+        corner_x, corner_y, z = self.corners[instance].unbind(dim=-1)  # [P, 3] each
+        right = corner_x - (x[:, None] + 0.5) * z
+        below = corner_y - (y[:, None] + 0.5) * z
+        following, last = [1, 2, 0], [2, 0, 1]
+        orientation = self.orientation[instance]
+        edge = right[:, following] * below[:, last] - right[:, last] * below[:, following]
+        edge = edge * orientation[:, None]
+        inside = (edge >= -self.slack[instance]).all(dim=1) & (orientation != 0)
+        barycentrics = edge.clamp(min=0)
+        total = barycentrics.sum(dim=1)
+        inside &= total > 0
+        barycentrics = barycentrics / torch.where(inside, total, torch.ones_like(total))[:, None]
+        return inside, barycentrics, (barycentrics * z).sum(dim=1)
+
+
+# --- geometry/warp.py: `FeatureWarp`: an anchor's feature map rendered into other cameras by a gather and a weighted sum.
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureWarp:
+    """For every pixel of N target views: which three pixels of the source grid it sees, and how much of each.
+
+    Geometry does not change while features are denoised, so a warp is built once per resolution and applied in every
+    step (MVCustom's depth-aware feature rendering: `F_n^a` is the warped map, `M_n^a` is `visibility`).
+
+    Args:
+        indices (`torch.Tensor` of shape `(N, H * W, 3)`, int64): Pixels of the flattened source grid.
+        weights (`torch.Tensor` of shape `(N, H * W, 3)`): Their weights, with sum 1; 0 where nothing is visible.
+        visibility (`torch.Tensor` of shape `(N, H, W)`, bool): Where the target sees what the anchor saw.
+        depth (`torch.Tensor` of shape `(N, H, W)`):
+            z-depth of the nearest surface in the target camera, seen from the front or not; infinite where there is
+            none.
+        source_size (`tuple` of `int`, *optional*):
+            Height and width of the source grid. When given, features of any other size are refused.
+    """
+
+    indices: Tensor  # [N, H * W, 3]
+    weights: Tensor  # [N, H * W, 3]
+    visibility: Tensor  # [N, H, W]
+    depth: Tensor  # [N, H, W]
+    source_size: tuple[int, int] | None = None
+
+    @classmethod
+    def from_rasterization(cls, rasterization: Rasterization, mesh: FeatureMesh) -> FeatureWarp:
+        """The warp from the grid of `mesh` into the views that `rasterization` holds."""
+        visibility = rasterization.visibility
+        faces = rasterization.face_index.clamp(min=0)
+        seen = visibility[..., None]
+        corners = mesh.faces[faces] if len(mesh.faces) else mesh.faces.new_zeros(*faces.shape, 3)
+        indices = torch.where(seen, corners, torch.zeros_like(corners))
+        weights = torch.where(seen, rasterization.barycentrics, torch.zeros_like(rasterization.barycentrics))
+        return cls(
+            indices=indices.flatten(1, 2),
+            weights=weights.flatten(1, 2),
+            visibility=visibility,
+            depth=rasterization.depth,
+            source_size=(mesh.height, mesh.width),
+        )
+
+    @classmethod
+    def from_depth(
+        cls,
+        depth: Tensor,  # [h, w]
+        anchor_camera: Cameras,
+        cameras: Cameras,
+        *,
+        discontinuity: float = 0.1,
+        valid: Tensor | None = None,  # [h, w]
+        near: float = 1e-6,
+    ) -> FeatureWarp:
+        """The warp from an anchor's feature grid, given its z-depth, into N cameras.
+
+        Args:
+            depth (`torch.Tensor` of shape `(h, w)`): z-depth at the grid's pixel centres, in world units.
+            anchor_camera (`Cameras`): One camera, at the grid's resolution `h` × `w`.
+            cameras (`Cameras`): N target cameras of any one image size.
+            discontinuity, valid: See [`feature_mesh_from_depth`].
+            near: See [`rasterize`].
+
+        Raises:
+            MVCustomError: if shapes do not fit or a depth is not finite and positive.
+
+        Example:
+
+            >>> import torch
+            >>> from diffusers_mvcustom.cameras import Cameras
+            >>> from diffusers_mvcustom.geometry import FeatureWarp
+            >>> camera = Cameras.from_focal(torch.eye(4)[None], 8.0, height=3, width=4)
+            >>> warp = FeatureWarp.from_depth(torch.full((3, 4), 2.0), camera, camera)
+            >>> features = torch.arange(12.0).reshape(1, 3, 4)
+            >>> torch.allclose(warp.warp(features)[0], features)
+            True
+        """
+        mesh = feature_mesh_from_depth(depth, anchor_camera, discontinuity=discontinuity, valid=valid)
+        return cls.from_rasterization(rasterize(mesh, cameras, near=near), mesh)
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> FeatureWarp:
+        """The warp on another device, or with weights and depth in another floating dtype.
+
+        Weights of half precision do not sum to 1; there is no need for them, as float32 weights take features of any
+        dtype.
+        """
+        return replace(
+            self,
+            indices=self.indices.to(device=device),
+            weights=self.weights.to(device=device, dtype=dtype),
+            visibility=self.visibility.to(device=device),
+            depth=self.depth.to(device=device, dtype=dtype),
+        )
+
+    def warp(
+        self,
+        features: Tensor,  # [..., C, h, w]
+    ) -> Tensor:
+        """Renders source features into all N views; zero where nothing is visible. Differentiable in the features.
+
+        Sums in float32 (or float64 features in float64) and returns the features' dtype. The result is a view in
+        channels-last order, as the sum makes it.
+
+        Args:
+            features (`torch.Tensor` of shape `(..., C, h, w)`): Source maps, with any leading dimensions.
+
+        Returns:
+            `torch.Tensor` of shape `(..., N, C, H, W)`.
+
+        Raises:
+            MVCustomError: if the maps are not of the source grid's size, or not of a floating dtype.
+        """
+        if features.ndim < 3 or not features.is_floating_point():
+            raise MVCustomError(
+                f"features: expected floating point maps of shape (..., C, h, w), got {features.dtype} of shape "
+                f"{tuple(features.shape)}."
+            )
+        if self.source_size is not None and tuple(features.shape[-2:]) != self.source_size:
+            raise MVCustomError(
+                f"features: expected maps of the warp's source size {self.source_size}, got "
+                f"{tuple(features.shape[-2:])}. A warp serves one resolution."
+            )
+        *leading, channels, height, width = features.shape
+        count, out_height, out_width = self.visibility.shape
+        dtype = torch.promote_types(features.dtype, torch.float32)
+        # All leading dimensions ride along as channels, so that one row holds all that a source pixel gives. Rows must
+        # lie in one piece: a sum over strided rows takes several times as long.
+        rows = features.to(dtype).reshape(-1, channels, height * width).permute(2, 0, 1).flatten(1).contiguous()
+        rendered = F.embedding_bag(
+            self.indices.flatten(0, 1), rows, mode="sum", per_sample_weights=self.weights.flatten(0, 1).to(dtype)
+        )
+        rendered = rendered.to(features.dtype).reshape(count, out_height, out_width, -1, channels)
+        return rendered.permute(3, 0, 4, 1, 2).reshape(*leading, count, channels, out_height, out_width)
+
+
+# --- hooks/noise_levels.py: What a scheduler's steps look like to the hooks: noise levels, x̂_0 and noising, in the scheduler's own scaling.
+
+
+@dataclass(frozen=True)
+class NoiseLevels:
+    """`x_t = alpha_t x_0 + sigma_t noise` for every step of one schedule.
+
+    Read from the scheduler itself (its own `add_noise` of a one and of a zero), so variance-preserving (DDIM, DPM++,
+    LCM) and variance-exploding (Euler) schedulers are described in the scaling of their own latents.
+    """
+
+    alphas: Tensor  # [steps]
+    sigmas: Tensor  # [steps]
+    prediction_type: str
+
+    @classmethod
+    def of(cls, scheduler: SchedulerMixin, timesteps: Tensor) -> NoiseLevels:
+        """Reads the noise levels at `timesteps` (`torch.Tensor` of shape `(steps,)`). Call it before the first step.
+
+        Raises:
+            MVCustomError: if the scheduler cannot add noise, evaluates the model more than once a step, or predicts
+                something other than the noise, the sample or v.
+        """
+        name = type(scheduler).__name__
+        prediction_type = scheduler.config.get("prediction_type")
+        if prediction_type not in ("epsilon", "sample", "v_prediction"):
+            raise MVCustomError(
+                f"scheduler: expected prediction_type epsilon, sample or v_prediction, got {prediction_type!r} "
+                f"({name}). Flow-matching schedulers do not fit this model."
+            )
+        if not hasattr(scheduler, "add_noise"):
+            raise MVCustomError(f"scheduler: {name} cannot add noise to a sample; take DDIM, Euler, DPM++ or LCM.")
+        if scheduler.order != 1 or len(timesteps.unique()) != len(timesteps):
+            raise MVCustomError(
+                f"scheduler: expected one model call a step, got {name} (order {scheduler.order}, {len(timesteps)} "
+                f"calls at {len(timesteps.unique())} timesteps); take DDIM, Euler, DPM++ or LCM with these hooks."
+            )
+        one = torch.ones(len(timesteps), 1, device=timesteps.device)
+        zero = torch.zeros_like(one)
+        return cls(
+            scheduler.add_noise(one, zero, timesteps).squeeze(1),
+            scheduler.add_noise(zero, one, timesteps).squeeze(1),
+            prediction_type,
+        )
+
+    def predict_original(
+        self,
+        model_output: Tensor,  # [...], after guidance
+        sample: Tensor,  # [...], x_t
+        index: int,
+    ) -> Tensor:
+        """x̂_0 from the model's output at step `index`, of the shape and dtype of `sample`."""
+        alpha, sigma = self.alphas[index], self.sigmas[index]
+        output, x_t = model_output.float(), sample.float()
+        if self.prediction_type == "sample":
+            original = output
+        elif self.prediction_type == "epsilon":
+            original = (x_t - sigma * output) / alpha
+        else:  # v = alpha' noise - sigma' x_0 of the variance-preserving (alpha', sigma'), alpha'^2 + sigma'^2 = 1
+            scale = torch.sqrt(alpha**2 + sigma**2)
+            original = alpha / scale**2 * x_t - sigma / scale * output
+        return original.to(sample.dtype)
+
+    def add_noise(
+        self,
+        original: Tensor,  # [...], x_0
+        noise: Tensor,  # [...]
+        index: int,
+    ) -> Tensor:
+        """`x_t` at step `index`, of the shape and dtype of `original`."""
+        noised = self.alphas[index] * original.float() + self.sigmas[index] * noise.float()
+        return noised.to(original.dtype)
+
+
+# --- hooks/denoising_hook.py: The protocol of denoising hooks: what a hook is, and what it may read and change while views are generated.
+
+
+@dataclass
+class DenoisingStep:
+    """One step of the denoising loop.
+
+    Args:
+        index (`int`): The step's place in the schedule, from 0.
+        timestep (`torch.Tensor`): The scheduler's timestep.
+        during_unet_call (`contextlib.ExitStack`): Context managers entered here by `before_step` are closed right
+            after the step's U-Net call. Whatever a hook arms on a module belongs here.
+        predicted_original (`torch.Tensor` of shape `(batch, channels, frames, height, width)`): x̂_0 of the step, from
+            the guided prediction. `None` in `before_step`.
+    """
+
+    index: int
+    timestep: Tensor
+    during_unet_call: ExitStack
+    predicted_original: Tensor | None = None
+
+
+@dataclass
+class DenoisingRun:
+    """One generation, as its hooks see it.
+
+    Args:
+        latents (`torch.Tensor` of shape `(batch, channels, frames, height, width)`): x_t. Hooks may replace it.
+        cameras (`Cameras`): The target cameras at the size of the views, one per frame.
+        unet (`torch.nn.Module`): The motion U-Net.
+        scheduler (`diffusers.SchedulerMixin`): The run's scheduler, timesteps set.
+        timesteps (`torch.Tensor` of shape `(steps,)`): The scheduler's timesteps.
+        noise_levels (`NoiseLevels`): The schedule's noise levels, for x̂_0 and for noising.
+        generator (`torch.Generator` or list of them, *optional*): Source of fresh noise.
+        randn (`Callable`): `randn(shape) -> torch.Tensor`, fresh noise from `generator` on the run's device and dtype.
+        anchor_geometry (`Callable`): `anchor_geometry() -> AnchorGeometry`, the geometry seen from the anchor
+            frame(s): preview, depth, mesh and visibility. Made on the first call, then kept for the run.
+    """
+
+    latents: Tensor
+    cameras: Cameras
+    unet: nn.Module
+    scheduler: SchedulerMixin
+    timesteps: Tensor
+    noise_levels: NoiseLevels
+    generator: torch.Generator | list[torch.Generator] | None
+    randn: Callable[[tuple[int, ...]], Tensor]
+    anchor_geometry: Callable[[], AnchorGeometry]
+    state: dict[int, Any] = field(default_factory=dict)
+
+    def covers(self, hook: DenoisingHook, index: int) -> bool:
+        """Whether step `index` lies within the hook's share `[start, end)` of the steps."""
+        return hook.start * len(self.timesteps) <= index < hook.end * len(self.timesteps)
+
+
+@dataclass
+class DenoisingHook:
+    """Base class of everything that acts between (or within) denoising steps.
+
+    A hook is a small dataclass of settings. It holds no state of a run: what it prepares goes into
+    `run.state[id(self)]` or comes from `run.anchor_geometry()`. Write your own by subclassing, and pass it to
+    `pipe(..., hooks=[...])`:
+
+        >>> from dataclasses import dataclass
+        >>> from diffusers_mvcustom.hooks import DenoisingHook
+        >>> @dataclass
+        ... class KeepFirstFrame(DenoisingHook):
+        ...     def before_step(self, run, step):
+        ...         if run.covers(self, step.index):
+        ...             run.latents = run.latents[:, :, :1].expand_as(run.latents).clone()
+        >>> KeepFirstFrame(end=0.1).to_dict()
+        {'start': 0.0, 'end': 0.1}
+
+    Args:
+        start (`float`, defaults to 0.0): Share of the steps after which the hook begins to act.
+        end (`float`, defaults to 1.0): Share of the steps after which it ends.
+    """
+
+    start: float = 0.0
+    end: float = 1.0
+
+    name: ClassVar[str | None] = None
+    """Name under which the settings are saved in a pipeline; `None`: the hook is not saved."""
+    needs_several_frames: ClassVar[bool] = False
+    """Whether a run with a single camera leaves the hook out."""
+    needs_geometry: ClassVar[bool] = False
+    """Whether the hook asks for `run.anchor_geometry()`, so that depth must be had."""
+
+    def __post_init__(self) -> None:
+        for name in ("start", "end"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+                raise MVCustomError(
+                    f"{type(self).__name__}.{name}: expected a share of the steps in [0, 1], got {value!r}."
+                )
+        if self.start > self.end:
+            raise MVCustomError(f"{type(self).__name__}: expected start <= end, got {self.start} > {self.end}.")
+
+    def prepare(self, run: DenoisingRun) -> None:
+        """Called once before the first step: everything that does not depend on the timestep."""
+
+    def before_step(self, run: DenoisingRun, step: DenoisingStep) -> None:
+        """Called before the U-Net. May replace `run.latents` and arm modules through `step.during_unet_call`."""
+
+    def after_step(self, run: DenoisingRun, step: DenoisingStep) -> None:
+        """Called after the scheduler, with `run.latents` its output and `step.predicted_original` set."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, settings: dict[str, Any]) -> DenoisingHook:
+        """The hook with these settings; unknown ones are errors."""
+        return settings_from_dict(cls, settings)
+
+
+def settings_from_dict(cls: type, settings: dict[str, Any]) -> Any:
+    """An instance of the dataclass `cls` from plain values; unknown names are errors that list the known ones."""
+    known = [setting.name for setting in fields(cls)]
+    unknown = sorted(set(settings) - set(known))
+    if unknown:
+        raise MVCustomError(f"{cls.__name__}: unknown settings {unknown}; it has {known}.")
+    return cls(**settings)
+
+
+# --- hooks/anchor_geometry.py: What the anchor frames see of the scene: depth, feature mesh and visibility, prepared once for all steps.
+
+
+_SAME_SURFACE = 0.05
+"""Relative depth within which two anchors are taken to see the same surface, so that the nearer anchor is chosen."""
+
+
+@dataclass(frozen=True)
+class AnchorSettings:
+    """Which frames anchor the scene's geometry, and how their depth is had.
+
+    Args:
+        frames (`int` or sequence of `int`, *optional*): Index of the anchor frame, or of several anchors, each of which
+            renders into all other frames. Negative ones count from the end. `None` takes the middle frame.
+        preview (`float`, defaults to 0.2): Steps of the preview pass (same noise, no hooks), as a share of the run's
+            steps; at least two steps.
+        discontinuity (`float`, *optional*): Depth discontinuity beyond which the feature mesh is cut, see
+            [`feature_mesh_from_depth`]; `None` takes its default.
+        align (`bool`, defaults to `True`): Whether to fit the estimated depth's scale and shift to the subject's
+            rendered depth. Otherwise (and without a subject) the median depth is set to the camera's distance from
+            the origin.
+    """
+
+    frames: int | tuple[int, ...] | None = None
+    preview: float = 0.2
+    discontinuity: float | None = None
+    align: bool = True
+
+    def __post_init__(self) -> None:
+        if isinstance(self.frames, Sequence):
+            object.__setattr__(self, "frames", tuple(self.frames))
+        if isinstance(self.preview, bool) or not 0 < self.preview <= 1:
+            raise MVCustomError(
+                f"AnchorSettings.preview: expected a share of the steps in (0, 1], got {self.preview!r}."
+            )
+        if self.discontinuity is not None and not self.discontinuity > 0:
+            raise MVCustomError(
+                f"AnchorSettings.discontinuity: expected a number above 0, got {self.discontinuity!r}."
+            )
+
+    def resolve(self, num_frames: int) -> tuple[int, ...]:
+        """The anchors' indices among `num_frames` frames.
+
+        Raises:
+            MVCustomError: for indices out of range, named twice, or none at all.
+        """
+        if self.frames is None:
+            return (num_frames // 2,)
+        given = self.frames if isinstance(self.frames, tuple) else (self.frames,)
+        for index in given:
+            if isinstance(index, bool) or not isinstance(index, int) or not -num_frames <= index < num_frames:
+                raise MVCustomError(
+                    f"anchor: expected frame indices below {num_frames}, the number of cameras, got {index!r}."
+                )
+        anchors = tuple(index % num_frames for index in given)
+        if not anchors or len(set(anchors)) != len(anchors):
+            raise MVCustomError(f"anchor: expected one or more different frames, got {list(given)}.")
+        return anchors
+
+    def with_frames(self, anchor: int | Sequence[int] | AnchorSettings | None) -> AnchorSettings:
+        """These settings with a call's choice of anchor frames, or the call's own settings."""
+        if anchor is None:
+            return self
+        return anchor if isinstance(anchor, AnchorSettings) else replace(self, frames=anchor)
+
+    def preview_steps(self, num_inference_steps: int) -> int:
+        """The number of steps of the preview pass."""
+        return min(num_inference_steps, max(2, round(self.preview * num_inference_steps)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as plain values."""
+        settings = asdict(self)
+        settings["frames"] = list(self.frames) if isinstance(self.frames, tuple) else self.frames
+        return settings
+
+    @classmethod
+    def from_dict(cls, settings: dict[str, Any]) -> AnchorSettings:
+        """The settings from plain values; unknown names are errors."""
+        return settings_from_dict(cls, settings)
+
+
+class AnchorGeometry:
+    """The anchors' depth and, per feature map size, the warps from the anchors into all frames.
+
+    Args:
+        depth (`torch.Tensor` of shape `(batch, anchors, H, W)`): z-depth at the anchor frames, in world units.
+        anchors (`tuple` of `int`): The anchors' frame indices.
+        cameras (`Cameras`): The cameras of all frames, at any resolution.
+        discontinuity (`float`, *optional*): See [`AnchorSettings`].
+    """
+
+    def __init__(
+        self,
+        depth: Tensor,  # [B, A, H, W]
+        anchors: tuple[int, ...],
+        cameras: Cameras,
+        discontinuity: float | None = None,
+    ) -> None:
+        if depth.ndim != 4 or depth.shape[1] != len(anchors):
+            raise MVCustomError(
+                f"depth: expected shape (batch, {len(anchors)}, H, W), one map per anchor, got {tuple(depth.shape)}."
+            )
+        if not (depth.isfinite().all() and (depth > 0).all()):
+            raise MVCustomError("depth: expected finite z-depth above 0 at every pixel of the anchor frames.")
+        self.depth = depth.float()
+        self.anchors = anchors
+        self.cameras = cameras.to(dtype=torch.float32)
+        self.discontinuity = discontinuity
+        self._warps: dict[tuple[int, int], list[FeatureWarp]] = {}
+
+    def warps(self, height: int, width: int) -> list[FeatureWarp]:
+        """One warp per batch element from the anchors' feature maps of `height` × `width` into all frames.
+
+        The source of a warp is the anchors' maps stacked along the height, `(..., C, anchors * height, width)`.
+        Nothing is visible in the anchors themselves: their features stay as they are. Kept for the next call.
+        """
+        if (height, width) not in self._warps:
+            cameras = self.cameras.resize(height, width)
+            depth = F.interpolate(self.depth, size=(height, width), mode="nearest-exact")
+            self._warps[height, width] = [self._merged_warp(maps, cameras) for maps in depth]
+        return self._warps[height, width]
+
+    def visibility(self, height: int, width: int) -> Tensor:
+        """`(batch, frames, height, width)` bool: what any anchor saw; the anchors themselves saw all of their own."""
+        visibility = torch.stack([warp.visibility for warp in self.warps(height, width)])
+        visibility[:, list(self.anchors)] = True
+        return visibility
+
+    def render(self, hidden_states: Tensor) -> Tensor:
+        """Replaces what the anchors saw by the anchors' features, in every frame that is no anchor.
+
+        Args:
+            hidden_states (`torch.Tensor` of shape `(guidance * batch * frames, C, h, w)`): features of all frames,
+                frames innermost.
+
+        Returns:
+            `torch.Tensor` of the same shape.
+        """
+        channels, height, width = hidden_states.shape[1:]
+        warps = self.warps(height, width)
+        features = hidden_states.reshape(-1, len(warps), len(self.cameras), channels, height, width)
+        rendered = []
+        for b, warp in enumerate(warps):
+            frames = features[:, b]  # [guidance, frames, C, h, w]
+            source = frames[:, list(self.anchors)].transpose(1, 2).flatten(2, 3)  # [guidance, C, anchors * h, w]
+            rendered.append(torch.where(warp.visibility[:, None], warp.warp(source), frames))
+        return torch.stack(rendered, dim=1).reshape(hidden_states.shape)
+
+    def _merged_warp(self, depth: Tensor, cameras: Cameras) -> FeatureWarp:
+        """One warp from the anchors of one batch element: at each pixel the surface in front, by the nearest anchor."""
+        options = {} if self.discontinuity is None else {"discontinuity": self.discontinuity}
+        warps = [
+            FeatureWarp.from_depth(anchor_depth, cameras[anchor], cameras, **options)
+            for anchor, anchor_depth in zip(self.anchors, depth)
+        ]
+        frames = len(cameras)
+        distance = torch.cdist(cameras.centers, cameras.centers[list(self.anchors)])  # [frames, anchors]
+        rank = distance.argsort(dim=1).argsort(dim=1).T.reshape(len(warps), frames, 1, 1)
+        surface = torch.stack([torch.where(warp.visibility, warp.depth, torch.inf) for warp in warps])
+        chosen = (surface * (1 + _SAME_SURFACE * rank)).argmin(dim=0)  # [frames, h, w]
+        flat = chosen.flatten(1)[None, :, :, None]
+        pixels = depth.shape[-2] * depth.shape[-1]
+        indices = torch.stack([warp.indices + a * pixels for a, warp in enumerate(warps)])
+        weights = torch.stack([warp.weights for warp in warps])
+        visibility = torch.stack([warp.visibility for warp in warps]).any(dim=0)
+        visibility[list(self.anchors)] = False
+        triple = flat.expand(1, -1, -1, 3)
+        return FeatureWarp(
+            indices=indices.gather(0, triple)[0],
+            weights=weights.gather(0, triple)[0],
+            visibility=visibility,
+            depth=surface.gather(0, chosen[None])[0],
+            source_size=(len(warps) * depth.shape[-2], depth.shape[-1]),
+        )
+
+
+# --- models/attention_windows.py: How far the motion modules' attention reaches, per size of the feature map.
+
+
+WindowSetting = int | None | Mapping[str, int | None]
+
+
+class AttentionWindows:
+    """The spatial window of dense spatio-temporal attention at every feature map size.
+
+    A window of odd size k lets a token attend to the k × k positions around its own, in all frames. 1 is AnimateDiff's
+    attention along time, `None` the whole map.
+
+    Args:
+        setting (`int`, `None` or mapping): One window for all feature maps, or windows by size such as
+            `{"64": 7, "32": None}`: a map takes the entry of the smallest size that its longer side does not exceed, and
+            a map larger than all of them that of the largest.
+
+    Raises:
+        MVCustomError: for even or negative windows, sizes that are no numbers, or an empty mapping.
+
+    Example:
+
+        >>> windows = AttentionWindows({"64": 7, "32": None})
+        >>> windows.at(64, 48), windows.at(32, 32), windows.at(8, 8), windows.at(96, 96)
+        (7, None, None, 7)
+        >>> windows.setting
+        {'32': None, '64': 7}
+    """
+
+    def __init__(self, setting: WindowSetting | AttentionWindows) -> None:
+        if isinstance(setting, AttentionWindows):
+            setting = setting.setting
+        if isinstance(setting, Mapping):
+            if not setting:
+                raise MVCustomError("attention_window: expected at least one feature map size, got an empty mapping.")
+            by_size = {_checked_size(size): _checked_window(window) for size, window in setting.items()}
+            self._by_size = dict(sorted(by_size.items()))
+            self.setting: WindowSetting = {str(size): window for size, window in self._by_size.items()}
+        else:
+            self.setting = _checked_window(setting)
+            self._by_size = {0: self.setting}
+
+    def at(self, height: int, width: int) -> int | None:
+        """The window on a feature map of `height` × `width`."""
+        longer = max(height, width)
+        size = next((size for size in self._by_size if size >= longer), max(self._by_size))
+        return self._by_size[size]
+
+    @property
+    def temporal_only(self) -> bool:
+        """Whether the window is 1 everywhere, which is AnimateDiff."""
+        return all(window == 1 for window in self._by_size.values())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, AttentionWindows) and self.setting == other.setting
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._by_size.items()))
+
+    def __repr__(self) -> str:
+        return f"AttentionWindows({self.setting!r})"
+
+
+def _checked_window(window: int | None) -> int | None:
+    if window is None:
+        return None
+    if isinstance(window, bool) or not isinstance(window, int) or window < 1 or window % 2 == 0:
+        raise MVCustomError(
+            f"attention_window: expected an odd number of positions, or None for the whole map, got {window!r}."
+        )
+    return window
+
+
+def _checked_size(size: str | int) -> int:
+    try:
+        number = int(size)
+    except (TypeError, ValueError):
+        number = 0
+    if isinstance(size, bool) or str(number) != str(size) or number < 1:
+        raise MVCustomError(f"attention_window: expected feature map sizes such as '64', got {size!r}.")
+    return number
+
+
+# --- models/spatio_temporal_attention.py: Dense spatio-temporal attention: a stateless attention processor for the motion modules of a stock U-Net.
+
+
+TILE = 4
+"""Side of the query tiles of windowed attention, in positions: the fastest of 2, 4, 6, 8, 16 for windows 3 and 7 on a CPU."""
+_GATHERED_ELEMENTS = 8 * 2**20
+"""Key elements gathered at a time in windowed attention: bounds its memory at any map size."""
+
+
+class SpatioTemporalAttnProcessor(AttnProcessor2_0):
+    """Lets a motion module's attention reach other positions of all frames, with AnimateDiff's own weights.
+
+    The motion module hands over one sequence of frames per position, `(batch * height * width, frames, channels)`, its
+    temporal position embedding added. Told the map's size and a window, this processor regroups the sequences; without
+    them it is the stock processor. It holds nothing: the window lives on the motion module.
+
+    Source: dense spatio-temporal attention of MVCustom (arXiv 2510.13702).
+    """
+
+    _attention_backend = None
+    _parallel_config = None
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,  # [B * h * w, F, C]
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+        spatial_size: tuple[int, int] | None = None,
+        spatial_window: int | None = 1,
+    ) -> Tensor:
+        if spatial_size is None or spatial_window == 1:
+            return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+        if encoder_hidden_states is not None or attention_mask is not None or attn.group_norm or attn.spatial_norm:
+            raise NotImplementedError("Dense spatio-temporal attention is for the self-attention of motion modules.")
+        height, width = spatial_size
+        frames = hidden_states.shape[1]
+        tokens = hidden_states.unflatten(0, (-1, height, width))  # [B, h, w, F, C]
+        query, key, value = (
+            projection(tokens).unflatten(-1, (attn.heads, -1)) for projection in (attn.to_q, attn.to_k, attn.to_v)
+        )
+        if attn.norm_q is not None:
+            query = attn.norm_q(query)
+        if attn.norm_k is not None:
+            key = attn.norm_k(key)
+        attended = windowed_attention(
+            query, key, value, spatial_window, backend=self._attention_backend, parallel_config=self._parallel_config
+        )
+        attended = attended.to(query.dtype).reshape(hidden_states.shape[0], frames, -1)
+        attended = attn.to_out[1](attn.to_out[0](attended))
+        if attn.residual_connection:
+            attended = attended + hidden_states
+        return attended / attn.rescale_output_factor
+
+
+def windowed_attention(
+    query: Tensor,  # [B, h, w, F, heads, d]
+    key: Tensor,  # [B, h, w, F, heads, d]
+    value: Tensor,  # [B, h, w, F, heads, d]
+    window: int | None,
+    *,
+    tile: int = TILE,
+    backend=None,
+    parallel_config=None,
+) -> Tensor:
+    """Attention of each token to all frames' tokens at most `window // 2` rows and columns away.
+
+    The window slides; at the map's border it is cut off. Queries go by tiles: a tile's keys are those of the tile and a
+    halo of `window // 2`, moved inside the map at the border, so that every key is a real one, and a mask that tiles of
+    the same place share cuts each query's window out of them. Neither time nor memory grows with the square of the map.
+
+    Args:
+        query, key, value (`torch.Tensor` of shape `(B, h, w, F, heads, d)`): Tokens by position and frame.
+        window (`int`, *optional*): Odd number of positions; `None` is the whole map.
+        tile (`int`): Side of the query tiles, in positions.
+        backend, parallel_config: For `dispatch_attention_fn` of diffusers.
+
+    Returns:
+        `torch.Tensor` of shape `(B, h, w, F, heads, d)`.
+    """
+    batch, height, width, frames, heads, dim = query.shape
+    dispatch = {"dropout_p": 0.0, "is_causal": False, "backend": backend, "parallel_config": parallel_config}
+    radius = max(height, width) if window is None else window // 2
+    if radius >= max(height, width) - 1:  # every window holds the whole map
+        flat = (states.flatten(1, 3) for states in (query, key, value))
+        return dispatch_attention_fn(*flat, **dispatch).unflatten(1, (height, width, frames))
+
+    attended = torch.empty_like(query).flatten(1, 2)  # [B, h * w, F, heads, d]
+    for group in _tile_groups(height, width, radius, tile):
+        mask = group.mask(radius, query.device)
+        mask = mask[:, None, :, None].expand(-1, frames, -1, frames).flatten(2, 3).flatten(0, 1)[None, None]
+        per_tile = batch * mask.shape[-1] * heads * dim
+        for tiles in group.split(max(1, _GATHERED_ELEMENTS // per_tile)):
+            queries, keys = (index.to(query.device) for index in tiles.indices(width))
+            states = dispatch_attention_fn(
+                _gather(query, queries), _gather(key, keys), _gather(value, keys), attn_mask=mask, **dispatch
+            )
+            attended[:, queries.flatten()] = states.reshape(batch, -1, frames, heads, dim)
+    return attended.unflatten(1, (height, width))
+
+
+@dataclass(frozen=True)
+class _Tiles:
+    """Query tiles of one size that lie alike within their key regions (so they share a mask)."""
+
+    rows: list[int]  # first row of each tile
+    columns: list[int]
+    size: tuple[int, int]  # of the tile
+    region: tuple[int, int]  # size of its keys
+    offset: tuple[int, int]  # of the tile within them
+
+    def split(self, count: int) -> Iterator[_Tiles]:
+        """At most `count` tiles at a time."""
+        for i in range(0, len(self.rows), count):
+            yield _Tiles(self.rows[i : i + count], self.columns[i : i + count], self.size, self.region, self.offset)
+
+    def indices(self, width: int) -> tuple[Tensor, Tensor]:
+        """Flattened positions of the queries, `(tiles, queries)`, and of their keys, `(tiles, keys)`."""
+        rows, columns = torch.tensor(self.rows)[:, None], torch.tensor(self.columns)[:, None]
+
+        def positions(size: tuple[int, int], rows: Tensor, columns: Tensor) -> Tensor:
+            y, x = rows + torch.arange(size[0]), columns + torch.arange(size[1])
+            return (y[:, :, None] * width + x[:, None, :]).flatten(1)
+
+        offset_rows, offset_columns = self.offset
+        queries = positions(self.size, rows, columns)
+        return queries, positions(self.region, rows - offset_rows, columns - offset_columns)
+
+    def mask(self, radius: int, device: torch.device) -> Tensor:
+        """`(queries, keys)` bool: whether a key lies in a query's window."""
+        near = [
+            ((torch.arange(size, device=device) + offset)[:, None] - torch.arange(region, device=device)).abs()
+            <= radius
+            for size, region, offset in zip(self.size, self.region, self.offset)
+        ]
+        return (near[0][:, None, :, None] & near[1][None, :, None, :]).flatten(2, 3).flatten(0, 1)
+
+
+def _tile_groups(height: int, width: int, radius: int, tile: int) -> list[_Tiles]:
+    """Tiles that cover the map once, grouped by size and place."""
+    groups: dict[tuple, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
+    for row, size_y, region_y, offset_y in _tile_spans(height, radius, tile):
+        for column, size_x, region_x, offset_x in _tile_spans(width, radius, tile):
+            rows, columns = groups[(size_y, size_x), (region_y, region_x), (offset_y, offset_x)]
+            rows.append(row)
+            columns.append(column)
+    return [_Tiles(rows, columns, *alike) for alike, (rows, columns) in groups.items()]
+
+
+def _tile_spans(length: int, radius: int, tile: int) -> Iterator[tuple[int, int, int, int]]:
+    """Along one axis: a tile's start, its size, the size of its key region, and its offset in that."""
+    for start in range(0, length, tile):
+        size = min(tile, length - start)
+        region = min(length, size + 2 * radius)
+        first = min(max(start - radius, 0), length - region)
+        yield start, size, region, start - first
+
+
+def _gather(states: Tensor, positions: Tensor) -> Tensor:
+    """`(B, h, w, F, heads, d)` at `(tiles, P)` positions, as `(B * tiles, P * F, heads, d)`."""
+    gathered = states.flatten(1, 2)[:, positions]  # [B, tiles, P, F, heads, d]
+    return gathered.flatten(2, 3).flatten(0, 1)
+
+
+# --- models/motion_transformer.py: The motion modules' transformer, told how far its attention reaches.
+
+
+class SpatioTemporalTransformer3D(AnimateDiffTransformer3D):
+    """AnimateDiff's motion transformer that tells its attention the size of the map and its window.
+
+    Same weights, names and state dict as the stock class. Stock modules are turned into it by
+    [`enable_spatio_temporal_attention`], which assigns the class: names, hooks and adapters on the module stay.
+    """
+
+    attention_windows: AttentionWindows
+    bypassed: bool
+
+    def forward(
+        self,
+        hidden_states: Tensor,  # [B * F, C, h, w]
+        encoder_hidden_states: Tensor | None = None,
+        timestep: Tensor | None = None,
+        class_labels: Tensor | None = None,
+        num_frames: int = 1,
+        cross_attention_kwargs: dict[str, Any] | None = None,
+    ) -> Tensor:
+        if self.bypassed:
+            return hidden_states
+        height, width = hidden_states.shape[-2:]
+        window = self.attention_windows.at(height, width)
+        for block in self.transformer_blocks:
+            _check_num_frames(block, num_frames)
+            if window != 1:
+                _check_processors(block)
+        if window != 1:
+            reach = {"spatial_size": (height, width), "spatial_window": window}
+            cross_attention_kwargs = {**(cross_attention_kwargs or {}), **reach}
+        return super().forward(
+            hidden_states, encoder_hidden_states, timestep, class_labels, num_frames, cross_attention_kwargs
+        )
+
+
+def enable_spatio_temporal_attention(unet: nn.Module, windows: WindowSetting | AttentionWindows) -> None:
+    """Gives the motion modules of a U-Net dense spatio-temporal attention with these windows.
+
+    Where every window is 1 the stock processors stay in place, so the U-Net is AnimateDiff's to the last bit.
+
+    Args:
+        unet (`UNetMotionModel`): Changed in place; its weights, their names and its state dict are not.
+        windows ([`AttentionWindows`] or its setting): How far attention reaches.
+
+    Raises:
+        MVCustomError: for a wrong setting, or a U-Net without motion modules.
+    """
+    windows = AttentionWindows(windows)
+    transformers = _motion_transformers(unet)
+    if not transformers:
+        raise MVCustomError(f"unet: expected motion modules, got {type(unet).__name__} without any.")
+    processor = AttnProcessor2_0 if windows.temporal_only else SpatioTemporalAttnProcessor
+    for transformer in transformers:
+        if not isinstance(transformer, SpatioTemporalTransformer3D):
+            transformer.__class__ = SpatioTemporalTransformer3D
+            transformer.bypassed = False
+        transformer.attention_windows = windows
+        for block in transformer.transformer_blocks:
+            for attention in _attentions(block):
+                if type(attention.processor) in (AttnProcessor2_0, SpatioTemporalAttnProcessor) or (
+                    not windows.temporal_only
+                ):
+                    attention.set_processor(processor())
+
+
+def disable_spatio_temporal_attention(unet: nn.Module) -> None:
+    """Undoes [`enable_spatio_temporal_attention`]: the stock classes and processors are back."""
+    enable_spatio_temporal_attention(unet, 1)
+    for transformer in _motion_transformers(unet):
+        transformer.__class__ = AnimateDiffTransformer3D
+        del transformer.attention_windows, transformer.bypassed
+
+
+@contextmanager
+def motion_bypassed(unet: nn.Module) -> Iterator[None]:
+    """Runs a U-Net as the image model that its spatial layers are: motion modules pass their input on unchanged.
+
+    For single images such as reference photos, which have no motion to be seen.
+
+    Raises:
+        MVCustomError: if the motion modules are not [`SpatioTemporalTransformer3D`].
+    """
+    transformers = _motion_transformers(unet)
+    if not all(isinstance(transformer, SpatioTemporalTransformer3D) for transformer in transformers):
+        raise MVCustomError(
+            "unet: call enable_spatio_temporal_attention(unet, 1) first; stock motion modules cannot be bypassed."
+        )
+    before = [transformer.bypassed for transformer in transformers]
+    try:
+        for transformer in transformers:
+            transformer.bypassed = True
+        yield
+    finally:
+        for transformer, bypassed in zip(transformers, before):
+            transformer.bypassed = bypassed
+
+
+def _motion_transformers(unet: nn.Module) -> list[nn.Module]:
+    return [module for module in unet.modules() if isinstance(module, AnimateDiffTransformer3D)]
+
+
+def _attentions(block: nn.Module) -> list[nn.Module]:
+    return [attention for attention in (block.attn1, block.attn2) if attention is not None]
+
+
+def _check_num_frames(block: nn.Module, num_frames: int) -> None:
+    if block.pos_embed is not None and num_frames > (longest := block.pos_embed.pe.shape[1]):
+        raise MVCustomError(
+            f"num_frames: expected at most {longest} frames (motion_max_seq_length of the motion adapter), got "
+            f"{num_frames}. Take fewer cameras, or a motion adapter with a longer sequence."
+        )
+
+
+def _check_processors(block: nn.Module) -> None:
+    """An attention processor put in place of ours would quietly fall back to attention along time only."""
+    for attention in _attentions(block):
+        if not isinstance(attention.processor, SpatioTemporalAttnProcessor):
+            raise MVCustomError(
+                "unet: expected the attention processor SpatioTemporalAttnProcessor in the motion modules, got "
+                f"{type(attention.processor).__name__}. Attention slicing, fused projections, xformers and FreeNoise "
+                "replace it; undo that (unet.set_attention_backend('xformers') keeps it), then call "
+                "enable_spatio_temporal_attention or pipe.set_attention_window again."
+            )
+
+
+# --- geometry/depth_alignment.py: Fits the scale and shift that bring a depth estimate into the world of the cameras.
+
+
+_FEWEST_PIXELS = 16
+_HYPOTHESES = 512
+_SCORED_PIXELS = 1024
+_ITERATIONS = 20
+_BACKDROP = 20.0
+"""How many median depths away the backdrop stands that disparities at or near 0 are put on."""
+
+
+@dataclass(frozen=True)
+class DepthAlignment:
+    """Scale and shift from a depth estimate to z-depth in world units.
+
+    With `value = scale * estimate + shift`, z-depth is `value`, or `1 / value` if the estimate is a disparity.
+
+    Args:
+        scale (`float`): Above 0.
+        shift (`float`): 0 where only a scale could be fitted.
+        inverse (`bool`, *optional*, defaults to `False`): Whether the estimate is a disparity (larger is nearer).
+        farthest (`float`, *optional*, defaults to infinity):
+            z-depth of the backdrop, for disparities only: what would be further away, or beyond infinity (a relative
+            disparity has no reliable zero), stands there.
+        residual (`float`, *optional*):
+            Weighted median of the relative z-depth error over the fitted pixels; `None` without a fit.
+        inlier_share (`float`, *optional*):
+            Share of the fitted pixels, by weight, that agree with the fit; `None` without a fit.
+    """
+
+    scale: float
+    shift: float
+    inverse: bool = False
+    farthest: float = math.inf
+    residual: float | None = None
+    inlier_share: float | None = None
+
+    def apply(
+        self,
+        estimate: Tensor,  # [..., H, W]
+    ) -> Tensor:
+        """z-depth in world units, of the estimate's shape, always finite and above 0.
+
+        Raises:
+            MVCustomError: if the estimate holds NaN or infinity, or values whose z-depth would not be above 0.
+        """
+        value = self.scale * estimate.float() + self.shift
+        if self.inverse:
+            value = value.clamp(min=1 / self.farthest).reciprocal()
+        bad = ~(value.isfinite() & (value > 0))
+        if bad.any():
+            raise MVCustomError(
+                f"estimate: expected values that give a finite z-depth above 0, got {estimate[bad][0].item()} "
+                f"(z-depth {value[bad][0].item()}, {int(bad.sum())} of {bad.numel()} pixels). Another map than the "
+                "one that was aligned, or a disparity taken for depth?"
+            )
+        return value
+
+
+def align_depth(
+    estimate: Tensor,  # [H, W]
+    reference: Tensor,  # [H, W]
+    *,
+    mask: Tensor | None = None,  # [H, W]
+    weights: Tensor | None = None,  # [H, W]
+    inverse: bool = False,
+    robust: bool = True,
+) -> DepthAlignment:
+    """Fits `scale` and `shift` of a depth estimate to reference z-depth, such as the depth a FeatureNeRF renders.
+
+    The fit is in the estimate's own quantity: `scale * estimate + shift` against z-depth, or against 1/z-depth for
+    models of relative disparity. The robust fit takes the best of 512 lines through two random pixels (the same ones
+    every time), and refines it by reweighted least squares with Tukey's biweight; up to about 40 % of the pixels may
+    be arbitrarily wrong. Only a scale is fitted (`shift` 0, the median ratio) where a shift cannot be told: the
+    estimate is constant, does not rise with the reference, fits hardly better with a shift than without (z-depth
+    only), or the shift would put a part of the estimate at or behind the camera (z-depth only).
+
+    Args:
+        estimate (`torch.Tensor` of shape `(H, W)`): Depth, or disparity if `inverse`, in any unit.
+        reference (`torch.Tensor` of shape `(H, W)`): z-depth in world units.
+        mask (`torch.Tensor` of shape `(H, W)`, bool, *optional*): Where the reference is to be trusted.
+        weights (`torch.Tensor` of shape `(H, W)`, *optional*): How much a pixel counts, 0 or more.
+        inverse (`bool`, *optional*, defaults to `False`): Whether the estimate is a disparity (larger is nearer).
+        robust (`bool`, *optional*, defaults to `True`): Whether outliers are rejected; plain least squares otherwise.
+
+    Raises:
+        MVCustomError: if shapes do not fit, fewer than 16 pixels can be used (finite, positive reference, positive
+            estimate unless it is a disparity, inside the mask), or the estimate clearly falls where the reference
+            rises.
+
+    Example:
+
+        >>> import torch
+        >>> from diffusers_mvcustom.geometry import align_depth
+        >>> estimate = torch.linspace(1.0, 2.0, 64).reshape(8, 8)
+        >>> alignment = align_depth(estimate, 0.5 * estimate + 0.25)
+        >>> round(alignment.scale, 4), round(alignment.shift, 4)
+        (0.5, 0.25)
+    """
+    x, z, w = _used_pixels(estimate, reference, mask, weights, inverse)
+    y = 1 / z if inverse else z
+    noise = 1e-3 * y.median()  # a floor: what agrees to 0.1 % agrees
+    line = None
+    if _spread(x) > 1e-4 * x.abs().median():
+        _refuse_reversed(x, y, inverse)
+        line = _robust_line(x, y, w, noise) if robust else _least_squares(x, y, w)
+    scale_only = line is None or not _rises(line, x, y, w, noise)
+    if scale_only or (not inverse and _shift_is_idle(line, estimate, x, y, w, noise)):
+        line = _scale_only(x, y, w)
+        if not line[0] > 0:
+            raise MVCustomError(
+                "estimate: expected some positive values inside the mask, since only a scale can be fitted to this "
+                "map, got none."
+            )
+    scale, shift = (value.item() for value in line)
+    inlier = _inliers((scale * x + shift - y).abs(), w, noise)
+    farthest = _BACKDROP * z.median().item() if inverse else math.inf
+    value = scale * x + shift
+    depth = value.clamp(min=1 / farthest).reciprocal() if inverse else value
+    return DepthAlignment(
+        scale,
+        shift,
+        inverse,
+        farthest,
+        residual=_weighted_median((depth - z).abs() / z, w).item(),
+        inlier_share=((w * inlier).sum() / w.sum()).item(),
+    )
+
+
+def align_median_depth(
+    estimate: Tensor,  # [H, W]
+    distance: float | Tensor,
+    *,
+    inverse: bool = False,
+) -> DepthAlignment:
+    """Scales an estimate so that its median z-depth is `distance`: the default without a subject to align to.
+
+    Args:
+        estimate (`torch.Tensor` of shape `(H, W)`): Depth, or disparity if `inverse`, in any unit.
+        distance (`float`): Such as the camera's distance from the origin, in world units.
+        inverse (`bool`, *optional*, defaults to `False`): Whether the estimate is a disparity (larger is nearer).
+
+    Raises:
+        MVCustomError: if `distance` or the estimate's median is not finite and above 0.
+
+    Example:
+
+        >>> import torch
+        >>> from diffusers_mvcustom.geometry import align_median_depth
+        >>> align_median_depth(torch.tensor([[2.0, 4.0, 8.0]]), 1.0).apply(torch.tensor([[2.0, 4.0, 8.0]])).tolist()
+        [[0.5, 1.0, 2.0]]
+    """
+    distance = float(distance)
+    if not (math.isfinite(distance) and distance > 0):
+        raise MVCustomError(f"distance: expected a finite distance above 0, got {distance}. A camera at the origin?")
+    finite = estimate[estimate.isfinite()].float()
+    median = finite.median().item() if finite.numel() else math.nan
+    if not median > 0:
+        kind = "disparity" if inverse else "depth"
+        raise MVCustomError(f"estimate: expected a median {kind} above 0, got {median}.")
+    if inverse:
+        return DepthAlignment(1 / (distance * median), 0.0, True, farthest=_BACKDROP * distance)
+    return DepthAlignment(distance / median, 0.0)
+
+
+def _used_pixels(
+    estimate: Tensor, reference: Tensor, mask: Tensor | None, weights: Tensor | None, inverse: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Estimate, reference and weight of every pixel that can be used, each `(P,)`, float64 on the CPU."""
+    for name, value in (("reference", reference), ("mask", mask), ("weights", weights)):
+        if value is not None and value.shape != estimate.shape:
+            raise MVCustomError(
+                f"{name}: expected the estimate's shape {tuple(estimate.shape)}, got {tuple(value.shape)}."
+            )
+    if mask is not None and mask.dtype != torch.bool:
+        raise MVCustomError(f"mask: expected bool, got {mask.dtype}. Use `weights` for soft masks.")
+    # Small data, and medians and random pixels that do not depend on the device.
+    x, z = estimate.detach().double().cpu(), reference.detach().double().cpu()
+    w = torch.ones_like(x) if weights is None else weights.detach().double().cpu()
+    if not (w.isfinite().all() and (w >= 0).all()):
+        raise MVCustomError("weights: expected finite values of 0 or more.")
+    used = x.isfinite() & z.isfinite() & (z > 0) & (w > 0)
+    if not inverse:
+        used &= x > 0
+    if mask is not None:
+        used &= mask.cpu()
+    if used.sum() < _FEWEST_PIXELS:
+        raise MVCustomError(
+            f"estimate, reference: expected at least {_FEWEST_PIXELS} pixels to fit a scale and shift to, got "
+            f"{int(used.sum())} of {used.numel()} (finite, reference above 0, inside the mask)."
+        )
+    return x[used], z[used], w[used]
+
+
+def _spread(values: Tensor) -> Tensor:
+    """Half the distance between the 5th and 95th percentile: 0 for a map that is constant but for some pixels."""
+    ordered = values.sort().values
+    last = len(ordered) - 1
+    return (ordered[round(0.95 * last)] - ordered[round(0.05 * last)]) / 2
+
+
+def _refuse_reversed(x: Tensor, y: Tensor, inverse: bool) -> None:
+    ranks = torch.stack([values.argsort().argsort().double() for values in (x, y)])
+    correlation = torch.corrcoef(ranks)[0, 1].item()
+    if correlation < -0.5:
+        taken, other = ("disparity", "depth") if inverse else ("depth", "disparity")
+        raise MVCustomError(
+            f"estimate: expected {taken} that rises with the reference's, got a rank correlation of "
+            f"{correlation:.2f}. Is it {other}? Then pass `inverse={not inverse}`."
+        )
+
+
+def _rises(line: Tensor, x: Tensor, y: Tensor, w: Tensor, noise: Tensor) -> bool:
+    """Whether the line rises, and its inliers with it: a flat line through noise would flatten the whole scene."""
+    inlier = w * _inliers((line[0] * x + line[1] - y).abs(), w, noise)
+    total = inlier.sum()
+    x, y = (values - (inlier * values).sum() / total for values in (x, y))
+    covariance = (inlier * x * y).sum()
+    return bool((line[0] > 0) & (covariance > 0.5 * ((inlier * x * x).sum() * (inlier * y * y).sum()).sqrt()))
+
+
+def _shift_is_idle(line: Tensor, estimate: Tensor, x: Tensor, y: Tensor, w: Tensor, noise: Tensor) -> bool:
+    """Whether z-depth is better aligned without a shift: it gains under 10 %, or puts pixels behind the camera."""
+    error = _weighted_median((line[0] * x + line[1] - y).abs(), w)
+    error_without = _weighted_median((_scale_only(x, y, w)[0] * x - y).abs(), w)
+    nearest = estimate[estimate.isfinite() & (estimate > 0)].min().item()
+    return bool(0.9 * error_without <= torch.maximum(error, noise)) or line[0].item() * nearest + line[1].item() <= 0
+
+
+def _weighted_median(values: Tensor, w: Tensor) -> Tensor:
+    """The smallest value that half of the weight does not exceed."""
+    ordered, order = values.sort()
+    mass = w[order].cumsum(0)
+    return ordered[torch.searchsorted(mass, mass[-1] / 2).clamp(max=len(ordered) - 1)]
+
+
+def _inliers(error: Tensor, w: Tensor, noise: Tensor) -> Tensor:
+    """Where the error is within 2.5 robust standard deviations, or the noise that is granted to any fit."""
+    return error <= 2.5 * torch.maximum(1.4826 * _weighted_median(error, w), noise)
+
+
+def _scale_only(x: Tensor, y: Tensor, w: Tensor) -> Tensor:
+    """The weighted median ratio, as (scale, 0)."""
+    positive = x > 0
+    if not positive.any():
+        return x.new_zeros(2)
+    ratio = _weighted_median(y[positive] / x[positive], w[positive])
+    return torch.stack([ratio, ratio.new_zeros(())])
+
+
+def _least_squares(x: Tensor, y: Tensor, w: Tensor) -> Tensor | None:
+    """Weighted least squares line (scale, shift); `None` if the weighted pixels have one x only."""
+    total = w.sum()
+    x_mean, y_mean = (w * x).sum() / total, (w * y).sum() / total
+    variance = (w * (x - x_mean).square()).sum()
+    if not variance > 0:
+        return None
+    scale = (w * (x - x_mean) * (y - y_mean)).sum() / variance
+    return torch.stack([scale, y_mean - scale * x_mean])
+
+
+def _robust_line(x: Tensor, y: Tensor, w: Tensor, noise: Tensor) -> Tensor | None:
+    """The line (scale, shift) with a positive scale that most pixels agree on; `None` if there is none."""
+    generator = torch.Generator().manual_seed(0)
+    mass = w.cumsum(0)
+    draw = torch.rand(2 * _HYPOTHESES + _SCORED_PIXELS, generator=generator, dtype=torch.float64)
+    pixel = torch.searchsorted(mass, draw * mass[-1], right=True).clamp(max=len(x) - 1)
+    first, second, scored = pixel.split([_HYPOTHESES, _HYPOTHESES, _SCORED_PIXELS])
+    scale = (y[second] - y[first]) / (x[second] - x[first])
+    rising = scale.isfinite() & (scale > 0)
+    if not rising.any():
+        return None
+    scale, first = scale[rising], first[rising]
+    shift = y[first] - scale * x[first]
+    error = (scale[:, None] * x[scored] + shift[:, None] - y[scored]).abs()
+    # Least median of squares tells the noise, a truncated sum of squares the line: the median alone would take any
+    # line through a flat half of the image.
+    limit = 2.5 * torch.maximum(1.4826 * error.median(dim=1).values.min(), noise)
+    best = error.clamp(max=limit).square().sum(dim=1).argmin()
+    line = torch.stack([scale[best], shift[best]])
+    cut = 4.685 / 2.5 * limit
+    for _ in range(_ITERATIONS):
+        error = line[0] * x + line[1] - y
+        refined = _least_squares(x, y, w * (1 - (error / cut).square()).clamp(min=0).square())
+        if refined is None or not refined[0] > 0:
+            break
+        if torch.allclose(refined, line, rtol=1e-9, atol=0.0):
+            break
+        line = refined
+    return line
+
+
+# --- hooks/depth_estimation.py: Monocular depth of a generated view, with any depth model of transformers.
+
+
+_DISPARITY_MODELS = {"dpt"}
+"""Model types whose output is relative inverse depth and whose configuration does not say so."""
+
+
+def predicts_disparity(depth_estimator: nn.Module) -> bool:
+    """Whether the model's output is relative inverse depth (larger is nearer) instead of depth."""
+    config = depth_estimator.config
+    kind = getattr(config, "depth_estimation_type", None)  # Depth Anything: "relative" or "metric"
+    return kind == "relative" or (kind is None and config.model_type in _DISPARITY_MODELS)
+
+
+@torch.no_grad()
+def estimate_depth(
+    depth_estimator: nn.Module,
+    depth_image_processor,
+    images: Tensor,  # [N, 3, H, W] in [0, 1]
+) -> Tensor:
+    """Runs a transformers depth model on images.
+
+    Args:
+        depth_estimator (`transformers.PreTrainedModel`): `ZoeDepthForDepthEstimation` (the paper's), or any other model
+            for depth estimation.
+        depth_image_processor (`transformers.BaseImageProcessor`): The model's image processor.
+        images (`torch.Tensor` of shape `(N, 3, H, W)`): RGB in [0, 1].
+
+    Returns:
+        `torch.Tensor` of shape `(N, H, W)`, float32: the model's output resampled to the images' pixels, in the model's
+        own units (see [`predicts_disparity`]).
+
+    Raises:
+        MVCustomError: if the model returns something that is not one finite map per image.
+    """
+    height, width = images.shape[-2:]
+    arrays = [image.permute(1, 2, 0).float().cpu().mul(255).round().byte().numpy() for image in images]
+    inputs = depth_image_processor(images=arrays, return_tensors="pt")
+    pixel_values = inputs["pixel_values"].to(device=depth_estimator.device, dtype=depth_estimator.dtype)
+    depth = depth_estimator(pixel_values=pixel_values).predicted_depth.float()
+    if depth.ndim != 3 or len(depth) != len(images):
+        raise MVCustomError(
+            f"depth_estimator: expected predicted_depth of shape ({len(images)}, h, w), got {tuple(depth.shape)}."
+        )
+    if not depth.isfinite().all():
+        raise MVCustomError("depth_estimator: it returned NaN or infinite depth. Half precision? Try float32 for it.")
+    pad_height, pad_width = _zoe_padding(depth_estimator, depth_image_processor, height, width)
+    padded = (height + 2 * pad_height, width + 2 * pad_width)
+    depth = F.interpolate(depth[:, None], size=padded, mode="bilinear", align_corners=False)[:, 0]
+    return depth[:, pad_height : pad_height + height, pad_width : pad_width + width].to(images.device)
+
+
+def _zoe_padding(depth_estimator: nn.Module, processor, height: int, width: int) -> tuple[int, int]:
+    """Rows and columns that ZoeDepth's processor mirrors around the image against artefacts at its rim.
+
+    Its own post-processing would remove them, but that needs torchvision.
+    """
+    if depth_estimator.config.model_type != "zoedepth" or not getattr(processor, "do_pad", False):
+        return 0, 0
+    return int(math.sqrt(height / 2) * 3), int(math.sqrt(width / 2) * 3)
+
+
+# --- pipelines/guidance.py: Classifier-free guidance over text and references: which branches the U-Net evaluates, and how they combine.
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One condition under which the noise is predicted: which text, and with the references or without."""
+
+    positive: bool
+    references: bool
+
+
+def guidance_branches(
+    guidance_scale: float,
+    reference_guidance_scale: float | None,
+    references: bool,
+) -> tuple[list[Branch], list[float]]:
+    """The branches e_0, e_1, ... of a step and the scales s_1, ... of `e_0 + s_1 (e_1 − e_0) + s_2 (e_2 − e_1)`.
+
+    Text guidance alone keeps the references in both branches: `e(∅, Y) + s (e(c, Y) − e(∅, Y))`. With
+    `reference_guidance_scale` (s_Y) the references are guided too:
+    `e(∅, ∅) + s_Y (e(∅, Y) − e(∅, ∅)) + s (e(c, Y) − e(∅, Y))`. Without text guidance (`guidance_scale <= 1`) the
+    prompt takes the place of ∅.
+
+    Args:
+        guidance_scale (`float`): s, the scale of text guidance; 1 or less is none.
+        reference_guidance_scale (`float`, *optional*): s_Y; `None` is none.
+        references (`bool`): Whether references condition this step at all.
+
+    Example:
+
+        >>> branches, scales = guidance_branches(5.0, 3.0, True)
+        >>> [(branch.positive, branch.references) for branch in branches], scales
+        ([(False, False), (False, True), (True, True)], [3.0, 5.0])
+    """
+    by_text = guidance_scale > 1
+    branches, scales = [], []
+    if reference_guidance_scale is not None and references:
+        branches.append(Branch(positive=not by_text, references=False))
+        scales.append(float(reference_guidance_scale))
+    if by_text:
+        branches.append(Branch(positive=False, references=references))
+        scales.append(float(guidance_scale))
+    branches.append(Branch(positive=True, references=references))
+    return branches, scales
+
+
+def combine(predictions: Sequence[Tensor], scales: Sequence[float]) -> Tensor:
+    """The guided prediction from those of the branches, all of one shape."""
+    guided = predictions[0]
+    for before, after, scale in zip(predictions, predictions[1:], scales):
+        guided = guided + scale * (after - before)
+    return guided
+
+
+@dataclass
+class Conditions:
+    """Everything that conditions the U-Net and does not depend on the timestep.
+
+    Args:
+        prompt_embeds (`torch.Tensor` of shape `(batch, length, dim)`): The prompt's states.
+        negative_prompt_embeds (`torch.Tensor`, *optional*): The negative prompt's, of the same shape.
+        features (mapping, *optional*): Rendered subject features X_y by block, each `(texts, frames, pixels, C)`, the
+            texts being the negative prompts (if any) and then the prompts.
+        image_embeds (list of `torch.Tensor`, *optional*): IP-Adapter's states, each `(texts, images, dim)` alike.
+    """
+
+    prompt_embeds: Tensor
+    negative_prompt_embeds: Tensor | None
+    features: Mapping[str, Tensor] | None = None
+    image_embeds: list[Tensor] | None = None
+
+    _assembled: dict[tuple, Any] = field(default_factory=dict, repr=False)
+
+    def replace_text(self, prompt_embeds: Tensor, negative_prompt_embeds: Tensor | None) -> None:
+        """Other text states from the next step on."""
+        self.prompt_embeds, self.negative_prompt_embeds = prompt_embeds, negative_prompt_embeds
+        self._assembled.clear()
+
+    def text_states(self, branches: Sequence[Branch], num_frames: int) -> Tensor:
+        """Text states in the U-Net's batch order (branch, batch, frame), `(branches * batch * frames, L, D)`."""
+
+        def assemble() -> Tensor:
+            states = [self.prompt_embeds if branch.positive else self.negative_prompt_embeds for branch in branches]
+            return torch.cat(states).repeat_interleave(num_frames, dim=0)
+
+        return self._once(("text", num_frames, *branches), assemble)
+
+    def image_states(self, branches: Sequence[Branch]) -> dict[str, list[Tensor]] | None:
+        """IP-Adapter's `added_cond_kwargs` in the order (branch, batch)."""
+        if self.image_embeds is None:
+            return None
+        return self._once(
+            ("image", *branches),
+            lambda: {"image_embeds": [torch.cat(self._by_branch(states, branches)) for states in self.image_embeds]},
+        )
+
+    def subject_features(self, branches: Sequence[Branch]) -> dict[str, Tensor]:
+        """X_y by block in the order (branch, batch, frame); zeros where a branch has no references."""
+
+        def assemble() -> dict[str, Tensor]:
+            features = {}
+            for name, states in self.features.items():
+                rows = self._by_branch(states, branches)
+                rows = [row if branch.references else torch.zeros_like(row) for row, branch in zip(rows, branches)]
+                features[name] = torch.cat(rows).flatten(0, 1)
+            return features
+
+        return self._once(("subject", *branches), assemble)
+
+    def _once(self, key: tuple, assemble: Callable[[], Any]) -> Any:
+        """Nothing here depends on the timestep, so nothing is put together twice."""
+        if key not in self._assembled:
+            self._assembled[key] = assemble()
+        return self._assembled[key]
+
+    def _by_branch(self, states: Tensor, branches: Sequence[Branch]) -> list[Tensor]:
+        batch = len(self.prompt_embeds)
+        return [states[-batch:] if branch.positive else states[:batch] for branch in branches]
+
+
+# --- pipelines/anchors.py: From noise to the anchor's geometry: preview pass, depth estimate, alignment.
+
+
+logger = logging.get_logger(__name__)
+
+_OPAQUE = 0.5
+"""Opacity above which a pixel of the rendered subject gives the depth estimate something to be fitted to."""
+
+
+def resolve_anchor_depth(depth: Tensor, batch_size: int, num_anchors: int) -> Tensor:
+    """Given z-depth of the anchor frames as `(batch, anchors, H, W)`, from any accepted shape.
+
+    Raises:
+        MVCustomError: for another shape, or depth that is not finite and above 0.
+    """
+    given = torch.as_tensor(depth, dtype=torch.float32)
+    expanded = given[None] if given.ndim == 2 else given
+    expanded = expanded[None].expand(batch_size, *expanded.shape) if expanded.ndim == 3 else expanded
+    if expanded.ndim != 4 or expanded.shape[:2] != (batch_size, num_anchors):
+        raise MVCustomError(
+            f"anchor_depth: expected shape (H, W), ({num_anchors}, H, W) or ({batch_size}, {num_anchors}, H, W), one "
+            f"map per anchor, got {tuple(given.shape)}."
+        )
+    if not (expanded.isfinite().all() and (expanded > 0).all()):
+        raise MVCustomError("anchor_depth: expected finite z-depth above 0 at every pixel.")
+    return expanded
+
+
+class AnchorPreparation:
+    """Makes the anchor geometry of one call when the first hook asks for it, and keeps it.
+
+    Args:
+        pipe ([`MVCustomPipeline`]): The pipeline of the call.
+        settings ([`AnchorSettings`]): Anchor frames, preview and alignment.
+        cameras ([`Cameras`]): Target cameras at the size of the views.
+        latents (`torch.Tensor` of shape `(batch, channels, frames, h, w)`): The initial noise.
+        conditions ([`Conditions`]): What conditions the preview pass.
+        rendering ([`SubjectRendering`], *optional*): The subject's rendered depth and opacity.
+        depth (`torch.Tensor` of shape `(batch, A, H, W)`, *optional*): Given z-depth, see [`resolve_anchor_depth`].
+        extra_step_kwargs (`dict`): For the scheduler's step.
+    """
+
+    def __init__(
+        self,
+        pipe: MVCustomPipeline,
+        settings: AnchorSettings,
+        cameras: Cameras,
+        latents: Tensor,
+        conditions: Conditions,
+        rendering: SubjectRendering | None,
+        depth: Tensor | None,
+        extra_step_kwargs: dict[str, Any],
+    ) -> None:
+        self.pipe = pipe
+        self.settings = settings
+        self.cameras = cameras
+        self.latents = latents
+        self.conditions = conditions
+        self.rendering = rendering
+        self.given_depth = depth
+        self.extra_step_kwargs = extra_step_kwargs
+        self.prepared: AnchorGeometry | None = None
+
+    def geometry(self) -> AnchorGeometry:
+        """The anchor geometry; the first call runs the preview unless depth was given."""
+        if self.prepared is None:
+            anchors = self.settings.resolve(len(self.cameras))
+            depth = self._estimated(anchors) if self.given_depth is None else self.given_depth.to(self.latents.device)
+            self.prepared = AnchorGeometry(depth, anchors, self.cameras, self.settings.discontinuity)
+        return self.prepared
+
+    def _estimated(self, anchors: tuple[int, ...]) -> Tensor:
+        pipe = self.pipe
+        steps = self.settings.preview_steps(pipe._num_inference_steps)
+        latents = pipe.preview(steps, self.latents, self.conditions, self.extra_step_kwargs)
+        images = pipe.decode_latents(latents[:, :, list(anchors)]).transpose(1, 2)  # [B, A, 3, H, W]
+        images = ((images + 1) / 2).clamp(0, 1)
+        estimates = estimate_depth(pipe.depth_estimator, pipe.depth_image_processor, images.flatten(0, 1))
+        estimates = estimates.unflatten(0, images.shape[:2])
+        inverse = predicts_disparity(pipe.depth_estimator)
+        return torch.stack(
+            [
+                torch.stack([self._align(maps[a], anchor, inverse) for a, anchor in enumerate(anchors)])
+                for maps in estimates
+            ]
+        )
+
+    def _align(self, estimate: Tensor, anchor: int, inverse: bool) -> Tensor:
+        """z-depth `(H, W)` in world units from the depth model's output at an anchor frame."""
+        if self.settings.align and self.rendering is not None:
+            size = tuple(estimate.shape)
+            maps = torch.stack([self.rendering.depth[anchor], self.rendering.opacity[anchor]])[None].float()
+            subject_depth, opacity = F.interpolate(maps, size=size, mode="bilinear", align_corners=False)[0]
+            try:
+                return align_depth(estimate, subject_depth, mask=opacity > _OPAQUE, inverse=inverse).apply(estimate)
+            except MVCustomError as error:
+                logger.info(f"Depth of anchor frame {anchor} is not fitted to the subject: {error}")
+        # A camera that turns on the spot at the origin says nothing of the scene's size; any distance serves it.
+        distance = self.cameras.centers[anchor].norm().item() or 1.0
+        return align_median_depth(estimate, distance, inverse=inverse).apply(estimate)
+
+
+# --- pipelines/denoising.py: The denoising loop: guided prediction, scheduler, hooks; the preview pass; decoding.
+
+
+class DenoisingMixin:
+    """The steps of [`MVCustomPipeline`] in which its models run over and over."""
+
+    def predict_noise(
+        self,
+        latents: Tensor,  # [B, C, F, h, w]
+        timestep: Tensor,
+        scheduler: SchedulerMixin,
+        conditions: Conditions,
+        references: bool,
+    ) -> Tensor:
+        """The guided prediction of the U-Net at one timestep, of the shape of `latents`."""
+        num_frames = latents.shape[2]
+        references = references and conditions.features is not None
+        branches, scales = guidance_branches(self.guidance_scale, self.reference_guidance_scale, references)
+        groups = [[branch] for branch in branches] if self._split_guidance else [branches]
+        predictions = []
+        for group in groups:
+            model_input = torch.cat([latents] * len(group)) if len(group) > 1 else latents
+            conditioning = nullcontext()
+            if references:
+                conditioning = self.subject.conditioning.rendered(conditions.subject_features(group))
+            with conditioning:
+                output = self.unet(
+                    scheduler.scale_model_input(model_input, timestep),
+                    timestep,
+                    encoder_hidden_states=conditions.text_states(group, num_frames),
+                    cross_attention_kwargs=self.cross_attention_kwargs,
+                    added_cond_kwargs=conditions.image_states(group),
+                ).sample
+            predictions.extend(output.chunk(len(group)))
+        return combine(predictions, scales)
+
+    def denoise(
+        self,
+        run: DenoisingRun,
+        conditions: Conditions,
+        hooks: Sequence[DenoisingHook] = (),
+        extra_step_kwargs: dict[str, Any] | None = None,
+        pose_guidance: tuple[float, float] = (0.0, 1.0),
+        on_step_end: Callable[[int, Tensor, Tensor], Tensor] | None = None,
+        description: str = "denoise",
+    ) -> Tensor:
+        """Runs the schedule from `run.latents`; returns the final latents `(batch, channels, frames, h, w)`.
+
+        `on_step_end(index, timestep, latents)` is called after each step and returns the latents to go on with.
+        """
+        steps = len(run.timesteps)
+        begin, end = (share * steps for share in pose_guidance)
+        warm_up = steps - self._num_inference_steps * run.scheduler.order
+        with self.progress_bar(total=steps) as progress:
+            progress.set_description(description)
+            for index, timestep in enumerate(run.timesteps):
+                if self.interrupt:
+                    continue
+                with ExitStack() as during_unet_call:
+                    step = DenoisingStep(index, timestep, during_unet_call)
+                    for hook in hooks:
+                        hook.before_step(run, step)
+                    prediction = self.predict_noise(
+                        run.latents, timestep, run.scheduler, conditions, references=begin <= index < end
+                    )
+                if hooks:
+                    step.predicted_original = run.noise_levels.predict_original(prediction, run.latents, index)
+                run.latents = run.scheduler.step(
+                    prediction, timestep, run.latents, **(extra_step_kwargs or {})
+                ).prev_sample
+                for hook in hooks:
+                    hook.after_step(run, step)
+                if on_step_end is not None:
+                    run.latents = on_step_end(index, timestep, run.latents)
+                if index == steps - 1 or ((index + 1) > warm_up and (index + 1) % run.scheduler.order == 0):
+                    progress.update()
+        return run.latents
+
+    def decode_latents(self, latents: Tensor, decode_chunk_size: int = 16) -> Tensor:
+        """Decodes `(batch, channels, frames, h, w)` to `(batch, 3, frames, H, W)` in [-1, 1], in chunks of frames."""
+        frames = latents.transpose(1, 2).flatten(0, 1)
+        chunks = frames.split(decode_chunk_size)
+        with self.progress_bar(total=len(chunks)) as progress:
+            progress.set_description("decode")
+            decoded = []
+            for chunk in chunks:
+                # The order of operations is AnimateDiffPipeline's, so that results agree to the last bit.
+                decoded.append(self.vae.decode(1 / self.vae.config.scaling_factor * chunk).sample)
+                progress.update()
+        return torch.cat(decoded).unflatten(0, (latents.shape[0], latents.shape[2])).transpose(1, 2).float()
+
+    def preview(
+        self,
+        num_steps: int,
+        latents: Tensor,  # [B, C, F, h, w]
+        conditions: Conditions,
+        extra_step_kwargs: dict[str, Any],
+    ) -> Tensor:
+        """A short pass from the same noise without hooks, on a copy of the scheduler; returns final latents."""
+        scheduler = copy.deepcopy(self.scheduler)
+        scheduler.set_timesteps(num_steps, device=latents.device)
+        run = DenoisingRun(
+            latents=latents,
+            cameras=None,
+            unet=self.unet,
+            scheduler=scheduler,
+            timesteps=scheduler.timesteps,
+            noise_levels=None,
+            generator=None,
+            randn=None,
+            anchor_geometry=None,
+        )
+        return self.denoise(run, conditions, extra_step_kwargs=extra_step_kwargs, description="preview")
+
+
+# --- hooks/consistent_aware_latent_completion.py: Consistent-aware latent completion (CLC): new, coherent content where the anchor saw nothing.
+
+
+@dataclass
+class ConsistentAwareLatentCompletion(DenoisingHook):
+    """Keeps the disoccluded regions open to new content in the early steps.
+
+    Without it, what the anchor frame did not see tends to repeat what it saw. For the first steps, the latents there
+    are replaced by the current prediction of the clean latents, noised again with fresh noise:
+    `x_t ← M ⊙ x_t + (1 − M) ⊙ (alpha_t x̂_0 + sigma_t noise)`, M the anchor's visibility at latent resolution.
+
+    x̂_0 is the one that the step has just predicted and t is the level that the step arrives at, so no further U-Net
+    call is needed. The last step that acts is never the last of the schedule, which would leave noise in the views.
+
+    Source: MVCustom (arXiv 2510.13702), consistent-aware latent completion.
+
+    Args:
+        start (`float`, defaults to 0.0): Share of the steps after which it begins to act.
+        end (`float`, defaults to 0.2): Share of the steps after which it ends (τ of the paper: 10 of 50 steps).
+    """
+
+    start: float = 0.0
+    end: float = 0.2
+
+    name: ClassVar[str] = "consistent_aware_latent_completion"
+    needs_several_frames: ClassVar[bool] = True
+    needs_geometry: ClassVar[bool] = True
+
+    def prepare(self, run: DenoisingRun) -> None:
+        height, width = run.latents.shape[-2:]
+        run.state[id(self)] = run.anchor_geometry().visibility(height, width)[:, None]  # [B, 1, F, h, w]
+
+    def after_step(self, run: DenoisingRun, step: DenoisingStep) -> None:
+        arrived = step.index + 1
+        if not run.covers(self, step.index) or arrived >= len(run.timesteps):
+            return
+        noise = run.randn(tuple(run.latents.shape))
+        imagined = run.noise_levels.add_noise(step.predicted_original, noise, arrived)
+        run.latents = torch.where(run.state[id(self)], run.latents, imagined)
+
+
+# --- hooks/feature_map_sizes.py: At which size each motion module of a U-Net works.
+
+
+def motion_module_sizes(unet: nn.Module, height: int, width: int) -> dict[str, tuple[int, int]]:
+    """The feature map's (height, width) at every motion module, in execution order, without running the U-Net.
+
+    Args:
+        unet (`UNetMotionModel`): The motion U-Net.
+        height (`int`), width (`int`): The latents' size.
+
+    Returns:
+        `dict` from module name (as in `unet.named_modules()`) to the size of its input.
+    """
+    sizes: dict[str, tuple[int, int]] = {}
+    levels = []
+    for i, block in enumerate(unet.down_blocks):
+        levels.append((height, width))
+        sizes.update({f"down_blocks.{i}.motion_modules.{j}": levels[-1] for j in range(len(block.motion_modules))})
+        if block.downsamplers is not None:  # stride 2 with padding 1: sizes are rounded up
+            height, width = (height + 1) // 2, (width + 1) // 2
+    for j in range(len(getattr(unet.mid_block, "motion_modules", None) or ())):
+        sizes[f"mid_block.motion_modules.{j}"] = (height, width)
+    for i, block in enumerate(unet.up_blocks):
+        size = levels[len(levels) - 1 - i]
+        sizes.update({f"up_blocks.{i}.motion_modules.{j}": size for j in range(len(block.motion_modules))})
+    return sizes
+
+
+# --- hooks/depth_aware_feature_rendering.py: Depth-aware feature rendering (DFR): the anchor's features, rendered into every other view through its depth.
+
+
+@dataclass
+class DepthAwareFeatureRendering(DenoisingHook):
+    """Replaces, in chosen layers, what the anchor saw by the anchor's own features seen from each camera.
+
+    `F̂_n = M_n ⊙ R(F_a, φ_n) + (1 − M_n) ⊙ F_n` for every frame n that is no anchor: F_a are the anchor's features at
+    this layer and step, R renders them through the anchor's feature mesh, M_n is where the mesh is visible. The
+    replaced features are the inputs of the chosen motion modules, so the dense spatio-temporal attention sees them.
+    Mesh, visibility and barycentrics do not depend on the step: a step is a gather.
+
+    Source: MVCustom (arXiv 2510.13702), depth-aware feature rendering.
+
+    Args:
+        start (`float`, defaults to 0.0): Share of the steps after which it begins to act.
+        end (`float`, defaults to 0.7): Share of the steps after which it ends (35 of 50 in the paper).
+        layers (`str`, defaults to the motion modules of the up blocks): Regular expression that names the motion
+            modules (as in `unet.named_modules()`) whose inputs are replaced.
+    """
+
+    start: float = 0.0
+    end: float = 0.7
+    layers: str = r"up_blocks\.\d+\.motion_modules\.\d+"
+
+    name: ClassVar[str] = "depth_aware_feature_rendering"
+    needs_several_frames: ClassVar[bool] = True
+    needs_geometry: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        try:
+            re.compile(self.layers)
+        except (re.error, TypeError) as error:
+            raise MVCustomError(
+                f"DepthAwareFeatureRendering.layers: expected a regular expression, got {self.layers!r} ({error})."
+            ) from error
+
+    def prepare(self, run: DenoisingRun) -> None:
+        height, width = run.latents.shape[-2:]
+        sizes = motion_module_sizes(run.unet, height, width)
+        chosen = {name: size for name, size in sizes.items() if re.fullmatch(self.layers, name)}
+        if not chosen:
+            raise MVCustomError(
+                f"DepthAwareFeatureRendering.layers: {self.layers!r} names no motion module of this U-Net; it has "
+                f"{list(sizes)}."
+            )
+        geometry = run.anchor_geometry()
+        for size in set(chosen.values()):
+            geometry.warps(*size)
+        run.state[id(self)] = (list(chosen), geometry)
+
+    def before_step(self, run: DenoisingRun, step: DenoisingStep) -> None:
+        if run.covers(self, step.index):
+            names, geometry = run.state[id(self)]
+            modules = [run.unet.get_submodule(name) for name in names]
+            step.during_unet_call.enter_context(rendering_anchor_features(modules, geometry))
+
+
+@contextmanager
+def rendering_anchor_features(modules: list[nn.Module], geometry: AnchorGeometry) -> Iterator[None]:
+    """Replaces the inputs of `modules` by anchor features rendered into the other frames, for this context."""
+
+    def replace_input(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        # Blocks pass the hidden states by position or by name.
+        if args:
+            return (geometry.render(args[0]), *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": geometry.render(kwargs["hidden_states"])}
+
+    handles = []
+    try:
+        for module in modules:
+            handles.append(module.register_forward_pre_hook(replace_input, with_kwargs=True))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+# --- hooks/built_in_hooks.py: The hooks whose settings are saved with a pipeline.
+
+
+BUILT_IN_HOOKS = (DepthAwareFeatureRendering, ConsistentAwareLatentCompletion)
+
+
+# --- pipelines/hook_settings.py: The pipeline's own hooks and anchor: set, saved with the pipeline and restored.
+
+
+class HookSettingsMixin:
+    """Holds `pipe.hooks` and `pipe.anchor`, and keeps their settings in the pipeline's configuration."""
+
+    def _init_hooks(self, denoising_hooks: dict[str, Any] | None, anchor: dict[str, Any] | None) -> None:
+        if denoising_hooks is None:
+            has_depth = self.depth_estimator is not None and self.depth_image_processor is not None
+            hooks = [DepthAwareFeatureRendering(), ConsistentAwareLatentCompletion()] if has_depth else []
+        else:
+            by_name = {hook.name: hook for hook in BUILT_IN_HOOKS}
+            unknown = sorted(set(denoising_hooks) - set(by_name))
+            if unknown:
+                raise MVCustomError(f"denoising_hooks: unknown hooks {unknown}; there are {sorted(by_name)}.")
+            hooks = [by_name[name].from_dict(settings) for name, settings in denoising_hooks.items()]
+        self.set_hooks(hooks, AnchorSettings.from_dict(anchor or {}))
+
+    @property
+    def hooks(self) -> tuple[DenoisingHook, ...]:
+        """The hooks of a call that names none, in the order in which they act."""
+        return self._hooks
+
+    @property
+    def anchor(self) -> AnchorSettings:
+        """The anchor settings of a call that names none."""
+        return self._anchor
+
+    def set_hooks(self, hooks: Sequence[DenoisingHook], anchor: AnchorSettings | None = None) -> None:
+        """Sets the hooks (and the anchor settings) that calls use by default.
+
+        Built-in hooks are saved with the pipeline, in their order; hooks of your own are code, and are not.
+
+        Args:
+            hooks (sequence of [`DenoisingHook`]): In the order in which they act.
+            anchor ([`AnchorSettings`], *optional*): `None` keeps the present ones.
+
+        Raises:
+            MVCustomError: for something that is no hook, or a built-in hook given twice.
+        """
+        hooks = tuple(hooks)
+        for hook in hooks:
+            if not isinstance(hook, DenoisingHook):
+                raise MVCustomError(f"hooks: expected instances of DenoisingHook, got {hook!r}.")
+        names = [hook.name for hook in hooks if hook.name is not None]
+        if len(set(names)) != len(names):
+            raise MVCustomError(f"hooks: expected each built-in hook at most once, got {names}.")
+        self._hooks = hooks
+        if anchor is not None:
+            self._anchor = anchor
+        self.register_to_config(
+            denoising_hooks={hook.name: hook.to_dict() for hook in hooks if hook.name is not None},
+            anchor=self._anchor.to_dict(),
+        )
+
+
+# --- cameras/conventions.py: Converters at the border: other camera conventions in and out.
+
+
+CONVENTIONS = {
+    "opencv": "camera-to-world; x right, y down, z forward (this package)",
+    "opencv_w2c": "world-to-camera; x right, y down, z forward (OpenCV, gsplat, VGGT)",
+    "colmap": "world-to-camera; x right, y down, z forward",
+    "opengl": "camera-to-world; x right, y up, z backward",
+    "blender": "as opengl",
+    "nerfstudio": "as opengl",
+    "pytorch3d": "world-to-view as row vectors; x left, y up, z forward (`[R | 0; T | 1]`)",
+}
+"""Names of conventions for `(N, 4, 4)` poses, and what they mean."""
+
+
+def cameras_from_convention(
+    poses: Tensor,  # [N, 4, 4]
+    intrinsics: Tensor,  # [N, 3, 3] or [3, 3]
+    height: int,
+    width: int,
+    *,
+    convention: str,
+) -> Cameras:
+    """Cameras from poses of a named convention.
+
+    Args:
+        poses (`torch.Tensor` of shape `(N, 4, 4)`): Poses.
+        intrinsics (`torch.Tensor` of shape `(N, 3, 3)` or `(3, 3)`): In pixels, first pixel's centre at (0.5, 0.5).
+        height (`int`), width (`int`): Image size in pixels.
+        convention (`str`): A name of `CONVENTIONS`.
+    """
+    poses = torch.as_tensor(poses)
+    if poses.ndim != 3 or poses.shape[1:] != (4, 4):
+        raise CamerasError(f"cameras: expected poses of shape (N, 4, 4), got {tuple(poses.shape)}.")
+    if not poses.isfinite().all():
+        raise CamerasError("cameras: expected finite poses, got NaN or infinity.")
+    poses = poses if poses.is_floating_point() else poses.float()
+    _check_convention(convention)
+    if convention == "pytorch3d":
+        poses = torch.diag(poses.new_tensor([-1.0, -1.0, 1.0, 1.0])) @ poses.transpose(1, 2)
+    if convention in ("opencv_w2c", "colmap", "pytorch3d"):
+        if (torch.linalg.det(poses[:, :3, :3]).abs() < 1e-8).any():
+            raise CamerasError("cameras: expected invertible world-to-camera matrices, got a singular one.")
+        poses = torch.linalg.inv(poses)
+    elif convention in ("opengl", "blender", "nerfstudio"):
+        poses = poses * poses.new_tensor([1.0, -1.0, -1.0, 1.0])
+    return Cameras(poses, intrinsics, height, width)
+
+
+def camera_to_world_in(cameras: Cameras, convention: str) -> Tensor:
+    """Poses `(N, 4, 4)` in a named convention (world-to-camera ones where that is what it stores)."""
+    _check_convention(convention)
+    if convention == "opencv":
+        return cameras.camera_to_world
+    if convention in ("opengl", "blender", "nerfstudio"):
+        return cameras.camera_to_world * cameras.camera_to_world.new_tensor([1.0, -1.0, -1.0, 1.0])
+    poses = cameras.world_to_camera
+    if convention == "pytorch3d":
+        poses = (torch.diag(poses.new_tensor([-1.0, -1.0, 1.0, 1.0])) @ poses).transpose(1, 2)
+    return poses
+
+
+def cameras_from_pytorch3d(
+    rotation: Tensor,  # [N, 3, 3]
+    translation: Tensor,  # [N, 3]
+    focal_length: Tensor,  # [N, 2]
+    principal_point: Tensor,  # [N, 2]
+    height: int,
+    width: int,
+    *,
+    intrinsics_in: str = "ndc_isotropic",
+) -> Cameras:
+    """Cameras from PyTorch3D's tensors: `X_view = X_world @ R + T`, axes left, up, forward.
+
+    Args:
+        rotation (`torch.Tensor` of shape `(N, 3, 3)`): R.
+        translation (`torch.Tensor` of shape `(N, 3)`): T.
+        focal_length (`torch.Tensor` of shape `(N, 2)`), principal_point (`torch.Tensor` of shape `(N, 2)`):
+            In the units of `intrinsics_in`.
+        height (`int`), width (`int`): Image size in pixels.
+        intrinsics_in (`str`): `"ndc_isotropic"` (the shorter side spans [-1, 1]), `"ndc_norm_image_bounds"` (each side
+            spans [-1, 1]; older CO3D) or `"screen"` (pixels).
+    """
+    rotation, translation = torch.as_tensor(rotation), torch.as_tensor(translation)
+    if rotation.ndim != 3 or rotation.shape[1:] != (3, 3) or translation.shape != (len(rotation), 3):
+        raise CamerasError(
+            f"rotation, translation: expected shapes (N, 3, 3) and (N, 3), got {tuple(rotation.shape)} and "
+            f"{tuple(translation.shape)}."
+        )
+    poses = torch.eye(4, dtype=rotation.dtype).repeat(len(rotation), 1, 1)
+    poses[:, :3, :3] = rotation
+    poses[:, 3, :3] = translation
+    focal_length, principal_point = (
+        torch.as_tensor(value, dtype=rotation.dtype) for value in (focal_length, principal_point)
+    )
+    if focal_length.shape != (len(rotation), 2) or principal_point.shape != (len(rotation), 2):
+        raise CamerasError(
+            f"focal_length, principal_point: expected shape ({len(rotation)}, 2), got {tuple(focal_length.shape)} and "
+            f"{tuple(principal_point.shape)}."
+        )
+    scale, center = _ndc(height, width, intrinsics_in, rotation.dtype)
+    intrinsics = torch.eye(3, dtype=rotation.dtype).repeat(len(rotation), 1, 1)
+    intrinsics[:, [0, 1], [0, 1]] = focal_length * scale.abs()
+    intrinsics[:, :2, 2] = center + principal_point * scale
+    return cameras_from_convention(poses, intrinsics, height, width, convention="pytorch3d")
+
+
+def cameras_to_pytorch3d(
+    cameras: Cameras, *, intrinsics_in: str = "ndc_isotropic"
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """PyTorch3D's `(R, T, focal_length, principal_point)`, of shapes `(N, 3, 3)`, `(N, 3)`, `(N, 2)`, `(N, 2)`."""
+    poses = camera_to_world_in(cameras, "pytorch3d")
+    scale, center = _ndc(cameras.height, cameras.width, intrinsics_in, cameras.dtype)
+    principal_point = (cameras.intrinsics[:, :2, 2] - center) / scale
+    return poses[:, :3, :3], poses[:, 3, :3], cameras.focal / scale.abs(), principal_point
+
+
+def _ndc(height: int, width: int, intrinsics_in: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Pixels in one unit along x and y (NDC axes point left and up), and the pixel at the unit's origin."""
+    if intrinsics_in == "screen":
+        return torch.ones(2, dtype=dtype), torch.zeros(2, dtype=dtype)
+    center = torch.tensor([width / 2, height / 2], dtype=dtype)
+    if intrinsics_in == "ndc_isotropic":
+        return -torch.full((2,), min(height, width) / 2, dtype=dtype), center
+    if intrinsics_in == "ndc_norm_image_bounds":
+        return -center, center
+    raise CamerasError(
+        f"intrinsics_in: expected 'ndc_isotropic', 'ndc_norm_image_bounds' or 'screen', got {intrinsics_in!r}."
+    )
+
+
+def _check_convention(convention: str) -> None:
+    if convention not in CONVENTIONS:
+        raise CamerasError(f"convention: expected one of {', '.join(CONVENTIONS)}, got {convention!r}.")
+
+
+# --- cameras/distortion.py: Lens distortion: OpenCV's radial-tangential and fisheye models, and how to undo them.
+
+
+@dataclass(frozen=True)
+class Distortion:
+    """Distortion coefficients that all photos of a capture share.
+
+    Args:
+        radial (`tuple` of `float`): k1, k2, ... (up to 6 radial ones, the 4th to 6th in the denominator, as in OpenCV; up
+            to 4 for a fisheye lens).
+        tangential (`tuple` of `float`): p1, p2.
+        fisheye (`bool`): Whether the lens is OpenCV's equidistant fisheye.
+    """
+
+    radial: tuple[float, ...] = ()
+    tangential: tuple[float, float] = (0.0, 0.0)
+    fisheye: bool = False
+
+    def __post_init__(self) -> None:
+        numbers = (*self.radial, *self.tangential)
+        if not all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers):
+            raise CamerasError(f"distortion: expected finite coefficients, got {numbers}.")
+        if len(self.radial) > (4 if self.fisheye else 6):
+            raise CamerasError(
+                f"distortion: expected at most 6 radial coefficients (4 for fisheye), got {len(self.radial)}."
+            )
+
+    @property
+    def is_none(self) -> bool:
+        """Whether all coefficients are 0 and the lens is no fisheye."""
+        return not self.fisheye and not any((*self.radial, *self.tangential))
+
+    def distort(self, points: Tensor) -> Tensor:
+        """Normalised image points `(..., 2)` (at depth 1) of the pinhole camera, as the lens shows them."""
+        x, y = points.unbind(-1)
+        squared = x**2 + y**2
+        k = (*self.radial, *(0.0,) * (6 - len(self.radial)))
+        if self.fisheye:
+            radius = squared.sqrt()
+            theta = torch.atan(radius)
+            bent = theta * (1 + theta**2 * (k[0] + theta**2 * (k[1] + theta**2 * (k[2] + theta**2 * k[3]))))
+            return (
+                points * torch.where(radius > 1e-9, bent / radius.clamp(min=1e-9), torch.ones_like(radius))[..., None]
+            )
+        p1, p2 = self.tangential
+        radial = (1 + squared * (k[0] + squared * (k[1] + squared * k[2]))) / (
+            1 + squared * (k[3] + squared * (k[4] + squared * k[5]))
+        )
+        return torch.stack(
+            [
+                x * radial + 2 * p1 * x * y + p2 * (squared + 2 * x**2),
+                y * radial + p1 * (squared + 2 * y**2) + 2 * p2 * x * y,
+            ],
+            dim=-1,
+        )
+
+
+def undistort_image(
+    image: Tensor,  # [C, H, W]
+    intrinsics: Tensor,  # [3, 3]
+    distortion: Distortion,
+) -> Tensor:
+    """The photo as the pinhole camera with the same intrinsics sees it; zeros where the lens saw nothing.
+
+    Args:
+        image (`torch.Tensor` of shape `(C, H, W)`): The photo.
+        intrinsics (`torch.Tensor` of shape `(3, 3)`): In pixels, first pixel's centre at (0.5, 0.5).
+        distortion ([`Distortion`]): The lens.
+    """
+    height, width = image.shape[-2:]
+    intrinsics = intrinsics.double()
+    focal, center = intrinsics.diagonal()[:2], intrinsics[:2, 2]
+    y, x = torch.meshgrid(
+        torch.arange(height, dtype=torch.float64) + 0.5, torch.arange(width, dtype=torch.float64) + 0.5, indexing="ij"
+    )
+    points = (torch.stack([x, y], dim=-1) - center) / focal
+    pixels = distortion.distort(points) * focal + center
+    grid = pixels / torch.tensor([width, height], dtype=torch.float64) * 2 - 1
+    return F.grid_sample(image[None].double(), grid[None], align_corners=False)[0].to(image.dtype)
+
+
+# --- cameras/capture.py: A posed capture: cameras with the names and files of their photos, as the importers give it.
+
+
+@dataclass(frozen=True)
+class Capture:
+    """Photos with their cameras, in the world of the file that they came from.
+
+    Args:
+        cameras ([`Cameras`]): One per photo, in the file's order.
+        names (`tuple` of `str`): The photos' names as the file has them.
+        image_paths (`tuple` of `Path` or `None`): Where the photos are; `None` where the format does not say.
+        mask_paths (`tuple` of `Path` or `None`): Subject masks (black is ignored).
+        distortion ([`Distortion`], *optional*): Lens distortion of the photos; the cameras are those without it.
+    """
+
+    cameras: Cameras
+    names: tuple[str, ...]
+    image_paths: tuple[Path | None, ...]
+    mask_paths: tuple[Path | None, ...]
+    distortion: Distortion | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("names", "image_paths", "mask_paths"):
+            if len(getattr(self, name)) != len(self.cameras):
+                raise CamerasError(
+                    f"{name}: expected one per camera ({len(self.cameras)}), got {len(getattr(self, name))}."
+                )
+
+    def __len__(self) -> int:
+        return len(self.cameras)
+
+    def with_cameras(self, cameras: Cameras) -> Capture:
+        """The same photos with other cameras, such as normalised ones."""
+        return replace(self, cameras=cameras)
+
+
+def inside_folder(folder: Path, path: object, source: Path) -> Path:
+    """`folder / path` for a path named in the file `source`, refused if it leads out of `folder`."""
+    if not isinstance(path, str) or not path or "\0" in path:
+        raise MVCustomError(f"{source}: expected the path of a file, got {path!r}.")
+    pure = PurePosixPath(path.replace("\\", "/"))
+    # Judged by its text: caches of the Hub are folders of links.
+    if pure.is_absolute() or ".." in pure.parts or (len(pure.parts[0]) == 2 and pure.parts[0][1] == ":"):
+        raise MVCustomError(f"{source}: expected files inside {folder}, got {path!r}, which leads out of it.")
+    return folder / pure
+
+
+def one_size(source: Path, sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """The photos' common (height, width).
+
+    Raises:
+        CamerasError: naming the sizes and how often each occurs, if there are several.
+    """
+    counts = Counter(sizes)
+    if len(counts) != 1:
+        found = ", ".join(f"{count} of {width} × {height}" for (height, width), count in counts.most_common())
+        raise CamerasError(
+            f"{source}: expected photos of one size, got {found}. Resize or crop them (and their intrinsics) to one size."
+        )
+    return next(iter(counts))
+
+
+# --- cameras/co3d.py: CO3Dv2: frame_annotations.jgz, gzipped JSON with PyTorch3D cameras.
+
+
+_LARGEST = 2**31
+"""Bytes of JSON that are unpacked at most: CO3Dv2's largest category has a third of it."""
+
+
+def read_co3d(file: Path, sequence: str | None = None) -> Capture:
+    """Reads one sequence of a CO3Dv2 category.
+
+    Args:
+        file (`Path`): The category's `frame_annotations.jgz`. Image paths in it start from the folder above its own.
+        sequence (`str`, *optional*): The sequence's name; may be left out if there is only one.
+
+    Raises:
+        MVCustomError: naming the file and what cannot be used; lists the sequences if one has to be named.
+    """
+    frames = _read(file)
+    names = list(dict.fromkeys(str(frame.get("sequence_name")) for frame in frames))
+    if sequence is None and len(names) == 1:
+        sequence = names[0]
+    if sequence not in names:
+        raise CamerasError(
+            f"{file}: expected sequence= one of its {len(names)} sequences ({', '.join(names[:8])} ...), got {sequence!r}."
+        )
+    frames = [frame for frame in frames if str(frame.get("sequence_name")) == sequence]
+    batches: dict[str, list[torch.Tensor]] = {"R": [], "T": [], "focal_length": [], "principal_point": []}
+    sizes, formats, images, masks = [], set(), [], []
+    for i, frame in enumerate(frames):
+        try:
+            view, image = frame["viewpoint"], frame["image"]
+            for name, values in batches.items():
+                values.append(torch.tensor(view[name], dtype=torch.float64))
+            sizes.append((int(image["size"][0]), int(image["size"][1])))
+            formats.add(view.get("intrinsics_format", "ndc_norm_image_bounds"))
+            images.append(image["path"])
+            masks.append((frame.get("mask") or {}).get("path"))
+        except (KeyError, TypeError, ValueError, IndexError, RuntimeError, AttributeError) as error:
+            raise MVCustomError(f"{file}: frame {i} of {sequence!r}: expected a CO3D annotation: {error!r}") from error
+    if len(formats) != 1:
+        raise CamerasError(f"{file}: expected one intrinsics_format in {sequence!r}, got {sorted(map(str, formats))}.")
+    height, width = one_size(file, sizes)
+    root = file.parent.parent
+    try:
+        rotation, translation, focal, principal = (torch.stack(values) for values in batches.values())
+        cameras = cameras_from_pytorch3d(
+            rotation, translation, focal, principal, height, width, intrinsics_in=formats.pop()
+        )
+    except (CamerasError, RuntimeError) as error:
+        raise CamerasError(f"{file}: {sequence!r}: {error}") from error
+    return Capture(
+        cameras=cameras,
+        names=tuple(str(path) for path in images),
+        image_paths=tuple(inside_folder(root, path, file) for path in images),
+        mask_paths=tuple(None if path is None else inside_folder(root, path, file) for path in masks),
+    )
+
+
+def _read(file: Path) -> list[dict[str, Any]]:
+    try:
+        with gzip.open(file) as stream:
+            data = stream.read(_LARGEST)
+        frames = json.loads(data)
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise MVCustomError(f"{file}: expected gzipped JSON: {error}") from error
+    if not isinstance(frames, list) or not frames or not all(isinstance(frame, dict) for frame in frames):
+        raise MVCustomError(f"{file}: expected a list of frame annotations.")
+    return frames
+
+
+# --- cameras/colmap_model.py: What COLMAP's files hold, whichever way they are written.
+
+
+CAMERA_MODELS = {
+    0: ("SIMPLE_PINHOLE", 3),
+    1: ("PINHOLE", 4),
+    2: ("SIMPLE_RADIAL", 4),
+    3: ("RADIAL", 5),
+    4: ("OPENCV", 8),
+    5: ("OPENCV_FISHEYE", 8),
+    8: ("SIMPLE_RADIAL_FISHEYE", 4),
+    9: ("RADIAL_FISHEYE", 5),
+}
+"""COLMAP's numbers, names and parameter counts of the models that are read."""
+
+
+@dataclass(frozen=True)
+class ColmapCamera:
+    """One entry of the cameras file."""
+
+    model: str
+    width: int
+    height: int
+    params: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class ColmapImage:
+    """One entry of the images file: world-to-camera quaternion (w, x, y, z) and translation."""
+
+    image_id: int
+    quaternion: tuple[float, float, float, float]
+    translation: tuple[float, float, float]
+    camera_id: int
+    name: str
+
+
+@dataclass(frozen=True)
+class ColmapModel:
+    """A sparse model as its files have it."""
+
+    cameras: Mapping[int, ColmapCamera]
+    images: Sequence[ColmapImage]
+    points: Tensor = field(default_factory=lambda: torch.zeros(0, 3, dtype=torch.float64))  # [P, 3]
+    colors: Tensor = field(default_factory=lambda: torch.zeros(0, 3, dtype=torch.uint8))  # [P, 3]
+
+
+# --- cameras/colmap_binary.py: COLMAP's .bin files. Counts are checked against the file's size before anything is made of them.
+
+
+_POINT = struct.Struct("<Q3d3BdQ")
+_NAME_LIMIT = 4096
+
+
+class _Reader:
+    """Little-endian values from a file's bytes; never reads beyond them."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        try:
+            self.data = file.read_bytes()
+        except OSError as error:
+            raise MVCustomError(f"{file}: cannot be read: {error}") from error
+        self.position = 0
+
+    def take(self, layout: struct.Struct | str) -> tuple:
+        layout = struct.Struct("<" + layout) if isinstance(layout, str) else layout
+        if self.position + layout.size > len(self.data):
+            raise MVCustomError(f"{self.file}: ends at byte {len(self.data)} in the middle of an entry. Truncated?")
+        values = layout.unpack_from(self.data, self.position)
+        self.position += layout.size
+        return values
+
+    def count(self, what: str, least: int) -> int:
+        """A number of entries of at least `least` bytes each."""
+        (count,) = self.take("Q")
+        if count * least > len(self.data) - self.position:
+            raise MVCustomError(
+                f"{self.file}: claims {count} {what}, but only {len(self.data) - self.position} bytes follow. Truncated, or "
+                "no COLMAP file?"
+            )
+        return count
+
+    def skip(self, size: int) -> None:
+        if size > len(self.data) - self.position:
+            raise MVCustomError(f"{self.file}: ends at byte {len(self.data)} in the middle of an entry. Truncated?")
+        self.position += size
+
+    def name(self) -> str:
+        end = self.data.find(b"\0", self.position, self.position + _NAME_LIMIT)
+        if end < 0:
+            raise MVCustomError(f"{self.file}: expected an image name that ends within {_NAME_LIMIT} bytes.")
+        try:
+            name = self.data[self.position : end].decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise MVCustomError(f"{self.file}: expected an image name in UTF-8: {error}") from error
+        self.position = end + 1
+        return name
+
+
+def read_binary_cameras(file: Path) -> dict[int, ColmapCamera]:
+    """Entries of cameras.bin by camera id."""
+    reader = _Reader(file)
+    cameras = {}
+    for _ in range(reader.count("cameras", 24)):
+        camera_id, model_id, width, height = reader.take("IiQQ")
+        if model_id not in CAMERA_MODELS:
+            known = ", ".join(name for name, _ in CAMERA_MODELS.values())
+            raise MVCustomError(f"{file}: camera {camera_id} has COLMAP model {model_id}; {known} are read.")
+        model, parameters = CAMERA_MODELS[model_id]
+        cameras[camera_id] = ColmapCamera(model, width, height, reader.take(f"{parameters}d"))
+    return cameras
+
+
+def read_binary_images(file: Path) -> list[ColmapImage]:
+    """Entries of images.bin; their observations are skipped."""
+    reader = _Reader(file)
+    images = []
+    for _ in range(reader.count("images", 73)):
+        image_id, *pose, camera_id = reader.take("I7dI")
+        name = reader.name()
+        reader.skip(24 * reader.count("observations", 24))
+        images.append(ColmapImage(image_id, tuple(pose[:4]), tuple(pose[4:]), camera_id, name))
+    return images
+
+
+def read_binary_points(file: Path) -> tuple[Tensor, Tensor]:
+    """Positions `(P, 3)` and colours `(P, 3)` of points3D.bin."""
+    reader = _Reader(file)
+    positions, colors = [], []
+    for _ in range(reader.count("points", _POINT.size)):
+        _, *values, track = reader.take(_POINT)
+        positions.append(values[:3])
+        colors.append(values[3:6])
+        reader.skip(8 * track)
+    return (
+        torch.tensor(positions, dtype=torch.float64).reshape(-1, 3),
+        torch.tensor(colors, dtype=torch.uint8).reshape(-1, 3),
+    )
+
+
+def write_binary_cameras(file: Path, cameras: Mapping[int, ColmapCamera]) -> None:
+    """Writes cameras.bin."""
+    numbers = {name: number for number, (name, _) in CAMERA_MODELS.items()}
+    parts = [struct.pack("<Q", len(cameras))]
+    for camera_id, camera in cameras.items():
+        head = struct.pack("<IiQQ", camera_id, numbers[camera.model], camera.width, camera.height)
+        parts += [head, struct.pack(f"<{len(camera.params)}d", *camera.params)]
+    file.write_bytes(b"".join(parts))
+
+
+def write_binary_images(file: Path, images: Sequence[ColmapImage]) -> None:
+    """Writes images.bin, without observations."""
+    parts = [struct.pack("<Q", len(images))]
+    for image in images:
+        pose = struct.pack("<I7dI", image.image_id, *image.quaternion, *image.translation, image.camera_id)
+        parts += [pose, image.name.encode("utf-8") + b"\0", struct.pack("<Q", 0)]
+    file.write_bytes(b"".join(parts))
+
+
+def write_binary_points(file: Path, points: Tensor, colors: Tensor) -> None:
+    """Writes points3D.bin, without tracks."""
+    layout = np.dtype([("id", "<u8"), ("xyz", "<f8", 3), ("rgb", "u1", 3), ("error", "<f8"), ("track", "<u8")])
+    entries = np.zeros(len(points), dtype=layout)
+    entries["id"] = np.arange(1, len(points) + 1)
+    entries["xyz"], entries["rgb"] = points.cpu().numpy(), colors.cpu().numpy()
+    file.write_bytes(struct.pack("<Q", len(points)) + entries.tobytes())
+
+
+# --- cameras/colmap_text.py: COLMAP's .txt files.
+
+
+def _lines(file: Path) -> Iterator[tuple[int, str]]:
+    """Numbered lines without comments; empty ones are kept (an image without observations has one)."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise MVCustomError(f"{file}: cannot be read as text: {error}") from error
+    return ((number, line) for number, line in enumerate(text.splitlines(), 1) if not line.startswith("#"))
+
+
+def _wrong(file: Path, number: int, expected: str, line: str) -> MVCustomError:
+    return MVCustomError(f"{file}: line {number}: expected {expected}, got {line[:80]!r}.")
+
+
+def read_text_cameras(file: Path) -> dict[int, ColmapCamera]:
+    """Entries of cameras.txt by camera id."""
+    counts = dict(CAMERA_MODELS.values())
+    cameras = {}
+    for number, line in _lines(file):
+        if not line.strip():
+            continue
+        try:
+            camera_id, model, width, height, *params = line.split()
+            camera = ColmapCamera(model, int(width), int(height), tuple(map(float, params)))
+            cameras[int(camera_id)] = camera
+        except ValueError as error:
+            raise _wrong(file, number, "CAMERA_ID MODEL WIDTH HEIGHT PARAMS[]", line) from error
+        if counts.get(model) != len(params):
+            raise _wrong(file, number, f"a model of {', '.join(counts)} with its parameters", line)
+    return cameras
+
+
+def read_text_images(file: Path) -> list[ColmapImage]:
+    """Entries of images.txt; every second line, the observations, is skipped."""
+    images = []
+    lines = _lines(file)
+    for number, line in lines:
+        if not line.strip():
+            continue
+        fields = line.split(maxsplit=9)
+        try:
+            image_id, *pose, camera_id, name = fields
+            quaternion, translation = tuple(map(float, pose[:4])), tuple(map(float, pose[4:]))
+            if len(pose) != 7:
+                raise ValueError(len(pose))
+            images.append(ColmapImage(int(image_id), quaternion, translation, int(camera_id), name.strip()))
+        except ValueError as error:
+            raise _wrong(file, number, "IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME", line) from error
+        next(lines, None)
+    return images
+
+
+def read_text_points(file: Path) -> tuple[Tensor, Tensor]:
+    """Positions `(P, 3)` and colours `(P, 3)` of points3D.txt."""
+    positions, colors = [], []
+    for number, line in _lines(file):
+        if not line.strip():
+            continue
+        try:
+            _, x, y, z, *rgb = line.split()[:7]
+            positions.append([float(x), float(y), float(z)])
+            color = [int(value) for value in rgb]
+            if len(color) != 3 or not all(0 <= value <= 255 for value in color):
+                raise ValueError(color)
+            colors.append(color)
+        except ValueError as error:
+            raise _wrong(file, number, "POINT3D_ID X Y Z R G B ERROR TRACK[]", line) from error
+    return (
+        torch.tensor(positions, dtype=torch.float64).reshape(-1, 3),
+        torch.tensor(colors, dtype=torch.uint8).reshape(-1, 3),
+    )
+
+
+def write_text_cameras(file: Path, cameras: Mapping[int, ColmapCamera]) -> None:
+    """Writes cameras.txt."""
+    lines = ["# CAMERA_ID MODEL WIDTH HEIGHT PARAMS[]"]
+    for camera_id, camera in cameras.items():
+        lines.append(
+            f"{camera_id} {camera.model} {camera.width} {camera.height} " + " ".join(map(repr, camera.params))
+        )
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def write_text_images(file: Path, images: Sequence[ColmapImage]) -> None:
+    """Writes images.txt, without observations."""
+    lines = ["# IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME", "# POINTS2D[] as (X, Y, POINT3D_ID)"]
+    for image in images:
+        pose = " ".join(map(repr, (*image.quaternion, *image.translation)))
+        lines += [f"{image.image_id} {pose} {image.camera_id} {image.name}", ""]
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def write_text_points(file: Path, points: Tensor, colors: Tensor) -> None:
+    """Writes points3D.txt, without tracks."""
+    lines = ["# POINT3D_ID X Y Z R G B ERROR TRACK[]"]
+    for i, (point, color) in enumerate(zip(points.tolist(), colors.tolist()), 1):
+        lines.append(f"{i} {' '.join(map(repr, point))} {' '.join(map(str, color))} 0.0")
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+# --- cameras/colmap.py: COLMAP sparse models: cameras, images and points, as .bin or .txt.
+
+
+_READERS = {
+    ".bin": (read_binary_cameras, read_binary_images, read_binary_points),
+    ".txt": (read_text_cameras, read_text_images, read_text_points),
+}
+_WRITERS = {
+    ".bin": (write_binary_cameras, write_binary_images, write_binary_points),
+    ".txt": (write_text_cameras, write_text_images, write_text_points),
+}
+
+
+def find_model(path: Path) -> tuple[Path, str] | None:
+    """The folder of a sparse model at or below `path` (`.`, `sparse/0`, `sparse`, `colmap`) and its suffix, if any."""
+    for folder in (path, path / "sparse" / "0", path / "sparse", path / "colmap"):
+        for suffix in (".bin", ".txt"):
+            if (folder / f"cameras{suffix}").is_file() and (folder / f"images{suffix}").is_file():
+                return folder, suffix
+    return None
+
+
+def read_colmap(path: Path) -> Capture:
+    """Reads the cameras of a sparse model, in the order of the photos' names.
+
+    Photos are looked for in `images/` beside the model's folder or one or two levels above it.
+
+    Raises:
+        MVCustomError: naming the file, if it is truncated, claims more than it holds, or has another camera model.
+    """
+    found = find_model(path)
+    if found is None:
+        raise MVCustomError(f"{path}: expected a COLMAP model (cameras and images, .bin or .txt), found none.")
+    folder, suffix = found
+    model = read_colmap_model(folder, suffix)
+    images = sorted(model.images, key=lambda image: image.name)
+    if not images:
+        raise CamerasError(f"{folder / ('images' + suffix)}: expected at least one registered image, got none.")
+    lenses = []
+    for image in images:
+        if image.camera_id not in model.cameras:
+            raise CamerasError(
+                f"{folder}: image {image.name!r} refers to camera {image.camera_id}, which is not there."
+            )
+        lenses.append(model.cameras[image.camera_id])
+    height, width = one_size(folder, [(lens.height, lens.width) for lens in lenses])
+    unpacked = [_unpack(folder, lens) for lens in lenses]
+    distortions = {distortion for _, distortion in unpacked}
+    if len(distortions) != 1:
+        raise CamerasError(f"{folder}: expected one lens for all photos, got {len(distortions)} sets of distortion.")
+    poses = torch.eye(4, dtype=torch.float64).repeat(len(images), 1, 1)
+    quaternions = torch.tensor([image.quaternion for image in images], dtype=torch.float64)
+    if not (quaternions.isfinite().all() and (quaternions.norm(dim=-1) > 1e-9).all()):
+        raise CamerasError(f"{folder}: expected finite quaternions that are not zero.")
+    poses[:, :3, :3] = quaternion_to_rotation(quaternions)
+    poses[:, :3, 3] = torch.tensor([image.translation for image in images], dtype=torch.float64)
+    try:
+        cameras = cameras_from_convention(
+            poses, torch.stack([matrix for matrix, _ in unpacked]), height, width, convention="colmap"
+        )
+    except CamerasError as error:
+        raise CamerasError(f"{folder}: {error}") from error
+    distortion = next(iter(distortions))
+    photos = next((p / "images" for p in (folder, *list(folder.parents)[:2]) if (p / "images").is_dir()), None)
+    paths = [None if photos is None else inside_folder(photos, image.name, folder) for image in images]
+    return Capture(
+        cameras=cameras,
+        names=tuple(image.name for image in images),
+        image_paths=tuple(paths),
+        mask_paths=(None,) * len(images),
+        distortion=None if distortion.is_none else distortion,
+    )
+
+
+def read_colmap_model(folder: Path, suffix: str) -> ColmapModel:
+    """Cameras and images of a model, and its points if there are any."""
+    read_cameras, read_images, read_points = _READERS[suffix]
+    cameras = read_cameras(folder / f"cameras{suffix}")
+    images = read_images(folder / f"images{suffix}")
+    points_file = folder / f"points3D{suffix}"
+    if not points_file.is_file():
+        return ColmapModel(cameras, images)
+    return ColmapModel(cameras, images, *read_points(points_file))
+
+
+def write_colmap(
+    folder: Path,
+    cameras: Cameras,
+    names: Sequence[str],
+    *,
+    binary: bool = True,
+    points: tuple[Tensor, Tensor] | None = None,  # [P, 3] and [P, 3]
+) -> None:
+    """Writes a sparse model of pinhole cameras into an existing folder.
+
+    Args:
+        folder (`Path`): The model's folder.
+        cameras ([`Cameras`]): One per photo. Photos with the same intrinsics share a camera.
+        names (sequence of `str`): The photos' names.
+        binary (`bool`, defaults to `True`): .bin or .txt.
+        points (tuple of `torch.Tensor` of shape `(P, 3)`, *optional*): Positions, and colours in 0 to 255.
+    """
+    poses = camera_to_world_in(cameras.to(dtype=torch.float64), "colmap")
+    quaternions = rotation_to_quaternion(poses[:, :3, :3])
+    lenses: dict[tuple[float, ...], int] = {}
+    images = []
+    for i, (name, matrix) in enumerate(zip(names, cameras.intrinsics.double())):
+        params = tuple(matrix[r, c].item() for r, c in ((0, 0), (1, 1), (0, 2), (1, 2)))
+        camera_id = lenses.setdefault(params, len(lenses) + 1)
+        images.append(
+            ColmapImage(i + 1, tuple(quaternions[i].tolist()), tuple(poses[i, :3, 3].tolist()), camera_id, str(name))
+        )
+    model = ColmapModel(
+        {number: ColmapCamera("PINHOLE", cameras.width, cameras.height, params) for params, number in lenses.items()},
+        images,
+        *([] if points is None else [points[0].double(), points[1].to(torch.uint8)]),
+    )
+    suffix = ".bin" if binary else ".txt"
+    write_cameras, write_images, write_points = _WRITERS[suffix]
+    write_cameras(folder / f"cameras{suffix}", model.cameras)
+    write_images(folder / f"images{suffix}", model.images)
+    write_points(folder / f"points3D{suffix}", model.points, model.colors)
+
+
+def quaternion_to_rotation(quaternion: Tensor) -> Tensor:
+    """Rotation matrices `(N, 3, 3)` of quaternions (w, x, y, z) `(N, 4)`, of any length above 0."""
+    w, x, y, z = (quaternion / quaternion.norm(dim=-1, keepdim=True)).unbind(-1)
+    rows = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+    ]
+    return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
+
+
+def rotation_to_quaternion(rotation: Tensor) -> Tensor:
+    """Quaternions (w, x, y, z) `(N, 4)` with w >= 0 of rotation matrices `(N, 3, 3)`.
+
+    The largest eigenvector of a symmetric matrix of the entries (Bar-Itzhack 2000): no case distinctions.
+    """
+    (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = ([entry for entry in row.unbind(-1)] for row in rotation.unbind(-2))
+    rows = [
+        [xx - yy - zz, yx + xy, zx + xz, zy - yz],
+        [yx + xy, yy - xx - zz, zy + yz, xz - zx],
+        [zx + xz, zy + yz, zz - xx - yy, yx - xy],
+        [zy - yz, xz - zx, yx - xy, xx + yy + zz],
+    ]
+    symmetric = torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2) / 3
+    x, y, z, w = torch.linalg.eigh(symmetric).eigenvectors[..., -1].unbind(-1)
+    quaternion = torch.stack([w, x, y, z], dim=-1)
+    return torch.where(w[:, None] < 0, -quaternion, quaternion)
+
+
+def _unpack(folder: Path, lens: ColmapCamera) -> tuple[Tensor, Distortion]:
+    """Pixel intrinsics and distortion of an entry of the cameras file."""
+    params = list(lens.params)
+    single = lens.model in ("SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE")
+    fx, fy = (params[0], params[0]) if single else params[:2]
+    cx, cy, *rest = params[1:] if single else params[2:]
+    fisheye = lens.model.endswith("FISHEYE")
+    if lens.model == "OPENCV":
+        radial, tangential = tuple(rest[:2]), tuple(rest[2:])
+    else:
+        radial, tangential = tuple(rest), (0.0, 0.0)
+    while radial and radial[-1] == 0:
+        radial = radial[:-1]
+    try:
+        distortion = Distortion(radial, tangential, fisheye)
+    except CamerasError as error:
+        raise CamerasError(f"{folder}: {error}") from error
+    return torch.tensor([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], dtype=torch.float64), distortion
+
+
+# --- cameras/real_estate10k.py: RealEstate10K and CameraCtrl text files: a line per frame, intrinsics divided by the image size.
+
+
+_COLUMNS = 19
+
+
+def read_real_estate10k(file: Path, height: int, width: int) -> Capture:
+    """Reads a trajectory. The file does not know its image size, so it has to be given.
+
+    Args:
+        file (`Path`): A URL line, then 19 columns a line: timestamp, fx, fy, cx, cy divided by width and height, 0 0, and
+            the 3 × 4 world-to-camera matrix.
+        height (`int`), width (`int`): Image size in pixels.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise MVCustomError(f"{file}: cannot be read as text: {error}") from error
+    rows, names = [], []
+    for number, line in enumerate(lines[1:], 2):
+        if not line.strip():
+            continue
+        fields = line.split()
+        try:
+            row = [float(value) for value in fields[1:]]
+            if len(fields) != _COLUMNS or not all(map(math.isfinite, row)):
+                raise ValueError(len(fields))
+        except ValueError as error:
+            raise CamerasError(
+                f"{file}: line {number}: expected {_COLUMNS} finite numbers, got {line[:80]!r}."
+            ) from error
+        rows.append(row)
+        names.append(fields[0])
+    if not rows:
+        raise CamerasError(f"{file}: expected a URL line and at least one camera.")
+    table = torch.tensor(rows, dtype=torch.float64)
+    intrinsics = torch.eye(3, dtype=torch.float64).repeat(len(rows), 1, 1)
+    intrinsics[:, 0, 0], intrinsics[:, 1, 1] = table[:, 0] * width, table[:, 1] * height
+    intrinsics[:, 0, 2], intrinsics[:, 1, 2] = table[:, 2] * width, table[:, 3] * height
+    poses = torch.eye(4, dtype=torch.float64).repeat(len(rows), 1, 1)
+    poses[:, :3] = table[:, 6:].reshape(-1, 3, 4)
+    try:
+        cameras = cameras_from_convention(poses, intrinsics, height, width, convention="opencv_w2c")
+    except CamerasError as error:
+        raise CamerasError(f"{file}: {error}") from error
+    return Capture(cameras, tuple(names), (None,) * len(rows), (None,) * len(rows))
+
+
+def write_real_estate10k(file: Path, cameras: Cameras, names: Sequence[str]) -> None:
+    """Writes a trajectory; `names` are the timestamps where they are numbers, else the frames are counted."""
+    numbers = names if all(name.isdigit() for name in names) else [str(i) for i in range(len(cameras))]
+    poses = camera_to_world_in(cameras.to(dtype=torch.float64), "opencv_w2c")[:, :3].flatten(1)
+    size = torch.tensor([cameras.width, cameras.height], dtype=torch.float64)
+    focal, center = cameras.focal.double() / size, cameras.intrinsics[:, :2, 2].double() / size
+    lines = ["https://"]
+    for number, *row in zip(numbers, focal.tolist(), center.tolist(), poses.tolist()):
+        values = [*row[0], *row[1], 0.0, 0.0, *row[2]]
+        lines.append(" ".join([number, *map(repr, values)]))
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+# --- cameras/transforms_json.py: nerfstudio's transforms.json: OpenGL camera-to-world matrices with intrinsics per frame or for all.
+
+
+_INTRINSIC_KEYS = ("fl_x", "fl_y", "cx", "cy", "w", "h")
+_RADIAL = ("k1", "k2", "k3", "k4", "k5", "k6")
+_PINHOLE = ("PINHOLE", "SIMPLE_PINHOLE", "OPENCV", "SIMPLE_RADIAL", "RADIAL", "PERSPECTIVE")
+_FISHEYE = ("OPENCV_FISHEYE", "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE")
+
+
+def read_transforms_json(file: Path) -> Capture:
+    """Reads a transforms.json, frames in the file's order, poses in the world before `applied_transform`.
+
+    Raises:
+        MVCustomError: naming the file and the field that cannot be used.
+    """
+    content = _read_json(file)
+    frames = content.get("frames")
+    if not isinstance(frames, list) or not frames or not all(isinstance(frame, dict) for frame in frames):
+        raise CamerasError(f"{file}: frames: expected a list of at least one frame.")
+    per_frame = [any(name in frame for name in ("fl_x", "camera_angle_x")) for frame in frames]
+    if any(per_frame) and not all(per_frame):
+        raise CamerasError(
+            f"{file}: expected intrinsics in all frames or in none, got them in {sum(per_frame)} of {len(frames)}."
+        )
+    poses, intrinsics, sizes, distortions = [], [], [], []
+    for i, frame in enumerate(frames):
+        holder = {**content, **frame} if per_frame[0] else content
+        where = f"{file}: frames[{i}]" if per_frame[0] else f"{file}"
+        matrix, size = _intrinsics(where, holder)
+        intrinsics.append(matrix)
+        sizes.append(size)
+        distortions.append(_distortion(where, holder))
+        poses.append(_matrix(f"{file}: frames[{i}]: transform_matrix", frame.get("transform_matrix"), (4, 4)))
+    if len(set(distortions)) != 1:
+        raise CamerasError(
+            f"{file}: expected one lens for all frames, got {len(set(distortions))} sets of distortion."
+        )
+    poses = torch.stack(poses)
+    if "applied_transform" in content:
+        applied = torch.eye(4, dtype=torch.float64)
+        applied[:3] = _matrix(f"{file}: applied_transform", content["applied_transform"], (3, 4))
+        if torch.linalg.det(applied).abs() < 1e-8:
+            raise CamerasError(f"{file}: applied_transform: expected an invertible matrix.")
+        poses = torch.linalg.inv(applied) @ poses
+    height, width = one_size(file, sizes)
+    try:
+        cameras = cameras_from_convention(poses, torch.stack(intrinsics), height, width, convention="opengl")
+    except CamerasError as error:
+        raise CamerasError(f"{file}: {error}") from error
+    folder = file.parent
+    named = [frame.get("file_path") for frame in frames]
+    return Capture(
+        cameras=cameras,
+        names=tuple(str(name) if name is not None else f"{i:04d}" for i, name in enumerate(named)),
+        image_paths=tuple(None if name is None else _image(folder, name, file) for name in named),
+        mask_paths=tuple(
+            None if frame.get("mask_path") is None else inside_folder(folder, frame["mask_path"], file)
+            for frame in frames
+        ),
+        distortion=None if distortions[0].is_none else distortions[0],
+    )
+
+
+def write_transforms_json(file: Path, cameras: Cameras, names: Sequence[str]) -> None:
+    """Writes cameras as a transforms.json; `names` become the frames' `file_path`."""
+    poses = camera_to_world_in(cameras.to(dtype=torch.float64), "opengl")
+    intrinsics = cameras.intrinsics.double()
+    shared = bool((intrinsics == intrinsics[0]).all())
+    content: dict[str, Any] = {"camera_model": "PINHOLE"}
+    if shared:
+        content |= _intrinsics_to_dict(intrinsics[0], cameras)
+    content["frames"] = [
+        {
+            "file_path": name,
+            **({} if shared else _intrinsics_to_dict(matrix, cameras)),
+            "transform_matrix": pose.tolist(),
+        }
+        for name, pose, matrix in zip(names, poses, intrinsics)
+    ]
+    file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise MVCustomError(f"{file}: there is no such file.") from error
+    except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise MVCustomError(f"{file}: expected a JSON file: {error}") from error
+    if not isinstance(content, dict):
+        raise MVCustomError(f"{file}: expected a JSON object, got {type(content).__name__}.")
+    return content
+
+
+def _number(where: str, name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise CamerasError(f"{where}: {name}: expected a finite number, got {value!r}.")
+    return float(value)
+
+
+def _matrix(where: str, value: Any, shape: tuple[int, int]) -> torch.Tensor:
+    rows = value if isinstance(value, list) else []
+    if len(rows) != shape[0] or not all(isinstance(row, list) and len(row) == shape[1] for row in rows):
+        raise CamerasError(f"{where}: expected {shape[0]} rows of {shape[1]} numbers.")
+    return torch.tensor([[_number(where, "entry", entry) for entry in row] for row in rows], dtype=torch.float64)
+
+
+def _intrinsics(where: str, holder: dict[str, Any]) -> tuple[torch.Tensor, tuple[int, int]]:
+    size = []
+    for name in ("h", "w"):
+        value = _number(where, name, holder.get(name))
+        if value < 1 or value != int(value) or value > 2**20:
+            raise CamerasError(f"{where}: {name}: expected a size in pixels, got {value}.")
+        size.append(int(value))
+    height, width = size
+    if "fl_x" in holder:
+        fl_x = _number(where, "fl_x", holder["fl_x"])
+        fl_y = _number(where, "fl_y", holder.get("fl_y", fl_x))
+    elif "camera_angle_x" in holder:
+        fl_x = width / 2 / math.tan(_angle(where, "camera_angle_x", holder) / 2)
+        fl_y = (
+            height / 2 / math.tan(_angle(where, "camera_angle_y", holder) / 2) if "camera_angle_y" in holder else fl_x
+        )
+    else:
+        raise CamerasError(f"{where}: fl_x: expected fl_x (and fl_y) or camera_angle_x, got neither.")
+    cx = _number(where, "cx", holder.get("cx", width / 2))
+    cy = _number(where, "cy", holder.get("cy", height / 2))
+    return torch.tensor([[fl_x, 0, cx], [0, fl_y, cy], [0, 0, 1]], dtype=torch.float64), (height, width)
+
+
+def _angle(where: str, name: str, holder: dict[str, Any]) -> float:
+    angle = _number(where, name, holder[name])
+    if not 0 < angle < math.pi:
+        raise CamerasError(f"{where}: {name}: expected radians between 0 and pi, got {angle}.")
+    return angle
+
+
+def _distortion(where: str, holder: dict[str, Any]) -> Distortion:
+    model = holder.get("camera_model", "OPENCV")
+    if model not in _PINHOLE + _FISHEYE:
+        raise CamerasError(f"{where}: camera_model: expected one of {', '.join(_PINHOLE + _FISHEYE)}, got {model!r}.")
+    radial = [_number(where, name, holder.get(name, 0.0)) for name in _RADIAL]
+    while radial and radial[-1] == 0:
+        radial.pop()
+    tangential = tuple(_number(where, name, holder.get(name, 0.0)) for name in ("p1", "p2"))
+    return Distortion(tuple(radial), tangential, fisheye=model in _FISHEYE)
+
+
+def _image(folder: Path, name: Any, file: Path) -> Path:
+    path = inside_folder(folder, name, file)
+    if path.suffix == "":  # Blender's datasets leave the suffix out
+        path = next(
+            (path.with_suffix(suffix) for suffix in (".png", ".jpg") if path.with_suffix(suffix).exists()), path
+        )
+    return path
+
+
+def _intrinsics_to_dict(intrinsics: torch.Tensor, cameras: Cameras) -> dict[str, float]:
+    fl_x, fl_y, cx, cy = (intrinsics[i, j].item() for i, j in ((0, 0), (1, 1), (0, 2), (1, 2)))
+    return dict(zip(_INTRINSIC_KEYS, (fl_x, fl_y, cx, cy, cameras.width, cameras.height)))
+
+
+# --- cameras/files.py: Camera files by name and content: one call to read any of them, one to write.
+
+
+FORMATS = ("transforms_json", "colmap", "co3d", "real_estate10k")
+
+
+def load_capture(
+    path: str | PathLike[str],
+    format: str | None = None,
+    *,
+    sequence: str | None = None,
+    height: int | None = None,
+    width: int | None = None,
+) -> Capture:
+    """Reads cameras with the names and files of their photos.
+
+    Args:
+        path (`str` or path): A `transforms.json` (or a folder with one), the folder of a COLMAP model (or one that holds
+            it as `sparse/0`, `sparse` or `colmap`), a CO3Dv2 `frame_annotations.jgz`, or a RealEstate10K .txt.
+        format (`str`, *optional*): A name of `FORMATS`; recognised by name and content if not given.
+        sequence (`str`, *optional*): The sequence of a CO3Dv2 file.
+        height (`int`, *optional*), width (`int`, *optional*): Image size of a RealEstate10K file, which has none.
+
+    Raises:
+        MVCustomError: naming the file and what cannot be used.
+    """
+    path = Path(path)
+    if format is None:
+        format = _recognise(path)
+    _check_format(format)
+    if format == "transforms_json":
+        return read_transforms_json(path / "transforms.json" if path.is_dir() else path)
+    if format == "colmap":
+        return read_colmap(path.parent if path.is_file() else path)
+    if format == "co3d":
+        return read_co3d(path / "frame_annotations.jgz" if path.is_dir() else path, sequence)
+    if height is None or width is None:
+        raise CamerasError(f"{path}: height, width: a RealEstate10K file does not know its image size; give both.")
+    return read_real_estate10k(path, height, width)
+
+
+def load_cameras(path: str | PathLike[str], format: str | None = None, **options) -> Cameras:
+    """Reads the cameras of a file; see [`load_capture`], whose options it takes.
+
+    Raises:
+        CamerasError: also if the photos are distorted: their cameras are only right for undistorted photos.
+    """
+    capture = load_capture(path, format, **options)
+    if capture.distortion is not None:
+        raise CamerasError(
+            f"{path}: these cameras belong to undistorted photos, and the lens has distortion {capture.distortion}. Undo it "
+            "first (colmap image_undistorter, or load_capture and undistort_image)."
+        )
+    return capture.cameras
+
+
+def save_cameras(
+    path: str | PathLike[str],
+    cameras: Cameras,
+    format: str | None = None,
+    *,
+    names: Sequence[str] | None = None,
+    points: tuple[Tensor, Tensor] | None = None,  # [P, 3] and [P, 3]
+) -> None:
+    """Writes cameras. What is there is replaced only after all is written.
+
+    Args:
+        path (`str` or path): A .json or .txt file, or the folder of a COLMAP model.
+        cameras ([`Cameras`]): What to write.
+        format (`str`, *optional*): `"transforms_json"`, `"colmap"` (.bin), `"colmap_text"` or `"real_estate10k"`; by the
+            name's ending if not given.
+        names (sequence of `str`, *optional*): One per camera: the photos' paths from the file.
+        points (tuple of `torch.Tensor` of shape `(P, 3)`, *optional*): Positions and colours (0 to 255), for COLMAP.
+    """
+    path = Path(path)
+    if names is None:
+        names = [f"{i:04d}.png" for i in range(len(cameras))]
+    if len(names) != len(cameras):
+        raise CamerasError(f"names: expected one per camera ({len(cameras)}), got {len(names)}.")
+    if format is None:
+        format = {".json": "transforms_json", ".txt": "real_estate10k", "": "colmap"}.get(path.suffix)
+    if format not in ("transforms_json", "colmap", "colmap_text", "real_estate10k"):
+        raise CamerasError(
+            f"format: expected transforms_json, colmap, colmap_text or real_estate10k, got {format!r} for {path.name!r}."
+        )
+    if points is not None and not format.startswith("colmap"):
+        raise CamerasError(f"points: {format} holds none; write a COLMAP model.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as temporary:
+        written = Path(temporary) / path.name
+        if format.startswith("colmap"):
+            written.mkdir()
+            write_colmap(written, cameras, names, binary=format == "colmap", points=points)
+            path.mkdir(exist_ok=True)
+            for old in [
+                f"{stem}{suffix}" for stem in ("cameras", "images", "points3D") for suffix in (".bin", ".txt")
+            ]:
+                (path / old).unlink(missing_ok=True)
+            for file in written.iterdir():
+                shutil.move(file, path / file.name)
+            return
+        (write_transforms_json if format == "transforms_json" else write_real_estate10k)(written, cameras, names)
+        os.replace(written, path)
+
+
+def _recognise(path: Path) -> str:
+    if not path.exists():
+        raise MVCustomError(f"{path}: there is no such file or folder.")
+    if path.is_dir():
+        if (path / "transforms.json").is_file():
+            return "transforms_json"
+        if find_model(path) is not None:
+            return "colmap"
+        if (path / "frame_annotations.jgz").is_file():
+            return "co3d"
+        raise MVCustomError(
+            f"{path}: expected a folder with transforms.json, a COLMAP model (cameras and images) or frame_annotations.jgz."
+        )
+    if path.suffix == ".jgz":
+        return "co3d"
+    if path.suffix == ".bin" or path.name in ("cameras.txt", "images.txt"):
+        return "colmap"
+    if path.suffix == ".txt":
+        return "real_estate10k"
+    return "transforms_json"
+
+
+def _check_format(format: str) -> None:
+    if format not in FORMATS:
+        raise CamerasError(f"format: expected one of {', '.join(FORMATS)}, got {format!r}.")
+
+
+# --- pipelines/inputs.py: What users give a call, checked and brought into one form before anything expensive happens.
+
+
+CamerasInput = Cameras | str | PathLike | Tensor
+
+
+def resolve_cameras(
+    cameras: CamerasInput | None,
+    *,
+    convention: str | None = None,
+    intrinsics: Tensor | None = None,
+    height: int | None = None,
+    width: int | None = None,
+) -> Cameras:
+    """The target cameras at the size of the views, from any accepted form.
+
+    Args:
+        cameras (`Cameras`, path or `torch.Tensor` of shape `(N, 4, 4)`):
+            Cameras; a camera file of any supported format; or poses in the named `convention`.
+        convention (`str`, *optional*): For poses given as a tensor; see [`cameras_from_convention`].
+        intrinsics (`torch.Tensor` of shape `(3, 3)` or `(N, 3, 3)`, *optional*):
+            Pixel intrinsics, for poses given as a tensor.
+        height (`int`, *optional*), width (`int`, *optional*):
+            Size of the views. Cameras of another size are resized evenly to cover it and cropped at the centre.
+
+    Raises:
+        CamerasError: naming what is missing or does not fit.
+    """
+    if cameras is None:
+        raise CamerasError("cameras: expected target cameras, for example Cameras.orbit(16), got None.")
+    if isinstance(cameras, Cameras):
+        if convention is not None or intrinsics is not None:
+            raise CamerasError(
+                "camera_convention, camera_intrinsics: only for poses given as a tensor; `Cameras` know their own."
+            )
+    elif isinstance(cameras, (str, PathLike)):
+        cameras = load_cameras(cameras)
+    else:
+        poses = torch.as_tensor(cameras)
+        missing = [
+            name
+            for name, value in (
+                ("camera_convention", convention),
+                ("camera_intrinsics", intrinsics),
+                ("height", height),
+                ("width", width),
+            )
+            if value is None
+        ]
+        if missing:
+            raise CamerasError(
+                f"cameras: poses given as a tensor also need {', '.join(missing)}; which axes and pixels they mean "
+                "cannot be seen from the numbers."
+            )
+        cameras = cameras_from_convention(poses, intrinsics, height, width, convention=convention)
+    height = cameras.height if height is None else height
+    width = cameras.width if width is None else width
+    if (cameras.height, cameras.width) != (height, width):
+        cameras = cameras.cover(height, width)
+    return cameras
+
+
+def check_view_size(height: int, width: int, multiple: int) -> None:
+    """Raises if a side of the views is not divisible by the VAE's factor."""
+    if height % multiple or width % multiple or min(height, width) < multiple:
+        near = [max(multiple, round(size / multiple) * multiple) for size in (height, width)]
+        raise MVCustomError(
+            f"height, width: expected multiples of {multiple}, got {height} × {width} (from `cameras` where not given). "
+            f"Pass height={near[0]}, width={near[1]}; the cameras are adapted."
+        )
+
+
+def check_num_frames(num_frames: int, max_seq_length: int) -> None:
+    """Raises if there are more cameras than the motion modules have temporal positions for."""
+    if num_frames > max_seq_length:
+        raise MVCustomError(
+            f"cameras: expected at most {max_seq_length} cameras (the motion adapter's motion_max_seq_length), got "
+            f"{num_frames}. Generate them in several calls, or take a motion adapter with a longer sequence."
+        )
+
+
+def check_prompts(prompt: str | Sequence[str] | None, token: str | None) -> None:
+    """Raises for an empty list of prompts, a prompt that is no text, or one that lacks the loaded subject's token."""
+    if prompt is None:
+        return
+    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    if not prompts:
+        raise MVCustomError("prompt: expected at least one prompt, got an empty list.")
+    for i, text in enumerate(prompts):
+        if not isinstance(text, str):
+            raise MVCustomError(f"prompt: expected text, got {type(text).__name__} at index {i}.")
+        if token is not None and token not in text:
+            raise MVCustomError(
+                f"prompt: expected the loaded subject's token {token!r} in every prompt, got {text!r} at index {i}. "
+                "Name the subject, or take it out with unload_subject()."
+            )
+
+
+def check_share(name: str, start: float, end: float) -> None:
+    """Raises unless `0 <= start <= end <= 1`."""
+    if not (0 <= start <= end <= 1):
+        raise MVCustomError(
+            f"{name}_start, {name}_end: expected shares of the steps with 0 <= start <= end <= 1, got {start}, {end}."
+        )
+
+
+def check_scale(name: str, value: float | None) -> None:
+    """Raises for a scale that is not a finite number."""
+    if value is not None and not (isinstance(value, (int, float)) and math.isfinite(value)):
+        raise MVCustomError(f"{name}: expected a finite number, got {value!r}.")
+
+
+def check_count(name: str, value: int) -> None:
+    """Raises unless `value` is a whole number above 0."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise MVCustomError(f"{name}: expected a whole number above 0, got {value!r}.")
+
+
+# --- pipelines/persistence.py: Saving and loading a pipeline together with its subject.
+
+
+SUBJECT_FOLDER = "subject"
+_HUB_ARGUMENTS = ("revision", "cache_dir", "token", "local_files_only")
+
+
+class PersistenceMixin:
+    """`save_pretrained` writes stock components and the active subject; `from_pretrained` restores both."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike, **kwargs):
+        """Loads a pipeline with its hooks' settings and, if one was saved with it, its subject.
+
+        Args:
+            pretrained_model_name_or_path (`str` or path): A folder or Hub id in the layout of this pipeline, of
+                `AnimateDiffPipeline`, or of Stable Diffusion 1.5 together with `motion_adapter=`.
+            kwargs: As in diffusers' `DiffusionPipeline.from_pretrained`, and this pipeline's own settings.
+        """
+        pipe = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        if isinstance(pipe, PersistenceMixin):
+            pipe._restore_saved_subject(**{name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs})
+        return pipe
+
+    def _restore_saved_subject(self, **hub_arguments) -> None:
+        """Loads the subject saved with the pipeline, unless it was loaded, replaced or taken out before.
+
+        `DiffusionPipeline.from_pretrained` knows nothing of subjects, so a call restores it at the latest.
+        """
+        if not self._restore.pending:
+            return
+        self._restore.pending = False
+        folder, source = self.config.get("subject_folder"), self.config.get("_name_or_path")
+        if folder is not None and source is not None:
+            self.load_subject(source, subfolder=folder, **hub_arguments)
+
+    def save_pretrained(self, save_directory: str | PathLike, push_to_hub: bool = False, **kwargs) -> None:
+        """Writes the components as stock diffusers components, the settings, and the active subject in `subject/`.
+
+        Args:
+            save_directory (`str` or path): Folder to write to.
+            push_to_hub (`bool`, defaults to `False`): Whether to upload the folder; with `repo_id`, `private`, `token`,
+                `commit_message` and `create_pr` as in diffusers.
+            kwargs: As in diffusers' `DiffusionPipeline.save_pretrained`.
+        """
+        if any(
+            getattr(self.unet, "peft_config", {}) and not name.startswith("subject-") for name in self._lora_names()
+        ):
+            raise MVCustomError(
+                f"save_pretrained: LoRA {self._lora_names()} is loaded, and its layers would be saved in a form that does "
+                "not load again. Call unload_lora_weights() or fuse_lora() and unload_lora_weights() first."
+            )
+        hub = {
+            name: kwargs.pop(name)
+            for name in ("repo_id", "private", "token", "commit_message", "create_pr")
+            if name in kwargs
+        }
+        subject = self.subject
+        self.register_to_config(subject_folder=None if subject is None else SUBJECT_FOLDER)
+        with self.without_subject():
+            super().save_pretrained(save_directory, **kwargs)
+        if subject is not None:
+            subject.save_pretrained(Path(save_directory) / SUBJECT_FOLDER)
+        if push_to_hub:
+            self._push(save_directory, **hub)
+
+    def _push(
+        self, save_directory: str | PathLike, repo_id: str | None = None, private=None, token=None, **commit
+    ) -> None:
+        from huggingface_hub import create_repo
+
+        repo_id = repo_id or Path(save_directory).name
+        repo_id = create_repo(repo_id, exist_ok=True, private=private, token=token).repo_id
+        self._upload_folder(save_directory, repo_id, token=token, **commit)
+
+    def _lora_names(self) -> list[str]:
+        return sorted(getattr(self.unet, "peft_config", {}))
+
+
+# --- cameras/normalization.py: The subject frame: origin at the subject, +Y up, farthest camera at distance 1.
+
+
+@dataclass(frozen=True, eq=False)
+class SubjectFrame:
+    """The similarity that maps subject coordinates to the user's world: `x_user = scale * rotation @ x + translation`.
+
+    Args:
+        scale (`float`): User units in one unit of the subject frame.
+        rotation (`torch.Tensor` of shape `(3, 3)`): From subject to user axes.
+        translation (`torch.Tensor` of shape `(3,)`): The subject's origin in the user's world.
+    """
+
+    scale: float
+    rotation: Tensor  # [3, 3]
+    translation: Tensor  # [3]
+
+    def __post_init__(self) -> None:
+        rotation = torch.as_tensor(self.rotation, dtype=torch.float64)
+        translation = torch.as_tensor(self.translation, dtype=torch.float64)
+        scale = float(self.scale)
+        if rotation.shape != (3, 3) or translation.shape != (3,):
+            raise MVCustomError(
+                "subject_frame: expected a rotation of shape (3, 3) and a translation of shape (3,), got "
+                f"{tuple(rotation.shape)} and {tuple(translation.shape)}."
+            )
+        finite = rotation.isfinite().all() and translation.isfinite().all() and math.isfinite(scale)
+        if not (finite and scale > 0):
+            raise MVCustomError(f"subject_frame: expected finite numbers and a scale above 0, got scale {scale}.")
+        if (rotation @ rotation.T - torch.eye(3, dtype=torch.float64)).abs().max() > 1e-4 or torch.det(rotation) < 0:
+            raise MVCustomError(f"subject_frame: expected a rotation matrix, got {rotation.tolist()}.")
+        object.__setattr__(self, "scale", scale)
+        object.__setattr__(self, "rotation", rotation)
+        object.__setattr__(self, "translation", translation)
+
+    @classmethod
+    def identity(cls) -> SubjectFrame:
+        """The frame of cameras that need no change."""
+        return cls(1.0, torch.eye(3), torch.zeros(3))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SubjectFrame) and self.to_dict() == other.to_dict()
+
+    def __hash__(self) -> int:
+        return hash((self.scale, *self.translation.tolist()))
+
+    def to_user(self, cameras: Cameras) -> Cameras:
+        """Cameras of the subject frame in the user's world."""
+        rotation, translation = self.rotation.to(cameras.camera_to_world), self.translation.to(cameras.camera_to_world)
+        poses = cameras.camera_to_world.clone()
+        poses[:, :3, :3] = rotation @ cameras.camera_to_world[:, :3, :3]
+        poses[:, :3, 3] = self.scale * cameras.centers @ rotation.T + translation
+        return replace(cameras, camera_to_world=poses)
+
+    def to_subject(self, cameras: Cameras) -> Cameras:
+        """Cameras of the user's world in the subject frame."""
+        rotation, translation = self.rotation.to(cameras.camera_to_world), self.translation.to(cameras.camera_to_world)
+        poses = cameras.camera_to_world.clone()
+        poses[:, :3, :3] = rotation.T @ cameras.camera_to_world[:, :3, :3]
+        poses[:, :3, 3] = (cameras.centers - translation) @ rotation / self.scale
+        return replace(cameras, camera_to_world=poses)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; exact."""
+        return {
+            "scale": self.scale,
+            "rotation": self.rotation.tolist(),
+            "translation": self.translation.tolist(),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> SubjectFrame:
+        """The inverse of [`~SubjectFrame.to_dict`]."""
+        if not isinstance(values, Mapping) or set(values) != {"scale", "rotation", "translation"}:
+            raise MVCustomError(f"subject_frame: expected scale, rotation and translation, got {values!r}.")
+        try:
+            return cls(**values)
+        except MVCustomError:
+            raise
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise MVCustomError(f"subject_frame: expected numbers, got {values!r}.") from error
+
+
+def normalize_cameras(
+    cameras: Cameras,
+    *,
+    up: str | Sequence[float] | Tensor | None = "auto",
+) -> tuple[Cameras, SubjectFrame]:
+    """Brings cameras into the subject frame.
+
+    The origin is the optical axes' nearest common point, world up becomes +Y, and the farthest camera stands at distance
+    1. The horizontal axes are those nearest to the user's own.
+
+    Args:
+        cameras ([`Cameras`]): At least two cameras that look at the subject from different directions.
+        up (`str`, vector or `None`, defaults to `"auto"`): World up; `"auto"` estimates it, see [`estimate_up`]; `None`
+            keeps the orientation.
+
+    Returns:
+        The cameras in the subject frame, and the [`SubjectFrame`] that maps them back.
+
+    Raises:
+        CamerasError: if the optical axes have no common point (all parallel, or a single camera).
+    """
+    exact = cameras.to(dtype=torch.float64)
+    center = nearest_point_to_axes(exact)
+    if up is None:
+        rotation = torch.eye(3, dtype=torch.float64)
+    else:
+        vertical = estimate_up(exact) if isinstance(up, str) and up == "auto" else _checked_up(up)
+        rotation = _rotation_to_up(vertical.to(exact.device))
+    scale = (exact.centers - center).norm(dim=-1).max().item()
+    if not scale > 0:
+        raise CamerasError("cameras: expected cameras at a distance from the subject, got all at one point.")
+    frame = SubjectFrame(scale, rotation.cpu(), center.cpu())
+    return frame.to_subject(exact).to(dtype=cameras.dtype), frame
+
+
+def nearest_point_to_axes(cameras: Cameras) -> Tensor:
+    """The point with the least sum of squared distances to all optical axes, `(3,)`.
+
+    Raises:
+        CamerasError: if the axes are too parallel to fix one.
+    """
+    axes = cameras.optical_axes
+    across = torch.eye(3).to(axes) - axes[:, :, None] * axes[:, None, :]  # projections off each axis
+    system = across.sum(dim=0)
+    if torch.linalg.eigvalsh(system)[0] < 1e-4 * len(cameras):
+        raise CamerasError(
+            f"cameras: expected optical axes that meet near the subject, got {len(cameras)} (nearly) parallel one(s). "
+            "One photo, or a camera that only moved sideways? Take photos from around the subject."
+        )
+    return torch.linalg.solve(system, (across @ cameras.centers[:, :, None]).sum(dim=0)).squeeze(-1)
+
+
+def estimate_up(cameras: Cameras) -> Tensor:
+    """World up from the cameras alone, a unit vector `(3,)`, also if some were held turned by 90° or 180°.
+
+    Three habits of people with a camera decide. They hold it level or turned by a quarter, so up, seen in the image, lies
+    near one of the four image axes (the mean of the cameras' own "up" says nothing then). They look at an object from
+    above more than from below. And they walk around it at much the same height.
+    """
+    poses = cameras.camera_to_world[:, :3, :3].double()
+    candidates = torch.cat(
+        [_directions(8000).to(poses), *(sign * poses[:, :, axis] for sign in (1, -1) for axis in (0, 1))]
+    )
+    best = candidates[_disagreement(candidates, poses).argmin()]
+    generator = torch.Generator().manual_seed(0)
+    for spread in (0.05, 0.02, 0.005, 0.001):
+        around = best + spread * torch.randn(256, 3, generator=generator, dtype=torch.float64).to(poses)
+        around = torch.cat([best[None], torch.nn.functional.normalize(around, dim=-1)])
+        best = around[_disagreement(around, poses).argmin()]
+    return best
+
+
+def _disagreement(candidates: Tensor, poses: Tensor) -> Tensor:
+    """How badly each direction `(K, 3)` fits as up to cameras `(N, 3, 3)`, `(K,)`; bounded for each camera."""
+    seen = candidates @ poses  # [N, K, 3]: the direction in each camera's axes
+    length = seen[..., :2].norm(dim=-1)
+    off_axis = seen[..., :2].abs().amin(dim=-1) / length.clamp(min=1e-9)  # sine of the angle to the nearest image axis
+    # A camera that looks along the direction sees little of it; one that is 15° off has no vote.
+    level = length * (1 - (off_axis / math.sin(math.radians(15))).clamp(max=1) ** 2)
+    elevation = -seen[..., 2]  # sine of how far each camera looks down
+    return elevation.std(dim=0) - 0.5 * elevation.mean(dim=0) - level.mean(dim=0)
+
+
+def _directions(count: int) -> Tensor:
+    """Evenly spread unit vectors `(count, 3)` (a Fibonacci lattice)."""
+    index = torch.arange(count, dtype=torch.float64) + 0.5
+    height = 1 - 2 * index / count
+    angle = math.pi * (1 + math.sqrt(5)) * index
+    radius = (1 - height**2).sqrt()
+    return torch.stack([radius * angle.cos(), height, radius * angle.sin()], dim=-1)
+
+
+def _rotation_to_up(up: Tensor) -> Tensor:
+    """Columns are the subject's axes in the user's world: +Y along `up`, the others nearest to the user's X and Z."""
+    basis = torch.eye(3).to(up)
+    side = basis[0] if up[0].abs() < 0.9 else basis[2]
+    x = torch.nn.functional.normalize(side - (side @ up) * up, dim=0)
+    return torch.stack([x, up, torch.linalg.cross(x, up, dim=-1)], dim=-1)
+
+
+def _checked_up(up: Sequence[float] | Tensor) -> Tensor:
+    try:
+        vector = torch.as_tensor(up, dtype=torch.float64)
+    except (TypeError, ValueError) as error:
+        raise CamerasError(f"up: expected 'auto', None or a vector of 3 numbers, got {up!r}.") from error
+    if vector.shape != (3,) or not vector.isfinite().all() or vector.norm() < 1e-9:
+        raise CamerasError(f"up: expected a vector of 3 finite numbers that is not zero, got {up!r}.")
+    return vector / vector.norm()
+
+
+# --- export.py: Generated views on disk: frames, GIF, contact sheet, video and the cameras that belong to them.
+
+
+Views = Sequence[PIL.Image.Image]
+
+
+def views_to_pil(frames: Sequence[Views] | np.ndarray | torch.Tensor) -> list[list[PIL.Image.Image]]:
+    """Sets of views as PIL images.
+
+    Args:
+        frames (lists of images, `np.ndarray` `(batch, N, H, W, 3)` or `torch.Tensor` `(batch, N, 3, H, W)` in [0, 1]):
+            The pipeline's output.
+
+    Raises:
+        MVCustomError: for latents, which are no images.
+    """
+    if isinstance(frames, torch.Tensor):
+        frames = frames.detach().float().cpu().movedim(2, -1).numpy() if frames.ndim == 5 else frames
+    if isinstance(frames, (np.ndarray, torch.Tensor)):
+        if frames.ndim != 5 or frames.shape[-1] != 3:
+            raise MVCustomError(
+                f"frames: expected images of shape (batch, N, H, W, 3) or (batch, N, 3, H, W), got {tuple(frames.shape)}. "
+                "Latents? Generate with output_type 'pil', 'np' or 'pt' to save views."
+            )
+        frames = [
+            [PIL.Image.fromarray((view * 255).round().clip(0, 255).astype(np.uint8)) for view in set_]
+            for set_ in frames
+        ]
+    return [list(views) for views in frames]
+
+
+def contact_sheet(views: Views, columns: int | None = None) -> PIL.Image.Image:
+    """All views on one sheet, row by row, as near to square as their number allows."""
+    columns = columns or math.ceil(math.sqrt(len(views)))
+    rows = math.ceil(len(views) / columns)
+    blank = PIL.Image.new("RGB", views[0].size, "white")
+    return make_image_grid([*views, *[blank] * (rows * columns - len(views))], rows=rows, cols=columns)
+
+
+def save_views(
+    folder: str | PathLike,
+    frames: Sequence[Views] | np.ndarray | torch.Tensor,
+    cameras: Cameras | None = None,
+    *,
+    fps: int = 8,
+    subject_frame: SubjectFrame | None = None,
+) -> list[Path]:
+    """Writes sets of views, each with its cameras, and returns the folders written.
+
+    A folder holds `frames/0000.png` ..., `views.gif`, `contact_sheet.png`, `transforms.json` (nerfstudio, OpenGL axes),
+    `colmap/` (a sparse model) and, where imageio-ffmpeg is installed (extra `video`), `views.mp4`. Everything is
+    written beside it first, so an interrupted call leaves what was there.
+
+    Args:
+        folder (`str` or path): Where to write. Several sets go into `0/`, `1/`, ... inside it.
+        frames: The pipeline's output, see [`views_to_pil`].
+        cameras ([`Cameras`], *optional*): One per view; without them no camera files are written.
+        fps (`int`, defaults to 8): Views a second in GIF and video.
+        subject_frame ([`SubjectFrame`], *optional*): If given, cameras are written in the photos' world.
+    """
+    sets = views_to_pil(frames)
+    if not isinstance(fps, int) or fps < 1:
+        raise MVCustomError(f"fps: expected a whole number above 0, got {fps!r}.")
+    for views in sets:
+        if cameras is not None and len(views) != len(cameras):
+            raise MVCustomError(f"cameras: expected one per view ({len(views)}), got {len(cameras)}.")
+    if cameras is not None and subject_frame is not None:
+        cameras = subject_frame.to_user(cameras)
+    folder = Path(folder)
+    folders = [folder] if len(sets) == 1 else [folder / str(i) for i in range(len(sets))]
+    for target, views in zip(folders, sets):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as temporary:
+            _write_views(Path(temporary), views, cameras, fps)
+            target.mkdir(exist_ok=True)
+            for written in sorted(Path(temporary).iterdir()):
+                _replace(written, target / written.name)
+    return folders
+
+
+def _write_views(folder: Path, views: Views, cameras: Cameras | None, fps: int) -> None:
+    (folder / "frames").mkdir()
+    names = [f"frames/{i:04d}.png" for i in range(len(views))]
+    for name, view in zip(names, views):
+        view.save(folder / name)
+    views[0].save(
+        folder / "views.gif", save_all=True, append_images=list(views[1:]), duration=round(1000 / fps), loop=0
+    )
+    contact_sheet(views).save(folder / "contact_sheet.png")
+    if find_spec("imageio_ffmpeg") is not None and find_spec("imageio") is not None:
+        export_to_video([np.asarray(view) / 255.0 for view in views], str(folder / "views.mp4"), fps=fps)
+    if cameras is not None:
+        save_cameras(folder / "transforms.json", cameras, names=names)
+        save_cameras(folder / "colmap", cameras, format="colmap", names=[Path(name).name for name in names])
+
+
+def _replace(source: Path, target: Path) -> None:
+    if target.is_dir():
+        shutil.rmtree(target)
+    os.replace(source, target)
+
+
+# --- pipelines/pipeline_output.py: What `MVCustomPipeline` returns.
+
+
+@dataclass
+class MVCustomPipelineOutput(BaseOutput):
+    """Views and the cameras that they were generated for.
+
+    Args:
+        frames (list of lists of `PIL.Image.Image`, `np.ndarray` or `torch.Tensor`):
+            One set of views per prompt: PIL images; arrays of shape `(batch, N, H, W, 3)` in [0, 1]; tensors of shape
+            `(batch, N, 3, H, W)` in [0, 1]; or latents `(batch, channels, N, h, w)`.
+        cameras ([`Cameras`], *optional*): The N target cameras at the views' size, in the subject frame.
+        subject_frame ([`SubjectFrame`], *optional*): The way back from the subject frame to the photos' world.
+        anchors (`tuple` of `int`, *optional*): The anchor frames, if a hook used them.
+        anchor_depth (`torch.Tensor` of shape `(batch, anchors, H, W)`, *optional*): Their z-depth.
+    """
+
+    frames: list[list[PIL.Image.Image]] | np.ndarray | torch.Tensor
+    cameras: Cameras | None = None
+    subject_frame: SubjectFrame | None = None
+    anchors: tuple[int, ...] | None = None
+    anchor_depth: torch.Tensor | None = None
+
+    def save(self, folder: str | PathLike, fps: int = 8) -> None:
+        """Writes frames, GIF, contact sheet, transforms.json and a COLMAP model to `folder`; see [`save_views`].
+
+        With several prompts, each set of views goes into a folder of its own, `0/`, `1/`, ...
+        """
+        save_views(folder, self.frames, self.cameras, fps=fps)
+
+
+# --- models/feature_nerf_config.py: Settings of a FeatureNeRF.
+
+
+@dataclass(frozen=True)
+class FeatureNeRFConfig:
+    """Settings of a [`FeatureNeRF`]. Lengths are in the subject frame, whose farthest reference camera is at distance 1.
+
+    Args:
+        hidden_channels (`int`, *optional*): Width of the per-view MLP; by default that of the features.
+        num_samples (`int`, defaults to 24): Samples on a ray.
+        near (`float`, defaults to 0.1): Distance from the target camera at which its rays begin. It is small, for target
+            cameras may come closer than the references did; of 24 samples one lies before 0.18.
+        far (`float`, defaults to 2.0): Distance at which they end.
+        point_frequencies (`int`, defaults to 16): Frequencies of the positional encoding of points.
+        ray_frequencies (`int`, defaults to 8): Frequencies of the positional encoding of rays and directions.
+        encoding_octaves (`float`, defaults to 7.5): The frequencies are `π · 2^e` with e spaced evenly from 0 to this. With
+            16 frequencies these are half octaves, down to a period of 0.011: about a pixel of a 64 × 64 map at distance
+            1, and well within what float32 coordinates resolve.
+        predict_rgb (`bool`, defaults to `True`): Whether colours are rendered too (training compares them with photos).
+        importance_share (`float`, defaults to 0.75): Of the samples on an opaque ray, the share that goes to where an
+            earlier block found the subject, in [0, 1).
+        initial_opacity (`float`, defaults to 0.5): Opacity of a full ray before training, in (0, 1). An untrained field
+            is an even fog. At one half the mask can pull it both ways, and the first and the last sample on the ray
+            differ by only a factor of two in what they contribute, so every depth is learnt from.
+
+    Example:
+
+        >>> from diffusers_mvcustom.models import FeatureNeRFConfig
+        >>> config = FeatureNeRFConfig(num_samples=12)
+        >>> FeatureNeRFConfig.from_dict(config.to_dict()) == config
+        True
+    """
+
+    hidden_channels: int | None = None
+    num_samples: int = 24
+    near: float = 0.1
+    far: float = 2.0
+    point_frequencies: int = 16
+    ray_frequencies: int = 8
+    encoding_octaves: float = 7.5
+    predict_rgb: bool = True
+    importance_share: float = 0.75
+    initial_opacity: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.hidden_channels is not None:
+            self._check_count("hidden_channels", 1)
+        self._check_count("num_samples", 1)
+        self._check_count("point_frequencies", 0)
+        self._check_count("ray_frequencies", 0)
+        if not isinstance(self.predict_rgb, bool):
+            raise MVCustomError(f"predict_rgb: expected true or false, got {self.predict_rgb!r}.")
+        self._check_number("far", "a positive length", lambda value: value > 0)
+        self._check_number("near", f"a length in (0, far = {self.far:g})", lambda value: 0 < value < self.far)
+        self._check_number("encoding_octaves", "a number that is not negative", lambda value: value >= 0)
+        self._check_number("importance_share", "a number in [0, 1)", lambda value: 0 <= value < 1)
+        self._check_number("initial_opacity", "a number in (0, 1)", lambda value: 0 < value < 1)
+
+    def _check_count(self, name: str, least: int) -> None:
+        value = getattr(self, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise MVCustomError(f"{name}: expected a whole number of at least {least}, got {value!r}.")
+
+    def _check_number(self, name: str, expected: str, fits: Any) -> None:
+        value = getattr(self, name)
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float))
+            or not math.isfinite(value)
+            or not fits(value)
+        ):
+            raise MVCustomError(f"{name}: expected {expected}, got {value!r}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as JSON holds them."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> FeatureNeRFConfig:
+        """Settings from JSON; what is missing has its default value.
+
+        Raises:
+            MVCustomError: naming unknown keys, or a value that cannot be used.
+        """
+        known = {field.name for field in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise MVCustomError(f"unknown keys {unknown}, expected some of {sorted(known)}. Made by a newer version?")
+        return cls(**values)
+
+
+# --- models/feature_sampling.py: Bilinear sampling of feature maps at many points, channels last, with zeros outside.
+
+
+@dataclass(frozen=True, eq=False)
+class BilinearSampler:
+    """The four pixels around each of N points of V maps, and how much of each a sample takes.
+
+    Built once for a set of points, it samples any number of maps there.
+
+    Args:
+        indices (`torch.Tensor` of shape `(V, N, 4)`): Flattened pixel positions.
+        weights (`torch.Tensor` of shape `(V, N, 4)`): 0 for pixels outside of the map.
+    """
+
+    indices: Tensor  # [V, N, 4]
+    weights: Tensor  # [V, N, 4]
+
+    @classmethod
+    def at(
+        cls,
+        pixels: Tensor,  # [V, N, 2]
+        height: int,
+        width: int,
+    ) -> BilinearSampler:
+        """For positions (x, y) on `height` × `width` maps; the centre of the first pixel is (0.5, 0.5)."""
+        size = pixels.new_tensor([width, height])
+        # Beyond one pixel outside nothing is seen; the clamp keeps far projections within an integer's range.
+        position = (pixels - 0.5).clamp(min=torch.full_like(size, -2.0), max=size + 1.0)
+        corner = position.floor()
+        fraction = position - corner
+        columns = corner[..., :1] + corner.new_tensor([0.0, 1.0, 0.0, 1.0])  # [V, N, 4]
+        rows = corner[..., 1:] + corner.new_tensor([0.0, 0.0, 1.0, 1.0])
+        x, y = fraction[..., :1], fraction[..., 1:]
+        weights = torch.cat([(1 - x) * (1 - y), x * (1 - y), (1 - x) * y, x * y], dim=-1)
+        inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
+        indices = rows.clamp(0, height - 1).long() * width + columns.clamp(0, width - 1).long()
+        return cls(indices, weights * inside)
+
+    @property
+    def coverage(self) -> Tensor:
+        """What each sample takes from within the map, `(V, N)`: 1 inside, falling to 0 half a pixel outside."""
+        return self.weights.sum(-1)
+
+    def sample(
+        self,
+        view: int,
+        features: Tensor,  # [h * w, C]
+    ) -> Tensor:
+        """Samples one view's map, `(N, C)`. Differentiable with respect to the map."""
+        # One fused weighted gather: no copy of the four corners.
+        return F.embedding_bag(
+            self.indices[view], features, per_sample_weights=self.weights[view].to(features.dtype), mode="sum"
+        )
+
+
+# --- models/positional_encoding.py: Sines and cosines of coordinates, so that a linear layer can tell nearby places apart.
+
+
+def positional_encoding(values: Tensor, num_frequencies: int, octaves: float) -> Tensor:
+    """The values themselves, then their sines, then their cosines.
+
+    The angular frequencies are `π · 2^e`, with `num_frequencies` exponents e spaced evenly from 0 to `octaves`. Ordered
+    as (values, sines, cosines); within the sines and the cosines, a coordinate's frequencies lie side by side.
+
+    Args:
+        values (`torch.Tensor` of shape `(..., D)`): Coordinates, float32 or better: the highest frequency multiplies
+            their rounding error.
+        num_frequencies (`int`): K, may be 0.
+        octaves (`float`): Exponent of the highest frequency.
+
+    Returns:
+        `torch.Tensor` of shape `(..., D * (1 + 2 * K))`, see [`encoding_size`].
+
+    Example:
+
+        >>> import torch
+        >>> from diffusers_mvcustom.models.positional_encoding import positional_encoding
+        >>> positional_encoding(torch.tensor([0.5]), 2, 1.0).round(decimals=4).abs().tolist()
+        [0.5, 1.0, 0.0, 0.0, 1.0]
+    """
+    exponents = torch.linspace(0.0, octaves, num_frequencies, device=values.device, dtype=values.dtype)
+    angles = (values[..., None] * (math.pi * exponents.exp2())).flatten(-2)
+    return torch.cat([values, angles.sin(), angles.cos()], dim=-1)
+
+
+def encoding_size(dimensions: int, num_frequencies: int) -> int:
+    """Length of the [`positional_encoding`] of a vector with so many dimensions."""
+    return dimensions * (1 + 2 * num_frequencies)
+
+
+# --- models/ray_sampling.py: Where on its ray a sample is taken: in even bins, or in bins that follow what an earlier pass found.
+
+
+@dataclass(frozen=True, eq=False)
+class RayDistribution:
+    """What a pass over the rays of B × M target maps found: how much of the light comes from which bin.
+
+    Args:
+        edges (`torch.Tensor` of shape `(B, M, h, w, S + 1)`): Ends of the bins as distances along the ray, ascending.
+        weights (`torch.Tensor` of shape `(B, M, h, w, S)`): Rendering weights; their sum is the ray's opacity.
+    """
+
+    edges: Tensor  # [B, M, h, w, S + 1]
+    weights: Tensor  # [B, M, h, w, S]
+
+    def __post_init__(self) -> None:
+        expected = (*self.weights.shape[:-1], self.weights.shape[-1] + 1)
+        if self.weights.ndim != 5 or self.edges.shape != expected:
+            raise MVCustomError(
+                "edges, weights: expected shapes (B, M, h, w, S + 1) and (B, M, h, w, S), got "
+                f"{tuple(self.edges.shape)} and {tuple(self.weights.shape)}."
+            )
+
+    def resize(self, height: int, width: int) -> RayDistribution:
+        """The distribution for another size of the same maps; each ray takes over that of the nearest ray.
+
+        Bins differ from ray to ray, and a mean of two rays' bins would lie in the air between two surfaces.
+        """
+        if self.weights.shape[2:4] == (height, width):
+            return self
+        rows, columns = (
+            ((torch.arange(new, device=self.weights.device) + 0.5) * (old / new)).long().clamp(max=old - 1)
+            for new, old in zip((height, width), self.weights.shape[2:4])
+        )
+        return RayDistribution(self.edges[:, :, rows][:, :, :, columns], self.weights[:, :, rows][:, :, :, columns])
+
+
+@dataclass(frozen=True, eq=False)
+class RaySamples:
+    """Samples on rays, one in each of S adjoining bins.
+
+    Args:
+        edges (`torch.Tensor` of shape `(..., S + 1)`): Ends of the bins, as distances along the ray.
+        positions (`torch.Tensor` of shape `(..., S)`): Where in its bin each sample is taken.
+    """
+
+    edges: Tensor  # [..., S + 1]
+    positions: Tensor  # [..., S]
+
+
+def even_distribution(near: float, far: float, like: Tensor) -> tuple[Tensor, Tensor]:
+    """One bin from `near` to `far` of which nothing is known, as edges `(1, 1, 1, 1, 2)` and weights `(1, 1, 1, 1, 1)`."""
+    return like.new_tensor([near, far]).view(1, 1, 1, 1, 2), like.new_zeros(1, 1, 1, 1, 1)
+
+
+def sample_rays(
+    edges: Tensor,  # [..., K + 1]
+    weights: Tensor,  # [..., K]
+    num_samples: int,
+    *,
+    importance_share: float = 0.75,
+    jitter: Tensor | None = None,  # [..., S]
+) -> RaySamples:
+    """Divides rays into bins that are narrow where an earlier pass found something, and takes a sample in each.
+
+    The probability of a place is `importance_share` times the earlier weights, and for the rest uniform over the ray.
+    Weights sum to the opacity, so an empty ray is sampled evenly, and a solid one for `importance_share` at its
+    surface. The bins are the S quantiles of that probability, so they cover the ray without gaps.
+
+    Args:
+        edges (`torch.Tensor` of shape `(..., K + 1)`): Bins of the earlier pass.
+        weights (`torch.Tensor` of shape `(..., K)`): Its rendering weights. They get no gradient.
+        num_samples (`int`): S.
+        importance_share (`float`, *optional*, defaults to 0.75): In [0, 1).
+        jitter (`torch.Tensor` of shape `(..., S)`, *optional*):
+            Uniform random numbers in [0, 1): where in its bin, in probability, each sample lies (so that over many
+            draws the samples follow the probability exactly). By default they lie at the middle, 0.5.
+
+    Example:
+
+        >>> import torch
+        >>> from diffusers_mvcustom.models.ray_sampling import sample_rays
+        >>> samples = sample_rays(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0.0, 1.0]), 4, importance_share=0.5)
+        >>> [round(edge, 3) for edge in samples.edges.tolist()]
+        [1.0, 2.0, 2.333, 2.667, 3.0]
+        >>> [round(position, 3) for position in samples.positions.tolist()]
+        [1.5, 2.167, 2.5, 2.833]
+    """
+    edges, weights = edges.detach(), weights.detach()
+    share = importance_share * weights
+    widths = edges.diff(dim=-1)
+    length = edges[..., -1:] - edges[..., :1]
+    probability = share + (1 - share.sum(-1, keepdim=True)) * widths / length
+    steps = torch.arange(num_samples + 1, device=edges.device, dtype=edges.dtype)
+    within = steps[:-1] + (0.5 if jitter is None else jitter.to(edges))
+    ends = (steps / num_samples).expand(*within.shape[:-1], -1)
+    quantiles = _inverse_cdf(edges, probability, torch.cat([ends, within / num_samples], dim=-1))
+    inner = quantiles[..., 1:num_samples]
+    first, last = (end.expand(*inner.shape[:-1], 1) for end in (edges[..., :1], edges[..., -1:]))
+    bins = torch.cat([first, inner, last], dim=-1)
+    positions = quantiles[..., num_samples + 1 :].clamp(min=bins[..., :-1], max=bins[..., 1:])
+    return RaySamples(bins, positions)
+
+
+def _inverse_cdf(edges: Tensor, probability: Tensor, levels: Tensor) -> Tensor:
+    """Where the piecewise linear cumulative distribution over `edges` `(..., K + 1)` reaches `levels` `(..., Q)`."""
+    shape = torch.broadcast_shapes(edges.shape[:-1], levels.shape[:-1])
+    edges, probability, levels = (x.expand(*shape, x.shape[-1]) for x in (edges, probability, levels))
+    cumulative = probability.cumsum(-1)
+    cumulative = torch.cat([torch.zeros_like(cumulative[..., :1]), cumulative / cumulative[..., -1:]], dim=-1)
+    upper = torch.searchsorted(cumulative.contiguous(), levels.contiguous(), right=True)
+    upper = upper.clamp(1, edges.shape[-1] - 1)
+    low, high = cumulative.gather(-1, upper - 1), cumulative.gather(-1, upper)
+    start, end = edges.gather(-1, upper - 1), edges.gather(-1, upper)
+    fraction = ((levels - low) / (high - low).clamp(min=torch.finfo(edges.dtype).tiny)).clamp(0, 1)
+    return start + fraction * (end - start)
+
+
+# --- models/volume_rendering.py: Emission and absorption along rays whose density is constant within each bin.
+
+
+_LARGEST_GRADIENT_EXPONENT = 15.0
+_LARGEST_DENSITY = 1e30
+_NO_OPACITY = 1e-6
+
+
+class _TruncatedExp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, exponent: Tensor) -> Tensor:
+        ctx.save_for_backward(exponent)
+        return exponent.exp()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (exponent,) = ctx.saved_tensors
+        return gradient * exponent.clamp(max=_LARGEST_GRADIENT_EXPONENT).exp()
+
+
+def truncated_exp(exponent: Tensor) -> Tensor:
+    """`exp(exponent)`, whose gradient stops growing at an exponent of 15: a dense sample cannot blow up a step."""
+    return _TruncatedExp.apply(exponent)
+
+
+def rendering_weights(
+    density: Tensor,  # [..., S]
+    edges: Tensor,  # [..., S + 1]
+) -> Tensor:
+    """The share of the light that each bin sends to the eye.
+
+    `w_i = exp(-Σ_{j<i} σ_j δ_j) (1 - exp(-σ_i δ_i))` with `δ_i = edges_{i+1} - edges_i`. Their sum is the ray's opacity,
+    `1 - exp(-Σ σ_i δ_i)`.
+
+    Args:
+        density (`torch.Tensor` of shape `(..., S)`): σ, not negative, per unit of length.
+        edges (`torch.Tensor` of shape `(..., S + 1)`): Distances of the bins' ends along the ray, ascending.
+
+    Returns:
+        `torch.Tensor` of shape `(..., S)`.
+
+    Example:
+
+        >>> import torch
+        >>> from diffusers_mvcustom.models.volume_rendering import rendering_weights
+        >>> halving = torch.full((3,), 2.0).log()
+        >>> rendering_weights(halving, torch.tensor([1.0, 2.0, 3.0, 4.0])).tolist()
+        [0.5, 0.25, 0.125]
+    """
+    depth = _optical_depth(density, edges)
+    before = depth.cumsum(-1)[..., :-1]
+    transmittance = torch.cat([torch.ones_like(depth[..., :1]), (-before).exp()], dim=-1)
+    return transmittance * -torch.expm1(-depth)
+
+
+def expected_distance(
+    density: Tensor,  # [..., S]
+    edges: Tensor,  # [..., S + 1]
+    weights: Tensor,  # [..., S]
+) -> Tensor:
+    """Where along the ray the light that reaches the eye comes from on average, `(...)`.
+
+    Exact for a density that is constant within each bin: a fog's light comes from the bins' middles, a solid's from
+    the front edge of its first bin. Where the opacity is 0 it is the far end of the ray (below an opacity of about
+    1e-5 it begins to lean there).
+    """
+    widths = edges.diff(dim=-1)
+    inside = edges[..., :-1] + widths * _mean_depth_within_bin(_optical_depth(density, edges))
+    nowhere = _NO_OPACITY * edges[..., -1]
+    return ((weights * inside).sum(-1) + nowhere) / (weights.sum(-1) + _NO_OPACITY)
+
+
+def _optical_depth(density: Tensor, edges: Tensor) -> Tensor:
+    # The clamp keeps an overflowing density from giving NaN in a bin of no width.
+    return density.clamp(max=_LARGEST_DENSITY) * edges.diff(dim=-1)
+
+
+def _mean_depth_within_bin(depth: Tensor) -> Tensor:
+    """Mean place of absorption in a bin of this optical depth x, as a fraction of the bin: `1/x - 1/(exp(x) - 1)`."""
+    thin = depth < 0.1
+    safe = torch.where(thin, torch.ones_like(depth), depth)
+    series = 0.5 - depth / 12 + depth**3 / 720
+    return torch.where(thin, series, 1 / safe - 1 / torch.expm1(safe.clamp(max=80.0)))
+
+
+# --- models/feature_nerf.py: FeatureNeRF: subject features at target cameras, rendered from the features of posed reference views.
+
+
+AttendText = Callable[[Tensor, Tensor], Tensor]
+_CHUNK_BYTES = 256 * 2**20
+"""Memory that the chunk of rays in work may take, where `rays_per_chunk` does not say otherwise."""
+
+
+@dataclass
+class RenderedFeatures:
+    """What a [`FeatureNeRF`] renders: B scenes, seen from M cameras, for T texts.
+
+    Args:
+        features (`torch.Tensor` of shape `(B, T, M, h * w, C)`): X_y. Zero where nothing is seen.
+        opacity (`torch.Tensor` of shape `(B, M, h, w)`): In [0, 1], float32.
+        rgb (`torch.Tensor` of shape `(B, M, h, w, 3)`, *optional*): Colours in [0, 1] before black, so already
+            multiplied by the opacity; float32.
+        depth (`torch.Tensor` of shape `(B, M, h, w)`): Expected z-depth in the target camera of what is seen, not
+            multiplied by the opacity; float32. Where the opacity is 0, the z-depth at the far end of the ray.
+        density (`torch.Tensor` of shape `(B, M, h * w, S)`): Of the samples, per unit of length; float32.
+        ray_distribution ([`RayDistribution`]): For the next block's `previous`. Carries no gradient.
+    """
+
+    features: Tensor  # [B, T, M, h * w, C]
+    opacity: Tensor  # [B, M, h, w]
+    rgb: Tensor | None  # [B, M, h, w, 3]
+    depth: Tensor  # [B, M, h, w]
+    density: Tensor  # [B, M, h * w, S]
+    ray_distribution: RayDistribution
+
+
+class FeatureNeRF(nn.Module):
+    """Renders the features of posed reference views into target cameras, along epipolar lines.
+
+    Points on the rays of the target pixels are projected into every reference. What is found there goes through an MLP a
+    view, is blended over the views, attends to the text, and is volume-rendered.
+
+    - A view has a say in the blend as far as the point lies in its image. One that does not see the point knows
+      nothing of it; one that sees masked background there does know, and that is how empty space is carved. Where no
+      view sees the point the density is 0: there is no evidence of a subject.
+    - Density and colour come from the features before text attention, so T texts share one geometry.
+    - The blend is a softmax of a linear score. A term of that score that is the same for all views, such as the point
+      in the target's frame, cancels out and is left out.
+    - Geometry (projection, encodings, volume rendering) is computed in float32 under any autocast or weight dtype.
+
+    A linear layer commutes with bilinear interpolation, and with the blend over views, whose weights sum to 1. So the
+    reference maps go through the first layer before they are sampled, and the second layer runs once a point, not once
+    a view.
+
+    Source: FeatureNeRF of CustomDiffusion360 (arXiv 2404.12333), as used by MVCustom (arXiv 2510.13702).
+
+    Args:
+        channels (`int`): C, of the features.
+        config ([`FeatureNeRFConfig`], *optional*): Settings.
+
+    Example:
+
+        >>> import torch
+        >>> from diffusers_mvcustom.models import FeatureNeRF
+        >>> pose = torch.eye(4).view(1, 1, 4, 4).clone()
+        >>> pose[..., 2, 3] = -1.0  # looks at the origin from distance 1
+        >>> intrinsics = torch.tensor([[8.0, 0.0, 4.0], [0.0, 8.0, 3.0], [0.0, 0.0, 1.0]]).view(1, 1, 3, 3)
+        >>> nerf = FeatureNeRF(16)
+        >>> rendered = nerf(torch.randn(1, 1, 16, 6, 8), pose, intrinsics, pose, intrinsics, 6, 8)
+        >>> rendered.features.shape, rendered.depth.shape
+        (torch.Size([1, 1, 1, 48, 16]), torch.Size([1, 1, 6, 8]))
+    """
+
+    def __init__(self, channels: int, config: FeatureNeRFConfig | None = None) -> None:
+        super().__init__()
+        config = FeatureNeRFConfig() if config is None else config
+        self.channels = channels
+        self.config = config
+        self.gradient_checkpointing = False  # diffusers' enable_gradient_checkpointing sets it on all submodules
+        hidden = config.hidden_channels or channels
+        point_size = encoding_size(3, config.point_frequencies)
+        plucker_size = encoding_size(6, config.ray_frequencies)  # holds the ray's direction
+        direction_size = encoding_size(3, config.ray_frequencies)
+        # The first layer of the MLP and the score, in parts that act at different stages.
+        self.feature_projection = nn.Linear(channels, hidden, bias=False)
+        self.point_projection = nn.Linear(point_size, hidden, bias=False)
+        self.ray_projection = nn.Linear(plucker_size, hidden)
+        self.output_projection = nn.Linear(hidden, channels)
+        self.feature_score = nn.Linear(channels, 1, bias=False)
+        self.direction_score = nn.Linear(direction_size, 1, bias=False)
+        self.density_and_rgb = nn.Linear(channels, 4 if config.predict_rgb else 1)
+        _initialize_as_one(self.feature_projection, self.point_projection, self.ray_projection)
+        _initialize_as_one(self.feature_score, self.direction_score)
+        nn.init.zeros_(self.density_and_rgb.weight)
+        nn.init.zeros_(self.density_and_rgb.bias)
+        self._log_initial_density = math.log(-math.log1p(-config.initial_opacity) / (config.far - config.near))
+
+    def forward(
+        self,
+        reference_features: Tensor,  # [B, V, C, h_r, w_r]
+        reference_camera_to_world: Tensor,  # [B, V, 4, 4]
+        reference_intrinsics: Tensor,  # [B, V, 3, 3]
+        target_camera_to_world: Tensor,  # [B, M, 4, 4]
+        target_intrinsics: Tensor,  # [B, M, 3, 3]
+        height: int,
+        width: int,
+        *,
+        reference_masks: Tensor | None = None,  # [B, V, h_r, w_r]
+        encoder_hidden_states: Tensor | None = None,  # [B, T, L, D]
+        attend_text: AttendText | None = None,
+        previous: RayDistribution | None = None,
+        stratified: bool = False,
+        generator: torch.Generator | None = None,
+        rays_per_chunk: int | None = None,
+    ) -> RenderedFeatures:
+        """Renders the features of V reference views into M target cameras, for each of B scenes.
+
+        Args:
+            reference_features (`torch.Tensor` of shape `(B, V, C, h_r, w_r)`): Feature maps.
+            reference_camera_to_world (`torch.Tensor` of shape `(B, V, 4, 4)`): Poses in the subject frame, OpenCV axes.
+            reference_intrinsics (`torch.Tensor` of shape `(B, V, 3, 3)`): In pixels of the `h_r` × `w_r` maps.
+            target_camera_to_world (`torch.Tensor` of shape `(B, M, 4, 4)`): Poses of the target cameras.
+            target_intrinsics (`torch.Tensor` of shape `(B, M, 3, 3)`): In pixels of the `height` × `width` maps.
+            height, width (`int`): Size of the target feature maps.
+            reference_masks (`torch.Tensor` of shape `(B, V, h_r, w_r)`, *optional*): Multiplies the reference features;
+                0 where a reference has nothing to say.
+            encoder_hidden_states (`torch.Tensor` of shape `(B, T, L, D)`, *optional*): T texts over one geometry. Without
+                it T is 1 and no text is attended to.
+            attend_text (`Callable`, *optional*): The block's text attention with its residual, from `(N, P, C)` points
+                and `(N, L, D)` texts to `(N, P, C)`. Goes with `encoder_hidden_states`.
+            previous ([`RayDistribution`], *optional*): What an earlier block found for the same cameras, at any map size.
+                By default rays are sampled evenly.
+            stratified (`bool`, *optional*, defaults to `False`): Whether samples lie at random in their bins (for
+                training). Otherwise the result is deterministic.
+            generator (`torch.Generator`, *optional*): For that.
+            rays_per_chunk (`int`, *optional*): Rays in work at a time; bounds the memory and does not change the result.
+                By default as many as take about 256 MiB. With gradients the memory is bounded only if
+                `gradient_checkpointing` is on, too.
+
+        Raises:
+            MVCustomError: naming the argument whose shape does not fit.
+        """
+        self._check_inputs(
+            reference_features, reference_camera_to_world, reference_intrinsics, target_camera_to_world,
+            target_intrinsics, height, width, reference_masks, encoder_hidden_states, attend_text, rays_per_chunk,
+        )  # fmt: skip
+        geometry_dtype = torch.promote_types(self.density_and_rgb.weight.dtype, torch.float32)
+        reference_camera_to_world, reference_intrinsics, target_camera_to_world, target_intrinsics = (
+            x.to(reference_features.device, geometry_dtype)
+            for x in (reference_camera_to_world, reference_intrinsics, target_camera_to_world, target_intrinsics)
+        )
+        batch, targets = target_camera_to_world.shape[:2]
+        pixels = pixel_centers(height, width, device=reference_features.device, dtype=geometry_dtype).flatten(0, 1)
+        origins, directions = camera_rays(target_camera_to_world, target_intrinsics, pixels, normalize=False)
+        z_scale = 1 / directions.norm(dim=-1, keepdim=True)  # z-depth of a point at distance 1
+        samples = self._sample_rays(previous, (batch, targets, height, width), z_scale, stratified, generator)
+
+        texts = 1 if encoder_hidden_states is None else encoder_hidden_states.shape[1]
+        if rays_per_chunk is None:
+            rays_per_chunk = self._default_rays_per_chunk(texts)
+        parts = []
+        for b in range(batch):
+            views = _Views(
+                *self._project_features(
+                    reference_features[b], None if reference_masks is None else reference_masks[b]
+                ),
+                tuple(reference_features.shape[-2:]),
+                reference_camera_to_world[b],
+                _inverse_poses(reference_camera_to_world[b]),
+                reference_intrinsics[b],
+            )
+            text = None if encoder_hidden_states is None else encoder_hidden_states[b]
+            rotation = target_camera_to_world[b, :, None, :3, :3].expand(-1, height * width, 3, 3)
+            rays = (
+                origins[b].flatten(0, 1),
+                (directions[b] * z_scale[b]).flatten(0, 1),
+                rotation.flatten(0, 1),
+                samples.edges[b].flatten(0, 2),
+                samples.positions[b].flatten(0, 2),
+            )
+            for chunk in zip(*(x.split(rays_per_chunk) for x in rays)):
+                parts.append(self._render_chunk_with_or_without_checkpoint(views, _Rays(*chunk), text, attend_text))
+        features, density, weights, rgb = (
+            None if part[0] is None else torch.cat(part, dim=dim) for part, dim in zip(zip(*parts), (1, 0, 0, 0))
+        )
+
+        maps = (batch, targets, height, width)
+        density, weights = density.view(*maps, -1), weights.view(*maps, -1)
+        distance = expected_distance(density, samples.edges, weights)
+        features = features.unflatten(1, (batch, targets, height * width)).transpose(0, 1)
+        return RenderedFeatures(
+            features=features.to(reference_features.dtype),
+            opacity=weights.sum(-1),
+            rgb=None if rgb is None else rgb.view(*maps, 3),
+            depth=distance * z_scale.view(maps),
+            density=density.flatten(2, 3),
+            ray_distribution=RayDistribution(samples.edges, weights.detach()),
+        )
+
+    # --- where to look ---
+
+    def _sample_rays(
+        self,
+        previous: RayDistribution | None,
+        maps: tuple[int, int, int, int],
+        like: Tensor,
+        stratified: bool,
+        generator: torch.Generator | None,
+    ) -> RaySamples:
+        config, shape = self.config, (*maps, self.config.num_samples)
+        if previous is None:
+            edges, weights = even_distribution(config.near, config.far, like)
+        else:
+            if previous.weights.shape[:2] != maps[:2]:
+                raise MVCustomError(
+                    f"previous: expected the rays of (batch, target cameras) = {maps[:2]}, got "
+                    f"{tuple(previous.weights.shape[:2])}. Rendered for other cameras?"
+                )
+            previous = previous.resize(*maps[2:])
+            edges, weights = previous.edges.to(like), previous.weights.to(like)
+        jitter = None
+        if stratified:
+            # Drawn for all rays at once, where the generator is: chunks do not matter, and a CPU generator serves a GPU.
+            device = like.device if generator is None else generator.device
+            jitter = torch.rand(shape, generator=generator, device=device, dtype=like.dtype).to(like.device)
+        samples = sample_rays(
+            edges, weights, config.num_samples, importance_share=config.importance_share, jitter=jitter
+        )
+        return RaySamples(samples.edges.expand(*maps, -1), samples.positions.expand(*maps, -1))
+
+    def _default_rays_per_chunk(self, texts: int) -> int:
+        hidden = self.output_projection.in_features
+        numbers = 3 * hidden + 2 * self.point_projection.in_features + (2 + 6 * texts) * self.channels
+        return max(1, _CHUNK_BYTES // (4 * numbers * self.config.num_samples))
+
+    # --- what is there ---
+
+    def _project_features(self, features: Tensor, masks: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The parts of the first layer and of the score that act on features, as maps `(V, h_r * w_r, ...)`."""
+        features = features.flatten(2).transpose(1, 2).to(self.feature_projection.weight.dtype)
+        if masks is not None:
+            features = features * masks.flatten(1)[..., None].to(features.dtype)
+        projected, score = self.feature_projection(features), self.feature_score(features)
+        # Interpolated in float32: its weights have more digits than half precision holds.
+        wide = torch.promote_types(projected.dtype, torch.float32)
+        return projected.to(wide), score.to(wide)
+
+    def _render_chunk_with_or_without_checkpoint(self, *args) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return checkpoint(self._render_chunk, *args, use_reentrant=False)
+        return self._render_chunk(*args)
+
+    def _render_chunk(
+        self, views: _Views, rays: _Rays, text: Tensor | None, attend_text: AttendText | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Features `(T, R, C)`, densities and rendering weights `(R, S)`, and colours `(R, 3)` of R rays."""
+        points = (rays.origins[:, None] + rays.positions[..., None] * rays.directions[:, None]).flatten(0, 1)
+        pixels, _ = project(points[None], views.world_to_camera, views.intrinsics)
+        sampler = BilinearSampler.at(pixels, *views.size)
+        blend, seen = self._blend_weights(views, rays, points, sampler)
+        point_features = self._blended_features(views, rays, points, sampler, blend)  # [R * S, C]
+
+        shape = rays.positions.shape
+        raw = self.density_and_rgb(point_features).to(points.dtype)
+        density = (truncated_exp(raw[:, 0] + self._log_initial_density) * seen).view(shape)
+        weights = rendering_weights(density, rays.edges)
+        rgb = None
+        if self.config.predict_rgb:
+            rgb = (weights[..., None] * raw[:, 1:].sigmoid().view(*shape, 3)).sum(-2)
+
+        point_features = point_features[None]
+        if attend_text is not None:
+            point_features = point_features.to(text.dtype).expand(text.shape[0], -1, -1)
+            point_features = attend_text(point_features, text)
+        with torch.autocast(points.device.type, enabled=False):
+            point_features = point_features.to(points.dtype).unflatten(1, shape)  # [T, R, S, C]
+            features = torch.einsum("rs,trsc->trc", weights, point_features)
+        return features, density, weights, rgb
+
+    def _blend_weights(
+        self, views: _Views, rays: _Rays, points: Tensor, sampler: BilinearSampler
+    ) -> tuple[Tensor, Tensor]:
+        """The views' shares in each point `(V, R * S)`, and how far any view sees it at all `(R * S)`."""
+        to_target = rays.rotation.repeat_interleave(rays.positions.shape[1], dim=0).transpose(-1, -2)
+        scores = []
+        for v in range(len(views.world_to_camera)):
+            toward = F.normalize(points - views.camera_to_world[v, :3, 3], dim=-1)
+            toward = transform_directions(toward[:, None], to_target)[:, 0]
+            encoded = self._encode(toward, self.config.ray_frequencies)
+            scores.append((sampler.sample(v, views.scores[v]) + self.direction_score(encoded).to(points.dtype))[:, 0])
+        coverage = sampler.coverage
+        seen = coverage.amax(dim=0)
+        # Where no view sees the point any finite weights will do: its density is 0.
+        coverage = torch.where(seen > 0, coverage, torch.ones_like(coverage))
+        logits = (torch.stack(scores) + coverage.log()).softmax(dim=0)
+        return logits, seen
+
+    def _blended_features(
+        self, views: _Views, rays: _Rays, points: Tensor, sampler: BilinearSampler, blend: Tensor
+    ) -> Tensor:
+        """The per-view MLP's outputs, blended over the views, `(R * S, C)`."""
+        origins = transform_points(rays.origins, views.world_to_camera)  # [V, R, 3]
+        directions = transform_directions(rays.directions, views.world_to_camera)
+        encoded_rays = self._encode(plucker_coordinates(origins, directions), self.config.ray_frequencies)
+        per_ray = self.ray_projection(encoded_rays)[:, :, None]  # [V, R, 1, H]
+        blended = None
+        for v in range(len(per_ray)):
+            in_view = transform_points(points, views.world_to_camera[v])
+            encoded = self._encode(in_view, self.config.point_frequencies)
+            hidden = sampler.sample(v, views.features[v]).to(per_ray.dtype)
+            hidden = torch.addmm(hidden, encoded, self.point_projection.weight.t())
+            hidden = hidden.view(*rays.positions.shape, -1).add_(per_ray[v]).flatten(0, 1)
+            hidden = F.silu(hidden, inplace=not torch.is_grad_enabled())
+            share = blend[v, :, None].to(hidden.dtype)
+            # In place: only the summands are needed for gradients.
+            blended = hidden * share if blended is None else blended.addcmul_(hidden, share)
+        return self.output_projection(blended)
+
+    def _encode(self, values: Tensor, num_frequencies: int) -> Tensor:
+        encoded = positional_encoding(values, num_frequencies, self.config.encoding_octaves)
+        return encoded.to(self.ray_projection.weight.dtype)
+
+    # --- input ---
+
+    def _check_inputs(
+        self,
+        reference_features: Tensor,
+        reference_camera_to_world: Tensor,
+        reference_intrinsics: Tensor,
+        target_camera_to_world: Tensor,
+        target_intrinsics: Tensor,
+        height: int,
+        width: int,
+        reference_masks: Tensor | None,
+        encoder_hidden_states: Tensor | None,
+        attend_text: AttendText | None,
+        rays_per_chunk: int | None,
+    ) -> None:
+        if reference_features.ndim != 5 or reference_features.shape[2] != self.channels:
+            raise MVCustomError(
+                f"reference_features: expected shape (B, V, {self.channels}, h, w), got "
+                f"{tuple(reference_features.shape)}."
+            )
+        batch, views = reference_features.shape[:2]
+        map_size = tuple(reference_features.shape[-2:])
+        targets = target_camera_to_world.shape[1] if target_camera_to_world.ndim == 4 else "M"
+        expected = {
+            "reference_camera_to_world": (reference_camera_to_world, (batch, views, 4, 4)),
+            "reference_intrinsics": (reference_intrinsics, (batch, views, 3, 3)),
+            "target_camera_to_world": (target_camera_to_world, (batch, targets, 4, 4)),
+            "target_intrinsics": (target_intrinsics, (batch, targets, 3, 3)),
+            "reference_masks": (reference_masks, (batch, views, *map_size)),
+        }
+        for name, (value, shape) in expected.items():
+            if value is not None and tuple(value.shape) != shape:
+                raise MVCustomError(f"{name}: expected shape {shape}, got {tuple(value.shape)}.")
+        if 0 in reference_features.shape or targets == 0:
+            raise MVCustomError("reference_features, target_camera_to_world: expected at least one view and camera.")
+        for name, value in (("height", height), ("width", width), ("rays_per_chunk", rays_per_chunk)):
+            if value is not None and value < 1:
+                raise MVCustomError(f"{name}: expected at least 1, got {value}.")
+        if (encoder_hidden_states is None) != (attend_text is None):
+            raise MVCustomError("encoder_hidden_states, attend_text: expected both or neither.")
+        if encoder_hidden_states is not None and (
+            encoder_hidden_states.ndim != 4 or encoder_hidden_states.shape[0] != batch
+        ):
+            raise MVCustomError(
+                f"encoder_hidden_states: expected shape ({batch}, T, L, D), got {tuple(encoder_hidden_states.shape)}."
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class _Views:
+    """The reference views of one scene."""
+
+    features: Tensor  # [V, h_r * w_r, H] after the first layer
+    scores: Tensor  # [V, h_r * w_r, 1]
+    size: tuple[int, int]  # h_r, w_r
+    camera_to_world: Tensor  # [V, 4, 4]
+    world_to_camera: Tensor  # [V, 4, 4]
+    intrinsics: Tensor  # [V, 3, 3]
+
+
+@dataclass(frozen=True, eq=False)
+class _Rays:
+    """R rays of one scene, of any target cameras."""
+
+    origins: Tensor  # [R, 3]
+    directions: Tensor  # [R, 3] of unit length
+    rotation: Tensor  # [R, 3, 3] of the target camera
+    edges: Tensor  # [R, S + 1]
+    positions: Tensor  # [R, S]
+
+
+def _inverse_poses(camera_to_world: Tensor) -> Tensor:
+    inverse = torch.zeros_like(camera_to_world)
+    rotation = camera_to_world[..., :3, :3].transpose(-1, -2)
+    inverse[..., :3, :3] = rotation
+    inverse[..., :3, 3] = -(rotation * camera_to_world[..., None, :3, 3]).sum(-1)
+    inverse[..., 3, 3] = 1.0
+    return inverse
+
+
+def _initialize_as_one(*parts: nn.Linear) -> None:
+    """Initialises linear layers whose outputs are summed as `nn.Linear` would one layer on all of their inputs."""
+    bound = 1 / math.sqrt(sum(part.in_features for part in parts))
+    for part in parts:
+        nn.init.uniform_(part.weight, -bound, bound)
+        if part.bias is not None:
+            nn.init.uniform_(part.bias, -bound, bound)
+
+
+# --- models/pose_conditioned_block.py: The pose-conditioned transformer block: a stock block that mixes rendered subject features into its hidden states.
+
+
+class PoseConditioning:
+    """What the pose-conditioned blocks of one subject are told during a U-Net call.
+
+    All blocks of a subject share one instance. Outside its context managers it is empty and the blocks are exactly
+    the stock blocks. With gradient checkpointing the context must stay open during the backward pass, which runs the
+    blocks again.
+    """
+
+    def __init__(self) -> None:
+        self._rendered: Mapping[str, Tensor] | None = None
+        self._collected: dict[str, Tensor] | None = None
+
+    @contextmanager
+    def rendered(self, features: Mapping[str, Tensor]) -> Iterator[None]:
+        """Mixes `features` into the blocks for the length of the context.
+
+        Args:
+            features (mapping of `str` to `torch.Tensor`): rendered subject features X_y by block name, each of shape
+                `(batch, height * width, channels)` in the batch order of the U-Net call (frames innermost). A zero
+                row means that the references are dropped for this batch element.
+        """
+        with self._holding("_rendered", features):
+            yield
+
+    @contextmanager
+    def collecting(self) -> Iterator[dict[str, Tensor]]:
+        """Records every block's hidden states before its feed-forward, `(batch, height * width, channels)` by name."""
+        collected: dict[str, Tensor] = {}
+        with self._holding("_collected", collected):
+            yield collected
+
+    @contextmanager
+    def _holding(self, attribute: str, value: Mapping[str, Tensor]) -> Iterator[None]:
+        if self._rendered is not None or self._collected is not None:
+            raise RuntimeError("PoseConditioning: one U-Net call at a time; this subject's blocks are already in use.")
+        setattr(self, attribute, value)
+        try:
+            yield
+        finally:
+            setattr(self, attribute, None)
+
+    @property
+    def active(self) -> bool:
+        return self._rendered is not None or self._collected is not None
+
+    def __call__(self, block: PoseConditionedTransformerBlock, hidden_states: Tensor) -> Tensor:
+        if self._collected is not None:
+            self._collected[block.block_name] = hidden_states
+            return hidden_states
+        if self._rendered is None:
+            return hidden_states
+        features = self._rendered.get(block.block_name)
+        if features is None:
+            raise MVCustomError(
+                f"features: expected rendered features for block {block.block_name!r}, got {sorted(self._rendered)}."
+            )
+        if features.shape != hidden_states.shape:
+            raise MVCustomError(
+                f"features[{block.block_name!r}]: expected shape {tuple(hidden_states.shape)} (batch * frames, "
+                f"height * width, channels), got {tuple(features.shape)}. Rendered for other cameras or another size?"
+            )
+        return block.pose_conditioner.projection(hidden_states, features)
+
+
+class PoseProjection(nn.Module):
+    """`x ← P [x ; X_y]`, P a linear layer without bias, initialised to `[I | 0]` (so it starts as the identity).
+
+    P is stored as its difference from `[I | 0]`, and the mixed states are computed as `x + D [x ; X_y]`. That is the
+    same map, but the identity is exact in every dtype: a fresh projection returns `x` bit for bit.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.difference = nn.Linear(2 * channels, channels, bias=False)
+        nn.init.zeros_(self.difference.weight)
+
+    def forward(
+        self,
+        hidden_states: Tensor,  # [..., C]
+        features: Tensor,  # [..., C]
+    ) -> Tensor:
+        features = features.to(hidden_states.dtype)
+        return hidden_states + self.difference(torch.cat([hidden_states, features], dim=-1))
+
+
+class PoseConditioner(nn.Module):
+    """What a pose-conditioned block has beyond its stock block: the FeatureNeRF and the projection."""
+
+    def __init__(self, feature_nerf: FeatureNeRF) -> None:
+        super().__init__()
+        self.feature_nerf = feature_nerf
+        self.projection = PoseProjection(feature_nerf.channels)
+
+
+class PoseConditionedTransformerBlock(BasicTransformerBlock):
+    """A stock transformer block with `x ← P [x ; X_y]` between its attentions and its feed-forward.
+
+    It shares every submodule with the stock block that it stands in for, under the same names, so LoRA, IP-Adapter
+    and offloading see the block they know; the stock block can be put back at any time.
+
+    Source: the pose-conditioned transformer block of CustomDiffusion360 (arXiv 2404.12333), as used by MVCustom.
+    """
+
+    block_name: str
+    conditioning: PoseConditioning
+
+    def __init__(self, *args, **kwargs) -> None:
+        raise TypeError("Use PoseConditionedTransformerBlock.from_block(block, ...).")
+
+    @classmethod
+    def from_block(
+        cls,
+        block: BasicTransformerBlock,
+        pose_conditioner: PoseConditioner,
+        conditioning: PoseConditioning,
+        block_name: str,
+    ) -> PoseConditionedTransformerBlock:
+        """Builds the block around `block`'s own submodules. `block` itself is not changed.
+
+        Raises:
+            MVCustomError: if `block` is not a text-conditioned block of a stock U-Net's spatial layers (with plain layer
+                norms, and without the positional embedding of motion modules or GLIGEN's fuser), or has other channels
+                than `pose_conditioner`.
+        """
+        if isinstance(block, PoseConditionedTransformerBlock):
+            raise MVCustomError(f"block {block_name!r} already belongs to an attached subject; detach that first.")
+        problem = _why_not_text_conditioned(block)
+        if problem is not None:
+            raise MVCustomError(
+                f"block {block_name!r}: expected a text-conditioned BasicTransformerBlock of a U-Net's spatial layers, "
+                f"got {problem}."
+            )
+        channels = pose_conditioner.feature_nerf.channels
+        if channels != block.dim:
+            raise MVCustomError(
+                f"block {block_name!r}: expected a pose conditioner of the block's {block.dim} channels, got {channels}."
+            )
+        conditioned = cls.__new__(cls)
+        nn.Module.__init__(conditioned)
+        conditioned.__dict__.update(block.__dict__)
+        conditioned.__dict__.pop("forward", None)  # left behind by hooks that were on the block and are off again
+        conditioned._modules = dict(block._modules)  # our own registry over the same submodules
+        conditioned.pose_conditioner = pose_conditioner
+        conditioned.conditioning = conditioning
+        conditioned.block_name = block_name
+        # Not `conditioned.train`: the submodules are the stock block's, and may be in different modes.
+        pose_conditioner.train(block.training)
+        return conditioned
+
+    def forward(
+        self,
+        hidden_states: Tensor,  # [B, P, C]
+        attention_mask: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,  # [B, L, D]
+        encoder_attention_mask: Tensor | None = None,
+        timestep: Tensor | None = None,
+        cross_attention_kwargs: dict | None = None,
+        class_labels: Tensor | None = None,
+        added_cond_kwargs: dict | None = None,
+    ) -> Tensor:
+        if not self.conditioning.active:
+            return super().forward(
+                hidden_states,
+                attention_mask=attention_mask,
+                encoder_hidden_states=encoder_hidden_states,
+                encoder_attention_mask=encoder_attention_mask,
+                timestep=timestep,
+                cross_attention_kwargs=cross_attention_kwargs,
+                class_labels=class_labels,
+                added_cond_kwargs=added_cond_kwargs,
+            )
+        cross_attention_kwargs = cross_attention_kwargs or {}
+        attended = self.attn1(
+            self.norm1(hidden_states),
+            encoder_hidden_states=encoder_hidden_states if self.only_cross_attention else None,
+            attention_mask=attention_mask,
+            **cross_attention_kwargs,
+        )
+        hidden_states = attended + hidden_states
+        attended = self.attn2(
+            self.norm2(hidden_states),
+            encoder_hidden_states=encoder_hidden_states,
+            attention_mask=encoder_attention_mask,
+            **cross_attention_kwargs,
+        )
+        hidden_states = self.conditioning(self, attended + hidden_states)
+        normed = self.norm3(hidden_states)
+        if self._chunk_size is None:
+            return self.ff(normed) + hidden_states
+        return _chunked_feed_forward(self.ff, normed, self._chunk_dim, self._chunk_size) + hidden_states
+
+    def attend_text(
+        self,
+        features: Tensor,  # [B, P, C]
+        encoder_hidden_states: Tensor,  # [B, L, D]
+    ) -> Tensor:
+        """The block's own text cross-attention with its residual, for FeatureNeRF's point features, `(B, P, C)`.
+
+        Runs the attention's weights (LoRA included) with a plain processor: an IP-Adapter's processor expects image
+        states beside the text, which the subject's features have none of.
+        """
+        return features + AttnProcessor2_0()(
+            self.attn2, self.norm2(features), encoder_hidden_states=encoder_hidden_states
+        )
+
+
+def _why_not_text_conditioned(block: nn.Module) -> str | None:
+    if not isinstance(block, BasicTransformerBlock):
+        return type(block).__name__
+    if block.norm_type != "layer_norm":
+        return f"one with norm_type {block.norm_type!r}"
+    if block.attn2 is None or not block.attn2.is_cross_attention:
+        return "one without text attention"
+    if block.pos_embed is not None:
+        return "one with a positional embedding (of a motion module?)"
+    if hasattr(block, "fuser"):
+        return "one with GLIGEN's fuser"
+    return None
+
+
+# --- subjects/reference_files.py: Reading and writing the files of [`ReferenceViews`].
+
+
+TRANSFORMS_NAME = "transforms.json"
+_EXIF_ORIENTATION = 0x0112
+_INTRINSICS = ("fl_x", "fl_y", "cx", "cy")
+_FRAME_KEYS = {"file_path", "transform_matrix", "name", "w", "h", *_INTRINSICS}
+_OPTIONAL_FRAME_KEYS = {"mask_path", "caption"}
+_OPENGL_TO_OPENCV = np.array([1.0, -1.0, -1.0, 1.0])  # signs of the axes, which are a pose's columns
+
+
+def read_image(
+    file: str | PathLike[str],
+    mode: str,
+    size: tuple[int, int] | None = None,
+) -> Tensor:
+    """An image file as a tensor.
+
+    Args:
+        file (`str` or path): A PNG or JPEG file, or any other that Pillow reads.
+        mode (`str`): `"RGB"` or `"L"`.
+        size (`tuple[int, int]`, *optional*): The height and width that it should have; with them it is decided
+            whether an EXIF orientation is applied.
+
+    Returns:
+        `torch.Tensor` of shape `(3, H, W)` or `(1, H, W)` in [0, 1].
+
+    Raises:
+        MVCustomError: naming the file, if it cannot be read or has another size.
+    """
+    try:
+        with Image.open(file) as image:
+            orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+            stored = image.convert(mode)
+            displayed = ImageOps.exif_transpose(image).convert(mode) if orientation != 1 else stored
+    except FileNotFoundError as error:
+        raise MVCustomError(f"{file}: there is no such image.") from error
+    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise MVCustomError(f"{file}: expected an image, got something unreadable: {error}") from error
+    chosen = stored
+    if size is not None:
+        fits = {
+            name: (image.height, image.width) == size for name, image in (("stored", stored), ("displayed", displayed))
+        }
+        if orientation != 1 and all(fits.values()):
+            raise MVCustomError(
+                f"{file}: the photo carries an EXIF orientation ({orientation}) that leaves its size as it is, so it "
+                "is open whether its camera refers to the stored or to the displayed pixels. Save it upright, without "
+                "the orientation tag (and without the rotation if the cameras came from the stored pixels)."
+            )
+        if not any(fits.values()):
+            raise MVCustomError(
+                f"{file}: expected {size[0]} × {size[1]} pixels (height × width) as its camera, got {stored.height} × "
+                f"{stored.width}."
+            )
+        chosen = stored if fits["stored"] else displayed
+    pixels = torch.from_numpy(np.array(chosen, dtype=np.float32) / 255)
+    return pixels.reshape(chosen.height, chosen.width, -1).permute(2, 0, 1).contiguous()
+
+
+def save_reference_views(views: ReferenceViews, folder: Path) -> None:
+    """Writes the views. See [`ReferenceViews.save`]."""
+    frames = []
+    for part, pixels in (("images", views.images), ("masks", views.masks)):
+        if pixels is None:
+            continue
+        (folder / part).mkdir(parents=True, exist_ok=True)
+        for i, image in enumerate(pixels):
+            array = (image * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+            Image.fromarray(array.squeeze(-1) if part == "masks" else array).save(folder / part / f"{i:03d}.png")
+    poses = views.cameras.camera_to_world.double().cpu().numpy() * _OPENGL_TO_OPENCV
+    intrinsics = views.cameras.intrinsics.double().cpu().numpy()
+    for i in range(len(views)):
+        matrix = intrinsics[i]
+        frame: dict[str, Any] = {"file_path": f"images/{i:03d}.png"}
+        if views.masks is not None:
+            frame["mask_path"] = f"masks/{i:03d}.png"
+        frame["name"] = views.names[i]
+        if views.captions is not None:
+            frame["caption"] = views.captions[i]
+        frame |= {"w": views.width, "h": views.height}
+        frame |= dict(zip(_INTRINSICS, (matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2])))
+        frame["transform_matrix"] = poses[i].tolist()
+        frames.append(frame)
+    content = {"camera_model": "PINHOLE", "frames": frames}
+    (folder / TRANSFORMS_NAME).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def load_reference_views(cls: type[ReferenceViews], folder: Path) -> ReferenceViews:
+    """Reads the views. See [`ReferenceViews.load`]."""
+    file = folder / TRANSFORMS_NAME
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise MVCustomError(f"{file}: there is no such file; are the reference views missing?") from error
+    except (OSError, ValueError) as error:
+        raise MVCustomError(f"{file}: expected JSON, got something unreadable: {error}") from error
+    frames = content.get("frames") if isinstance(content, dict) else None
+    if not isinstance(frames, list) or not frames or content.get("camera_model") != "PINHOLE":
+        raise MVCustomError(f"{file}: expected camera_model 'PINHOLE' and a list of frames that is not empty.")
+    for i, frame in enumerate(frames):
+        _check_frame(file, i, frame)
+    for key in _OPTIONAL_FRAME_KEYS:
+        if 0 < sum(key in frame for frame in frames) < len(frames):
+            raise MVCustomError(f"{file}: expected {key} in all frames or in none.")
+    sizes = {(frame["h"], frame["w"]) for frame in frames}
+    if len(sizes) > 1:
+        raise MVCustomError(f"{file}: expected one image size (h, w) for all frames, got {sorted(sizes)}.")
+    (height, width) = sizes.pop()
+    intrinsics = torch.zeros(len(frames), 3, 3, dtype=torch.float64)
+    for matrix, frame in zip(intrinsics, frames):
+        matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2] = (frame[key] for key in _INTRINSICS)
+        matrix[2, 2] = 1.0
+    poses = np.array([frame["transform_matrix"] for frame in frames], dtype=np.float64) * _OPENGL_TO_OPENCV
+    try:
+        cameras = Cameras(torch.from_numpy(poses), intrinsics, height, width)
+    except MVCustomError as error:
+        raise MVCustomError(f"{file}: {error}") from error
+
+    def read(key: str, mode: str) -> Tensor:
+        files = (folder / inside(file, frame[key]) for frame in frames)
+        return torch.stack([read_image(path, mode, (height, width)) for path in files])
+
+    return cls(
+        read("file_path", "RGB"),
+        cameras,
+        read("mask_path", "L") if "mask_path" in frames[0] else None,
+        [frame["name"] for frame in frames],
+        [frame["caption"] for frame in frames] if "caption" in frames[0] else None,
+    )
+
+
+def inside(file: Path, path: str) -> PurePosixPath:
+    """`path` as a relative path, if it does not leave the folder that it is relative to.
+
+    Judged by its text and not by where it leads: a Hub cache keeps its files as links to elsewhere.
+
+    Raises:
+        MVCustomError: naming `file`, in which the path stands.
+    """
+    relative = PurePosixPath(path)
+    if relative.is_absolute() or ".." in relative.parts or "\\" in path or ":" in path or not relative.parts:
+        raise MVCustomError(f"{file}: expected paths inside the folder, got {path!r}.")
+    return relative
+
+
+def _check_frame(file: Path, index: int, frame: Any) -> None:
+    where = f"{file}: frames[{index}]"
+    if not isinstance(frame, dict):
+        raise MVCustomError(f"{where}: expected an object, got {type(frame).__name__}.")
+    if missing := sorted(_FRAME_KEYS - frame.keys()):
+        raise MVCustomError(f"{where}: {missing} missing.")
+    if unknown := sorted(frame.keys() - _FRAME_KEYS - _OPTIONAL_FRAME_KEYS):
+        raise MVCustomError(f"{where}: unknown keys {unknown}.")
+    for key in ("file_path", "mask_path", "name", "caption"):
+        if not isinstance(frame.get(key, ""), str):
+            raise MVCustomError(f"{where}.{key}: expected a text, got {frame[key]!r}.")
+    for key in ("w", "h"):
+        if isinstance(frame[key], bool) or not isinstance(frame[key], int):
+            raise MVCustomError(f"{where}.{key}: expected a whole number, got {frame[key]!r}.")
+    for key in _INTRINSICS:
+        if not _is_number(frame[key]):
+            raise MVCustomError(f"{where}.{key}: expected a number, got {frame[key]!r}.")
+    matrix = frame["transform_matrix"]
+    rows = matrix if isinstance(matrix, list) and len(matrix) == 4 else [None]
+    if not all(isinstance(row, list) and len(row) == 4 and all(map(_is_number, row)) for row in rows):
+        raise MVCustomError(f"{where}.transform_matrix: expected 4 × 4 numbers, got {matrix!r}.")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+# --- subjects/reference_views.py: The posed photos of a subject that travel with it.
+
+
+@dataclass(frozen=True, eq=False)
+class ReferenceViews:
+    """N posed images of one size, in the subject frame.
+
+    Pixel values are kept at 8 bits (rounded to multiples of 1/255): what is saved is exactly what is used.
+
+    Args:
+        images (`torch.Tensor` of shape `(N, 3, H, W)`): RGB in [0, 1].
+        cameras ([`Cameras`]): The images' cameras, of the same height and width.
+        masks (`torch.Tensor` of shape `(N, 1, H, W)`, *optional*): 1 where the subject is, 0 elsewhere.
+        names (`list[str]`, *optional*): The photos' names, for messages and the record.
+        captions (`list[str]`, *optional*): A text for each photo.
+
+    Raises:
+        MVCustomError: naming the argument, if shapes do not fit or values are not in [0, 1].
+    """
+
+    images: Tensor  # [N, 3, H, W]
+    cameras: Cameras
+    masks: Tensor | None = None  # [N, 1, H, W]
+    names: Sequence[str] | None = None
+    captions: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        cameras = self.cameras
+        for name, channels in (("images", 3), ("masks", 1)):
+            pixels = getattr(self, name)
+            if pixels is None and name == "masks":
+                continue
+            expected = (len(cameras), channels, cameras.height, cameras.width)
+            if not isinstance(pixels, Tensor) or tuple(pixels.shape) != expected:
+                got = tuple(pixels.shape) if isinstance(pixels, Tensor) else type(pixels).__name__
+                raise MVCustomError(f"{name}: expected shape {expected} to match the cameras, got {got}.")
+            pixels = pixels.float()
+            if not (pixels.isfinite().all() and pixels.min() >= 0 and pixels.max() <= 1):
+                low, high = pixels.min().item(), pixels.max().item()
+                raise MVCustomError(f"{name}: expected values in [0, 1], got {low:.4g} to {high:.4g}.")
+            object.__setattr__(self, name, (pixels * 255).round() / 255)
+        names = [f"view {i}" for i in range(len(cameras))] if self.names is None else self.names
+        object.__setattr__(self, "names", _texts("names", names, len(cameras)))
+        if self.captions is not None:
+            object.__setattr__(self, "captions", _texts("captions", self.captions, len(cameras)))
+        object.__setattr__(self, "cameras", cameras.to(device=self.images.device, dtype=torch.float32))
+
+    @classmethod
+    def from_capture(cls, capture: Capture, *, height: int | None = None, width: int | None = None) -> ReferenceViews:
+        """Reads the photos and masks of a capture.
+
+        Args:
+            capture ([`Capture`]): Cameras in the subject frame with the paths of their images, for example
+                `loaded.with_cameras(normalize_cameras(loaded.cameras)[0])`. Lens distortion is undone.
+            height (`int`, *optional*), width (`int`, *optional*): Size of the views; photos of another size are
+                covered (see [`~ReferenceViews.cover`]) one by one, so large photos fit into memory. By default the
+                photos' own size.
+
+        Raises:
+            MVCustomError: naming the file, if an image cannot be read or its size is not that of its camera.
+
+        A camera file's poses may refer to the pixels as stored in the file or as displayed, which differ when the
+        photo carries an EXIF orientation. Whichever of the two has the camera's size is taken; if both have it, the
+        photo is refused, because a guess would silently turn it upside down.
+        """
+        if (height is None) != (width is None):
+            raise MVCustomError(f"height, width: expected both or neither, got {height} and {width}.")
+        cameras = capture.cameras.to(dtype=torch.float32)
+        without_image = [name for name, path in zip(capture.names, capture.image_paths) if path is None]
+        without_mask = [name for name, path in zip(capture.names, capture.mask_paths) if path is None]
+        if without_image:
+            raise MVCustomError(f"capture: expected an image for every camera, there is none for {without_image}.")
+        if 0 < len(without_mask) < len(capture):
+            raise MVCustomError(f"capture: expected masks for all photos or for none, they lack for {without_mask}.")
+        target = cameras if height is None else cameras.cover(height, width)
+
+        def read(path: PathLike[str], mode: str, index: int) -> Tensor:
+            pixels = read_image(path, mode, (cameras.height, cameras.width))
+            if capture.distortion is not None:
+                pixels = undistort_image(pixels, capture.cameras.intrinsics[index], capture.distortion)
+            return pixels if height is None else resample(pixels[None], cameras[index], target[index])[0]
+
+        images = torch.stack([read(path, "RGB", i) for i, path in enumerate(capture.image_paths)])
+        masks = None
+        if not without_mask:
+            masks = torch.stack([read(path, "L", i) for i, path in enumerate(capture.mask_paths)])
+        return cls(images, target, masks, capture.names)
+
+    def __len__(self) -> int:
+        return len(self.cameras)
+
+    def __getitem__(self, index: int | slice | Iterable[int]) -> ReferenceViews:
+        """The views selected by `index`, always a batch."""
+        if isinstance(index, int):
+            indices = [range(len(self))[index]]
+        else:
+            indices = list(range(len(self))[index]) if isinstance(index, slice) else [int(i) for i in index]
+        return ReferenceViews(
+            self.images[indices],
+            self.cameras[indices],
+            None if self.masks is None else self.masks[indices],
+            [self.names[i] for i in indices],
+            None if self.captions is None else [self.captions[i] for i in indices],
+        )
+
+    @property
+    def height(self) -> int:
+        return self.cameras.height
+
+    @property
+    def width(self) -> int:
+        return self.cameras.width
+
+    def to(self, device: torch.device | str) -> ReferenceViews:
+        """The same views on another device."""
+        masks = None if self.masks is None else self.masks.to(device)
+        return replace(self, images=self.images.to(device), masks=masks, cameras=self.cameras.to(device))
+
+    def select(self, count: int) -> ReferenceViews:
+        """`count` views, their directions from the subject spread as evenly as the photos allow, in the photos' order.
+
+        Farthest-point selection from the view nearest to the mean direction: deterministic, and all views if there
+        are no more than `count`.
+        """
+        if isinstance(count, bool) or count != int(count) or count < 1:
+            raise MVCustomError(f"count: expected a whole number of views of at least 1, got {count!r}.")
+        if count >= len(self):
+            return self
+        directions = _viewing_directions(self.cameras)
+        chosen = [int((directions @ directions.mean(dim=0)).argmax())]
+        while len(chosen) < count:
+            nearest = (directions @ directions[chosen].T).amax(dim=1)  # cosine to the nearest chosen view
+            nearest[chosen] = math.inf
+            chosen.append(int(nearest.argmin()))
+        return self[sorted(chosen)]
+
+    def resize(self, height: int, width: int) -> ReferenceViews:
+        """The views resampled to `height` × `width`, each axis on its own, with their cameras."""
+        return self._resampled(self.cameras.resize(height, width))
+
+    def cover(self, height: int, width: int) -> ReferenceViews:
+        """The views resized evenly to cover `height` × `width` and cropped at the centre; see [`Cameras.cover`]."""
+        return self._resampled(self.cameras.cover(height, width))
+
+    def fit_area(self, area: int, multiple: int) -> ReferenceViews:
+        """The views at about `area` pixels with their own aspect ratio, both sides multiples of `multiple`."""
+        scale = math.sqrt(area / (self.height * self.width))
+        height, width = (max(1, round(side * scale / multiple)) * multiple for side in (self.height, self.width))
+        return self.cover(height, width)
+
+    def save(self, folder: str | PathLike[str]) -> None:
+        """Writes `transforms.json` (nerfstudio's format), `images/` and `masks/` as PNG, without any loss."""
+        save_reference_views(self, Path(folder))
+
+    @classmethod
+    def load(cls, folder: str | PathLike[str]) -> ReferenceViews:
+        """Reads what [`~ReferenceViews.save`] wrote.
+
+        Raises:
+            MVCustomError: naming the file, if something is missing, malformed, or outside of the folder.
+        """
+        return load_reference_views(cls, Path(folder))
+
+    def _resampled(self, cameras: Cameras) -> ReferenceViews:
+        if (cameras.height, cameras.width) == (self.height, self.width) and cameras.allclose(self.cameras):
+            return self
+        images = resample(self.images, self.cameras, cameras)
+        masks = None if self.masks is None else resample(self.masks, self.cameras, cameras)
+        return replace(self, images=images, masks=masks, cameras=cameras)
+
+
+def resample(
+    pixels: Tensor,  # [N, C, H, W]
+    before: Cameras,
+    after: Cameras,
+) -> Tensor:
+    """Images of the cameras `before` as images of `after`, where `after = before.resize(...)` or `.cover(...)`.
+
+    The new size and the crop are read off the intrinsics, so images and cameras cannot disagree.
+    """
+    scale = (after.focal / before.focal)[0]
+    width, height = round(before.width * scale[0].item()), round(before.height * scale[1].item())
+    shift = before.intrinsics[0, :2, 2] * scale - after.intrinsics[0, :2, 2]
+    left, top = (round(value) for value in shift.tolist())
+    resized = F.interpolate(pixels, (height, width), mode="bilinear", align_corners=False, antialias=True)
+    return resized[..., top : top + after.height, left : left + after.width].clamp(0, 1)
+
+
+def _viewing_directions(cameras: Cameras) -> Tensor:
+    """Unit directions from the subject (the origin) to each camera, `(N, 3)`."""
+    distance = cameras.centers.norm(dim=-1, keepdim=True)
+    at_origin = distance < 1e-6
+    return torch.where(at_origin, -cameras.optical_axes, cameras.centers / distance.clamp(min=1e-6))
+
+
+def _texts(name: str, texts: Iterable[str], count: int) -> tuple[str, ...]:
+    texts = tuple(texts)
+    if len(texts) != count or not all(isinstance(text, str) for text in texts):
+        raise MVCustomError(f"{name}: expected {count} texts, one for each view, got {texts!r}.")
+    return texts
+
+
+# --- subjects/subject_config.py: What a subject's folder says about it in words and numbers: `subject_config.json`.
+
+
+FORMAT_VERSION = 1
+SUBJECT_CONFIG_NAME = "subject_config.json"
+
+
+@dataclass(frozen=True)
+class SubjectConfig:
+    """A subject's settings.
+
+    Args:
+        token (`str`): The new word that stands for the subject in prompts, such as `"<my-mug>"`. No spaces.
+        class_noun (`str`): What kind of thing it is, such as `"mug"`.
+        initializer_token (`str`): The known word whose embedding the new one started from.
+        pose_conditioned_blocks (`dict[str, int]`): Channels of each pose-conditioned transformer block by its module
+            name in the U-Net, in the order in which the U-Net runs them.
+        feature_nerf ([`FeatureNeRFConfig`]): Settings of every block's FeatureNeRF.
+        subject_frame ([`SubjectFrame`], *optional*): The similarity between the photos' world and the subject frame,
+            in which all cameras are given. `None` if the photos' world already is the subject frame.
+        reference_prompt (`str`): The text that the reference views are seen with; `{token}` and `{noun}` are filled
+            in.
+        num_references (`int`, *optional*, defaults to 8): How many reference views a generation uses.
+        reference_timestep (`int`, *optional*, defaults to 0): Noise level at which the U-Net sees the reference views;
+            0 leaves them clean.
+        base_model (`str`, *optional*): Hub id of the model that the subject was trained on.
+        versions (`dict[str, str]`, *optional*): Versions of the packages that made the subject.
+        training (`dict`, *optional*): The trainer's settings, for the record.
+
+    Raises:
+        MVCustomError: naming the field, what was expected and what came.
+    """
+
+    token: str
+    class_noun: str
+    initializer_token: str
+    pose_conditioned_blocks: Mapping[str, int]
+    feature_nerf: FeatureNeRFConfig
+    subject_frame: SubjectFrame | None = None
+    reference_prompt: str = "a photo of a {token} {noun}"
+    num_references: int = 8
+    reference_timestep: int = 0
+    base_model: str | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("token", "class_noun", "initializer_token", "reference_prompt"):
+            _check(self, name, lambda value: isinstance(value, str) and value.strip(), "a text that is not empty")
+        _check(self, "token", lambda value: not any(c.isspace() for c in value), "one word without spaces")
+        _check(self, "base_model", lambda value: value is None or isinstance(value, str), "a text or null")
+        _check(self, "num_references", lambda value: _is_int(value) and value >= 1, "a whole number of at least 1")
+        _check(self, "reference_timestep", lambda value: _is_int(value) and value >= 0, "a whole number of at least 0")
+        _check(
+            self,
+            "pose_conditioned_blocks",
+            lambda value: isinstance(value, Mapping) and value and all(_is_int(c) and c > 0 for c in value.values()),
+            "channels by block name, at least one block",
+        )
+        _check(
+            self,
+            "versions",
+            lambda value: isinstance(value, Mapping) and all(isinstance(text, str) for text in value.values()),
+            "texts by package name",
+        )
+        _check(self, "training", lambda value: isinstance(value, Mapping), "settings by name")
+        try:
+            placeholders = {name for _, name, _, _ in string.Formatter().parse(self.reference_prompt)} - {None}
+        except ValueError as error:
+            raise MVCustomError(f"reference_prompt: {self.reference_prompt!r}: {error}.") from error
+        if "token" not in placeholders or placeholders - {"token", "noun"}:
+            raise MVCustomError(
+                "reference_prompt: expected a text with {token} and, if wanted, {noun}, got "
+                f"{self.reference_prompt!r}."
+            )
+
+    @property
+    def reference_prompt_text(self) -> str:
+        """The reference prompt with the subject's token and class noun."""
+        return self.reference_prompt.format(token=self.token, noun=self.class_noun)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as plain JSON values."""
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        values["feature_nerf"] = self.feature_nerf.to_dict()
+        values["subject_frame"] = None if self.subject_frame is None else self.subject_frame.to_dict()
+        for name in ("pose_conditioned_blocks", "versions", "training"):
+            values[name] = dict(values[name])
+        return {"format_version": FORMAT_VERSION, **values}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> SubjectConfig:
+        """The inverse of [`~SubjectConfig.to_dict`]. Every key has to be there, and no other.
+
+        Raises:
+            MVCustomError: naming the key.
+        """
+        if not isinstance(values, Mapping):
+            raise MVCustomError(f"expected an object with the subject's settings, got {type(values).__name__}.")
+        version = values.get("format_version")
+        if version != FORMAT_VERSION or isinstance(version, bool):
+            newer = (
+                " Made by a newer version of this package?" if _is_int(version) and version > FORMAT_VERSION else ""
+            )
+            raise MVCustomError(f"format_version: expected {FORMAT_VERSION}, got {version!r}.{newer}")
+        known = {"format_version", *(entry.name for entry in fields(cls))}
+        if missing := sorted(known - values.keys()):
+            raise MVCustomError(f"expected the keys {sorted(known)}, but {missing} are missing.")
+        if unknown := sorted(values.keys() - known):
+            raise MVCustomError(f"expected the keys {sorted(known)}, got unknown keys {unknown}.")
+        values = {name: value for name, value in values.items() if name != "format_version"}
+        values["feature_nerf"] = _part("feature_nerf", FeatureNeRFConfig, values["feature_nerf"])
+        if values["subject_frame"] is not None:
+            values["subject_frame"] = _part("subject_frame", SubjectFrame, values["subject_frame"])
+        return cls(**values)
+
+    def save(self, file: str | PathLike[str]) -> None:
+        """Writes the settings as JSON."""
+        try:
+            text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise MVCustomError(f"training: expected values that JSON can hold: {error}.") from error
+        Path(file).write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, file: str | PathLike[str]) -> SubjectConfig:
+        """Reads the settings.
+
+        Raises:
+            MVCustomError: naming the file and the key that is missing, unknown or of another kind than expected.
+        """
+        file = Path(file)
+        try:
+            values = json.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise MVCustomError(f"{file}: there is no such file; is the folder a subject's folder?") from error
+        except (OSError, ValueError) as error:
+            raise MVCustomError(f"{file}: expected JSON, got something unreadable: {error}") from error
+        try:
+            return cls.from_dict(values)
+        except MVCustomError as error:
+            raise MVCustomError(f"{file}: {error}") from error
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _check(config: SubjectConfig, name: str, accept: Any, expected: str) -> None:
+    value = getattr(config, name)
+    if not accept(value):
+        raise MVCustomError(f"{name}: expected {expected}, got {value!r}.")
+
+
+def _part(name: str, part: Any, value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        raise MVCustomError(f"{name}: expected an object, got {value!r}.")
+    try:
+        return part.from_dict(value)
+    except (TypeError, ValueError, KeyError) as error:
+        raise MVCustomError(f"{name}: {str(error).removeprefix(name + ': ')}") from error
+
+
+# --- subjects/subject_files.py: The subject's folder: writing it as a whole, reading it strictly, and the Hub.
+
+
+FEATURE_NERF_NAME = "feature_nerf.safetensors"
+LORA_NAME = "pytorch_lora_weights.safetensors"
+EMBEDDINGS_NAME = "learned_embeds.safetensors"
+REFERENCES_FOLDER = "references"
+MODEL_CARD_NAME = "README.md"
+_DOWNLOADED = (  # and nothing else: no code, and not a whole model by mistake
+    SUBJECT_CONFIG_NAME,
+    FEATURE_NERF_NAME,
+    LORA_NAME,
+    EMBEDDINGS_NAME,
+    MODEL_CARD_NAME,
+    f"{REFERENCES_FOLDER}/*.json",
+    f"{REFERENCES_FOLDER}/*.png",
+)
+
+
+def save_subject_files(adapter: SubjectAdapter, folder: str | PathLike[str]) -> None:
+    """Writes the subject's folder. See [`SubjectAdapter.save_pretrained`]."""
+    with _replaced_folder(Path(folder)) as new:
+        adapter.config.save(new / SUBJECT_CONFIG_NAME)
+        save_file(_conditioner_weights(adapter), new / FEATURE_NERF_NAME, metadata={"format": "pt"})
+        if adapter.learned_embeddings:
+            save_file(adapter.learned_embeddings, new / EMBEDDINGS_NAME, metadata={"format": "pt"})
+        if adapter.lora_state_dict:
+            save_file(adapter.lora_state_dict, new / LORA_NAME, metadata={"format": "pt"})
+        adapter.references.save(new / REFERENCES_FOLDER)
+        _model_card(adapter).save(new / MODEL_CARD_NAME)
+
+
+def load_subject_files(
+    cls: type[SubjectAdapter],
+    source: str | PathLike[str],
+    *,
+    subfolder: str | None,
+    revision: str | None,
+    cache_dir: str | PathLike[str] | None,
+    token: str | bool | None,
+    local_files_only: bool,
+) -> SubjectAdapter:
+    """Reads a subject's folder. See [`SubjectAdapter.from_pretrained`]."""
+    part = None if subfolder is None else inside(Path("subfolder"), subfolder)
+    folder = Path(source)
+    if not folder.is_dir():
+        folder = _download(str(source), part, revision, cache_dir, token, local_files_only)
+    if part is not None:
+        folder = folder / part
+    config = SubjectConfig.load(folder / SUBJECT_CONFIG_NAME)
+    references = ReferenceViews.load(folder / REFERENCES_FOLDER)
+    adapter = cls(config, references)
+    _load_conditioner_weights(adapter, folder / FEATURE_NERF_NAME)
+    if (file := folder / EMBEDDINGS_NAME).exists():
+        embeddings = _read_tensors(file)
+        if list(embeddings) != [config.token]:
+            raise MVCustomError(f"{file}: expected one embedding, of {config.token!r}, got {sorted(embeddings)}.")
+        with _naming(file):
+            adapter.token_embedding = embeddings[config.token]
+    if (file := folder / LORA_NAME).exists():
+        weights = _read_tensors(file)
+        _check_lora_scale(file)
+        with _naming(file):
+            adapter.lora_state_dict = weights
+    return adapter
+
+
+def save_and_upload_subject(adapter: SubjectAdapter, repo_id: str, **kwargs) -> str:
+    """Writes the folder to a temporary place and uploads it. See [`SubjectAdapter.push_to_hub`]."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "subject"
+        save_subject_files(adapter, folder)
+        return upload_subject(folder, repo_id, **kwargs)
+
+
+def upload_subject(
+    folder: str | PathLike[str],
+    repo_id: str | None = None,
+    *,
+    private: bool | None = None,
+    token: str | bool | None = None,
+    commit_message: str = "Upload subject",
+    revision: str | None = None,
+    create_pr: bool = False,
+    endpoint: str | None = None,
+) -> str:
+    """Uploads a subject's folder as one commit; files of an earlier subject in the repository are deleted by it."""
+    api = HfApi(endpoint=endpoint, token=token)
+    repo_id = api.create_repo(repo_id or Path(folder).name, private=private, exist_ok=True).repo_id
+    commit = api.upload_folder(
+        repo_id=repo_id,
+        folder_path=folder,
+        commit_message=commit_message,
+        revision=revision,
+        create_pr=create_pr,
+        delete_patterns=[*(f"{REFERENCES_FOLDER}/{part}" for part in ("*.png", "*.json")), LORA_NAME, EMBEDDINGS_NAME],
+    )
+    return commit.commit_url
+
+
+# --- writing ---
+
+
+@contextmanager
+def _replaced_folder(folder: Path) -> Iterator[Path]:
+    """A new folder beside `folder` that takes its place when the context ends without an exception."""
+    folder = Path(os.path.abspath(folder))
+    if folder.exists() and not folder.is_dir():
+        raise MVCustomError(f"save_directory: {folder} is a file; expected a folder.")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / SUBJECT_CONFIG_NAME).is_file():
+        raise MVCustomError(
+            f"save_directory: {folder} holds other things than a subject (there is no {SUBJECT_CONFIG_NAME}), and "
+            "saving replaces the folder as a whole. Name a new folder, for example one inside of it."
+        )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.parent / f".{folder.name}.{uuid4().hex}.new"
+    temporary.mkdir()
+    old = temporary.with_suffix(".old")
+    try:
+        yield temporary
+        if folder.exists():
+            folder.rename(old)
+        try:
+            temporary.rename(folder)
+        except OSError:
+            if old.exists():
+                old.rename(folder)
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _conditioner_weights(adapter: SubjectAdapter) -> dict[str, Tensor]:
+    return {
+        f"{block}.{name}": weight.detach().cpu().contiguous()
+        for block in adapter.block_names
+        for name, weight in adapter.conditioner(block).state_dict().items()
+    }
+
+
+def _model_card(adapter: SubjectAdapter) -> ModelCard:
+    config, references = adapter.config, adapter.references
+    data = ModelCardData(
+        base_model=config.base_model if _is_hub_id(config.base_model) else None,
+        library_name="diffusers",
+        pipeline_tag="text-to-image",
+        tags=["diffusers", "diffusers-mvcustom", "multi-view", "text-to-image"],
+    )
+    parts = ["FeatureNeRF"] + ["LoRA"] * bool(adapter.lora_state_dict) + ["token"] * bool(adapter.learned_embeddings)
+    prompt = f"a {config.token} {config.class_noun} on a mossy rock by a lake"
+    focal = references.cameras.focal.mean(dim=0).tolist()
+    lines = [
+        f"# {config.token}: one {config.class_noun}, from any camera",
+        "",
+        f"A subject for [diffusers-mvcustom](https://pypi.org/project/diffusers-mvcustom/), learned from "
+        f"{len(references)} posed photos.",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| token | `{config.token}` |",
+        f"| class | {config.class_noun} |",
+        f"| base model | {config.base_model or 'not recorded'} |",
+        f"| reference views | {len(references)} of {references.width} × {references.height} pixels, "
+        f"{'with' if references.masks is not None else 'without'} masks |",
+        f"| their cameras | mean focal length {focal[0]:.1f}, {focal[1]:.1f} pixels; at "
+        f"{references.cameras.centers.norm(dim=-1).min():.2f} to "
+        f"{references.cameras.centers.norm(dim=-1).max():.2f} from the subject |",
+        f"| learned parts | {', '.join(parts)} |",
+        f"| pose-conditioned blocks | {len(adapter.block_names)} |",
+        "",
+        "```python",
+        "from diffusers_mvcustom import Cameras, MVCustomPipeline",
+        "",
+        f'pipe = MVCustomPipeline.from_pretrained("{config.base_model or "your/base-model"}")',
+        'pipe.load_subject("this/repository")',
+        f"out = pipe({prompt!r}, cameras=Cameras.orbit(16))",
+        "```",
+        "",
+    ]
+    if config.training:
+        settings = json.dumps(dict(config.training), indent=2, ensure_ascii=False)
+        lines += ["Training settings:", "", "```json", settings, "```", ""]
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(lines))
+
+
+def _is_hub_id(name: str | None) -> bool:
+    """Whether the Hub accepts it as a base model: a folder's path would make it refuse the card."""
+    try:
+        validate_repo_id(name or "")
+    except HFValidationError:
+        return False
+    return True
+
+
+# --- reading ---
+
+
+def _download(
+    repo_id: str,
+    part: PathLike[str] | None,
+    revision: str | None,
+    cache_dir: str | PathLike[str] | None,
+    token: str | bool | None,
+    local_files_only: bool,
+) -> Path:
+    prefix = "" if part is None else f"{part}/"
+    try:
+        folder = snapshot_download(
+            repo_id,
+            revision=revision,
+            cache_dir=cache_dir,
+            token=token,
+            local_files_only=local_files_only,
+            allow_patterns=[prefix + pattern for pattern in _DOWNLOADED],
+        )
+    except HFValidationError as error:
+        raise MVCustomError(f"{repo_id}: there is no such folder, and it is no Hub id either: {error}") from error
+    except LocalEntryNotFoundError as error:
+        raise MVCustomError(
+            f"{repo_id}: there is no such folder, and as a Hub id it is not in the cache and cannot be fetched: {error}"
+        ) from error
+    except HfHubHTTPError as error:
+        raise MVCustomError(f"{repo_id}: there is no such folder, and the Hub answers: {error}") from error
+    return Path(folder)
+
+
+def _read_tensors(file: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            return {name: tensors.get_tensor(name) for name in list(tensors.keys())}
+    except FileNotFoundError as error:
+        raise MVCustomError(f"{file}: there is no such file; is the folder a complete subject's folder?") from error
+    except (SafetensorError, OSError) as error:
+        raise MVCustomError(f"{file}: not a complete safetensors file ({error}). An interrupted download?") from error
+
+
+def _load_conditioner_weights(adapter: SubjectAdapter, file: Path) -> None:
+    weights = _read_tensors(file)
+    expected = _conditioner_weights(adapter)
+    if missing := sorted(expected.keys() - weights.keys()):
+        raise MVCustomError(f"{file}: {len(missing)} weights are missing: {missing[:5]}.")
+    if unknown := sorted(weights.keys() - expected.keys()):
+        raise MVCustomError(f"{file}: {len(unknown)} weights are unknown: {unknown[:5]}.")
+    for name, weight in weights.items():
+        if weight.shape != expected[name].shape:
+            raise MVCustomError(
+                f"{file}: {name}: expected shape {tuple(expected[name].shape)} for the settings in "
+                f"{SUBJECT_CONFIG_NAME}, got {tuple(weight.shape)}."
+            )
+        if not weight.is_floating_point() or not weight.isfinite().all():
+            raise MVCustomError(f"{file}: {name}: expected finite floating-point numbers.")
+    dtypes = {weight.dtype for weight in weights.values()}
+    if len(dtypes) == 1:  # as saved: a half-precision subject stays one
+        adapter.to(dtype=dtypes.pop())
+    for block in adapter.block_names:
+        part = {name.removeprefix(f"{block}."): w for name, w in weights.items() if name.startswith(f"{block}.")}
+        adapter.conditioner(block).load_state_dict(part)
+
+
+def _check_lora_scale(file: Path) -> None:
+    """Weights are applied as they are: a file made elsewhere with another `lora_alpha` would have a wrong scale."""
+    with safe_open(file, framework="pt") as tensors:
+        metadata = tensors.metadata() or {}
+    try:
+        settings = json.loads(metadata.get("lora_adapter_metadata", "{}"))
+    except ValueError as error:
+        raise MVCustomError(f"{file}: its lora_adapter_metadata is not JSON: {error}.") from error
+    for name, alpha in settings.items():
+        if name.endswith(".lora_alpha") and alpha != settings.get(name.removesuffix("lora_alpha") + "r"):
+            raise MVCustomError(
+                f"{file}: expected a lora_alpha equal to the rank, got {alpha} ({name}). Scale the LoRA's weights by "
+                "lora_alpha / r, and drop the metadata."
+            )
+
+
+@contextmanager
+def _naming(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except MVCustomError as error:
+        raise MVCustomError(f"{file}: {error}") from error
+
+
+# --- subjects/unet_blocks.py: Which transformer blocks of a U-Net can be pose-conditioned, in which order they run, and at which size.
+
+
+def text_conditioned_blocks(unet: nn.Module) -> dict[str, int]:
+    """The spatial transformer blocks with text cross-attention, in the order in which the U-Net runs them.
+
+    Args:
+        unet (`UNetMotionModel` or `UNet2DConditionModel`): The U-Net.
+
+    Returns:
+        `dict`: Channels of each block by its module name, as in `unet.named_modules()`. The blocks of motion modules
+        are not among them.
+
+    Raises:
+        MVCustomError: for another kind of model.
+    """
+    return {name: block.dim for name, block in _blocks(unet)}
+
+
+def default_blocks(unet: nn.Module) -> list[str]:
+    """The blocks that a subject conditions unless it is told otherwise.
+
+    The last block of the down path, the mid block, and every block of the up path whose feature map is 1/2 or 1/4 of
+    the latents: there the layout of a view is decided, and rays are few. In Stable Diffusion 1.5 these are the last
+    block of `down_blocks.2`, the mid block, and the three blocks each of `up_blocks.1` and `up_blocks.2` (8 of 16).
+    """
+    names = list(text_conditioned_blocks(unet))
+    last_down = [name for name in names if name.startswith("down_blocks.")][-1:]
+    chosen = [
+        name
+        for name in names
+        if name in last_down
+        or name.startswith("mid_block.")
+        or (name.startswith("up_blocks.") and _level(unet, name) in (1, 2))
+    ]
+    return chosen or names
+
+
+def select_blocks(unet: nn.Module, blocks: str | Sequence[str] | None = None) -> dict[str, int]:
+    """Channels of the chosen blocks by name, in the order in which the U-Net runs them.
+
+    Args:
+        unet (`UNetMotionModel`): The U-Net.
+        blocks (`str` or `list[str]`, *optional*): Names of blocks, or one regular expression that has to match a whole
+            name. By default see [`default_blocks`].
+
+    Raises:
+        MVCustomError: if a name is unknown or nothing matches; the message lists the blocks that there are.
+    """
+    available = text_conditioned_blocks(unet)
+    if blocks is None:
+        chosen = set(default_blocks(unet))
+    elif isinstance(blocks, str):
+        try:
+            pattern = re.compile(blocks)
+        except re.error as error:
+            raise MVCustomError(f"blocks: {blocks!r} is not a regular expression: {error}.") from error
+        chosen = {name for name in available if pattern.fullmatch(name)}
+    else:
+        chosen = set(blocks)
+    unknown = sorted(chosen - available.keys())
+    if unknown or not chosen:
+        problem = f"does not know {unknown}" if unknown else f"has none that matches {blocks!r}"
+        raise MVCustomError(
+            f"blocks: expected text-conditioned transformer blocks of the U-Net, which {problem}. Available: "
+            f"{list(available)}."
+        )
+    return {name: channels for name, channels in available.items() if name in chosen}
+
+
+def feature_map_size(unet: nn.Module, block_name: str, height: int, width: int) -> tuple[int, int]:
+    """Height and width of the feature map at a block, for latents of `height` × `width`."""
+    for _ in range(_level(unet, block_name)):  # stride 2 with padding 1 rounds sizes up
+        height, width = (height + 1) // 2, (width + 1) // 2
+    return height, width
+
+
+def _blocks(unet: nn.Module) -> Iterator[tuple[str, BasicTransformerBlock]]:
+    if not all(isinstance(getattr(unet, part, None), nn.Module) for part in ("down_blocks", "mid_block", "up_blocks")):
+        raise MVCustomError(
+            f"unet: expected a U-Net with down_blocks, mid_block and up_blocks, got {type(unet).__name__}."
+        )
+    parts = [(f"down_blocks.{i}", part) for i, part in enumerate(unet.down_blocks)]
+    parts.append(("mid_block", unet.mid_block))
+    parts += [(f"up_blocks.{i}", part) for i, part in enumerate(unet.up_blocks)]
+    for part_name, part in parts:
+        for j, transformer in enumerate(getattr(part, "attentions", None) or ()):
+            for k, block in enumerate(getattr(transformer, "transformer_blocks", None) or ()):
+                if isinstance(block, BasicTransformerBlock) and block.attn2 is not None:
+                    yield f"{part_name}.attentions.{j}.transformer_blocks.{k}", block
+
+
+def _level(unet: nn.Module, block_name: str) -> int:
+    """How many times the latents are halved on the way to the block."""
+    halvings = [0]  # before each down block, then after all
+    for down_block in unet.down_blocks:
+        halvings.append(halvings[-1] + (1 if down_block.downsamplers else 0))
+    kind, index = block_name.split(".")[:2]
+    if kind == "mid_block":
+        return halvings[-1]
+    return halvings[int(index)] if kind == "down_blocks" else halvings[len(unet.down_blocks) - 1 - int(index)]
+
+
+# --- subjects/subject_adapter.py: `SubjectAdapter`: everything that a pipeline needs to show one subject from any camera.
+
+
+logger = logging.get_logger(__name__)
+
+
+class SubjectAdapter(nn.Module):
+    """A subject: its word, LoRA, reference views, and a FeatureNeRF and projection for each pose-conditioned block.
+
+    Its modules enter a U-Net with [`~SubjectAdapter.attach`] and leave it with [`~SubjectAdapter.detach`], which puts
+    the U-Net's own blocks back. Fresh from [`~SubjectAdapter.create`] it changes no output at all.
+
+    Args:
+        config ([`SubjectConfig`]): The subject's settings.
+        references ([`ReferenceViews`]): Posed photos in the subject frame.
+        token_embedding (`torch.Tensor` of shape `(D,)` or `(K, D)`, *optional*): Learned embedding(s) of the token.
+        lora_state_dict (`dict[str, torch.Tensor]`, *optional*): LoRA weights under diffusers' names, to be applied as
+            they are (that is, with `lora_alpha` equal to the rank).
+
+    Attributes:
+        conditioning ([`PoseConditioning`]): What the attached blocks are told during a U-Net call.
+    """
+
+    def __init__(
+        self,
+        config: SubjectConfig,
+        references: ReferenceViews,
+        *,
+        token_embedding: Tensor | None = None,
+        lora_state_dict: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.references = references
+        self.conditioning = PoseConditioning()
+        self.token_embedding = token_embedding
+        self.lora_state_dict = lora_state_dict
+        self._conditioners = nn.ModuleDict(
+            {
+                _escape(name): PoseConditioner(FeatureNeRF(channels, config.feature_nerf))
+                for name, channels in config.pose_conditioned_blocks.items()
+            }
+        )
+        self._stock_blocks: dict[str, nn.Module] = {}  # the U-Net's own blocks while ours stand in for them
+
+    @classmethod
+    def create(
+        cls,
+        unet: nn.Module,
+        references: ReferenceViews,
+        token: str,
+        class_noun: str,
+        *,
+        initializer_token: str | None = None,
+        token_embedding: Tensor | None = None,
+        text_encoder: nn.Module | None = None,
+        tokenizer=None,
+        blocks: str | Sequence[str] | None = None,
+        feature_nerf: FeatureNeRFConfig | None = None,
+        subject_frame: SubjectFrame | None = None,
+        base_model: str | None = None,
+        **settings,
+    ) -> SubjectAdapter:
+        """A subject before training. Attached, it leaves the U-Net's outputs as they are, bit for bit.
+
+        Args:
+            unet (`UNetMotionModel`): The U-Net that it is made for. Not changed.
+            references ([`ReferenceViews`]): Posed photos in the subject frame.
+            token (`str`): The new word, such as `"<my-mug>"`.
+            class_noun (`str`): What kind of thing it is, such as `"mug"`.
+            initializer_token (`str`, *optional*): The known word that the new one starts from; `class_noun` by default.
+            token_embedding (`torch.Tensor` of shape `(D,)` or `(K, D)`, *optional*): What the new word starts as.
+            text_encoder (`CLIPTextModel`, *optional*), tokenizer (`CLIPTokenizer`, *optional*): If given instead of
+                `token_embedding`, the new word starts as `initializer_token`; see [`initial_token_embedding`].
+            blocks (`str` or `list[str]`, *optional*): Which transformer blocks are pose-conditioned; see
+                [`select_blocks`].
+            feature_nerf ([`FeatureNeRFConfig`], *optional*): Settings of every block's FeatureNeRF.
+            subject_frame ([`SubjectFrame`], *optional*): How the subject frame was made from the photos' world.
+            base_model (`str`, *optional*): Hub id of the base model, for the record.
+            settings: Further fields of [`SubjectConfig`].
+
+        Raises:
+            MVCustomError: for unknown blocks (the message lists those that there are) and malformed settings.
+        """
+        if (text_encoder is None) != (tokenizer is None):
+            raise MVCustomError("text_encoder, tokenizer: expected both or neither.")
+        initializer_token = class_noun if initializer_token is None else initializer_token
+        config = SubjectConfig(
+            token=token,
+            class_noun=class_noun,
+            initializer_token=initializer_token,
+            pose_conditioned_blocks=select_blocks(unet, blocks),
+            feature_nerf=FeatureNeRFConfig() if feature_nerf is None else feature_nerf,
+            subject_frame=subject_frame,
+            base_model=base_model,
+            versions={name: version(name) for name in ("diffusers-mvcustom", "diffusers", "torch")},
+            **settings,
+        )
+        if token_embedding is None and text_encoder is not None:
+            token_embedding = initial_token_embedding(tokenizer, text_encoder, initializer_token)
+        return cls(config, references, token_embedding=token_embedding)
+
+    # --- parts ---
+
+    @property
+    def block_names(self) -> list[str]:
+        """The pose-conditioned blocks in the order in which the U-Net runs them."""
+        return list(self.config.pose_conditioned_blocks)
+
+    def conditioner(self, block_name: str) -> PoseConditioner:
+        """The FeatureNeRF and projection of a block."""
+        return self._conditioners[_escape(block_name)]
+
+    @property
+    def token_embedding(self) -> Tensor | None:
+        """The learned embedding(s) of the token, `(D,)` or `(K, D)`, on the CPU."""
+        return self._token_embedding
+
+    @token_embedding.setter
+    def token_embedding(self, value: Tensor | None) -> None:
+        if value is not None:
+            if value.ndim not in (1, 2) or 0 in value.shape or not value.is_floating_point():
+                raise MVCustomError(
+                    f"token_embedding: expected shape (D,) or (K, D), got {tuple(value.shape)} of {value.dtype}."
+                )
+            if not value.isfinite().all():
+                raise MVCustomError("token_embedding: expected finite numbers, got NaN or infinity.")
+            value = _own(value)
+        self._token_embedding = value
+
+    @property
+    def learned_embeddings(self) -> dict[str, Tensor]:
+        """`{token: embedding}` as `load_textual_inversion` takes it; empty before there is an embedding."""
+        return {} if self._token_embedding is None else {self.config.token: self._token_embedding}
+
+    @property
+    def lora_state_dict(self) -> dict[str, Tensor] | None:
+        """LoRA weights as `load_lora_weights` takes them, on the CPU; `None` if there are none."""
+        return self._lora_state_dict
+
+    @lora_state_dict.setter
+    def lora_state_dict(self, value: Mapping[str, Tensor] | None) -> None:
+        foreign = sorted(name for name in value or () if "lora" not in name)
+        if foreign:
+            raise MVCustomError(f"lora_state_dict: expected LoRA weights only, got {foreign}.")
+        self._lora_state_dict = {name: _own(weight) for name, weight in value.items()} if value else None
+
+    def check_cameras(self, cameras: Cameras) -> None:
+        """Raises for target cameras that cannot show the subject: the likely cause is another convention or unit.
+
+        Raises:
+            CamerasError: if every camera looks away from the subject, or has it beyond the far bound of the rays.
+        """
+        camera_distance = cameras.centers.norm(dim=-1)
+        in_front = (-cameras.centers * cameras.optical_axes).sum(dim=-1)  # the origin's z in the camera
+        away = (in_front <= 0) & (camera_distance > 1e-3)
+        if away.all():
+            raise CamerasError(
+                f"cameras: all {len(cameras)} look away from the subject, which is at the origin. Poses in another "
+                "convention (OpenGL instead of OpenCV axes?), or world-to-camera instead of camera-to-world?"
+            )
+        far = self.config.feature_nerf.far
+        beyond = camera_distance > far
+        if beyond.all():
+            raise CamerasError(
+                f"cameras: all are more than {far:g} from the subject (the nearest at {camera_distance.min():.3g}), "
+                "farther than it is rendered. In the subject frame the farthest photo is at distance 1; are these "
+                "cameras in another unit?"
+            )
+        if away.any() or beyond.any():
+            logger.warning(
+                "cameras: of %d, %d look away from the subject and %d are farther than %g from it; they will not show it.",
+                len(cameras),
+                int(away.sum()),
+                int(beyond.sum()),
+                far,
+            )
+
+    # --- in and out of a U-Net ---
+
+    @property
+    def is_attached(self) -> bool:
+        return bool(self._stock_blocks)
+
+    def attach(self, unet: nn.Module) -> None:
+        """Puts pose-conditioned blocks in the places of the U-Net's own; moves the adapter to its device and dtype.
+
+        The new blocks share every submodule with the old ones. Nothing is changed if an error is raised.
+
+        Args:
+            unet (`UNetMotionModel`): A U-Net of the shapes that the subject was made for.
+
+        Raises:
+            MVCustomError: if the subject is attached already, another subject is, the U-Net lacks a block or has other
+                channels there, or its blocks carry hooks of offloading or are compiled.
+        """
+        if self.is_attached:
+            raise MVCustomError(f"subject {self.config.token!r} is already attached to a U-Net; detach it first.")
+        blocks = self._find_blocks(unet)
+        training = {module: module.training for block in blocks.values() for module in block.modules()}
+        try:
+            replacements = {
+                name: PoseConditionedTransformerBlock.from_block(
+                    block, self.conditioner(name), self.conditioning, name
+                )
+                for name, block in blocks.items()
+            }
+        finally:
+            for module, was_training in training.items():
+                module.training = was_training
+        self.to(device=unet.device, dtype=unet.dtype)
+        for name, replacement in replacements.items():
+            replacement.__dict__.pop("forward", None)  # a removed hook's trace on the stock block, bound to it
+            _put(unet, name, replacement)
+        self._stock_blocks = blocks
+
+    def detach(self, unet: nn.Module) -> None:
+        """Puts the U-Net's own blocks back: modules, state dict and outputs are as before [`~SubjectAdapter.attach`].
+
+        Raises:
+            MVCustomError: if the subject is not attached to this U-Net.
+        """
+        modules = dict(unet.named_modules())
+        ours = {name: modules.get(name) for name in self._stock_blocks}
+        if not ours or any(getattr(block, "conditioning", None) is not self.conditioning for block in ours.values()):
+            raise MVCustomError(f"subject {self.config.token!r} is not attached to this U-Net.")
+        for name, block in self._stock_blocks.items():
+            block.training = ours[name].training
+            block.set_chunk_feed_forward(ours[name]._chunk_size, ours[name]._chunk_dim)
+            _put(unet, name, block)
+        self._stock_blocks = {}
+
+    def _find_blocks(self, unet: nn.Module) -> dict[str, nn.Module]:
+        others = [name for name, module in unet.named_modules() if isinstance(module, PoseConditionedTransformerBlock)]
+        if others:
+            raise MVCustomError(f"another subject is attached to this U-Net (at {others}); detach it first.")
+        available = text_conditioned_blocks(unet)
+        expected = self.config.pose_conditioned_blocks
+        if missing := [name for name in expected if name not in available]:
+            raise MVCustomError(
+                f"subject {self.config.token!r}: the U-Net lacks the blocks {missing}; it has {list(available)}. "
+                f"Trained on another architecture (base model: {self.config.base_model})?"
+            )
+        other = {name: available[name] for name in expected if available[name] != expected[name]}
+        if other:
+            wanted = {name: expected[name] for name in other}
+            raise MVCustomError(
+                f"subject {self.config.token!r}: expected blocks with the channels {wanted}, the U-Net has {other}. "
+                f"Trained on another architecture (base model: {self.config.base_model})?"
+            )
+        blocks = {name: unet.get_submodule(name) for name in expected}
+        for name, block in blocks.items():
+            _check_replaceable(name, block)
+        return blocks
+
+    # --- files ---
+
+    def save_pretrained(self, save_directory: str | PathLike[str], *, push_to_hub: bool = False, **kwargs) -> None:
+        """Writes the subject's folder: settings, LoRA, embedding, FeatureNeRF, reference views and a model card.
+
+        Everything is written beside the folder first and moved into place at the end; an existing subject's folder is
+        replaced as a whole, and stays as it was if anything fails.
+
+        Args:
+            save_directory (`str` or path): The folder. If it exists, it has to be empty or a subject's.
+            push_to_hub (`bool`, *optional*, defaults to `False`): Whether to upload it too.
+            kwargs: For [`~SubjectAdapter.push_to_hub`]; `repo_id` is the folder's name by default.
+
+        Raises:
+            MVCustomError: if the folder holds something that is not a subject.
+        """
+        save_subject_files(self, save_directory)
+        if push_to_hub:
+            upload_subject(save_directory, **kwargs)
+        elif kwargs:
+            raise MVCustomError(f"save_pretrained: {sorted(kwargs)} only apply with push_to_hub=True.")
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | PathLike[str],
+        *,
+        subfolder: str | None = None,
+        revision: str | None = None,
+        cache_dir: str | PathLike[str] | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+    ) -> SubjectAdapter:
+        """Loads a subject from its folder or from the Hub (there, from the cache when offline). Runs no code from it.
+
+        Args:
+            pretrained_model_name_or_path (`str` or path): A folder, or a Hub id such as `"you/my-mug"`.
+            subfolder (`str`, *optional*): The subject's folder inside of it.
+            revision (`str`, *optional*): Branch, tag or commit on the Hub.
+            cache_dir (`str` or path, *optional*): Where downloads are kept.
+            token (`str` or `bool`, *optional*): Access token for the Hub.
+            local_files_only (`bool`, *optional*, defaults to `False`): Whether to use the cache only.
+
+        Raises:
+            MVCustomError: naming the file and what is wrong with it.
+        """
+        return load_subject_files(
+            cls,
+            pretrained_model_name_or_path,
+            subfolder=subfolder,
+            revision=revision,
+            cache_dir=cache_dir,
+            token=token,
+            local_files_only=local_files_only,
+        )
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        commit_message: str = "Upload subject",
+        revision: str | None = None,
+        create_pr: bool = False,
+        endpoint: str | None = None,
+    ) -> str:
+        """Uploads the subject's folder to the Hub, as one commit. Returns the commit's address."""
+        return save_and_upload_subject(
+            self,
+            repo_id,
+            private=private,
+            token=token,
+            commit_message=commit_message,
+            revision=revision,
+            create_pr=create_pr,
+            endpoint=endpoint,
+        )
+
+
+def initial_token_embedding(tokenizer, text_encoder: nn.Module, initializer_token: str) -> Tensor:
+    """The text encoder's embedding of a known word, from which a new token starts.
+
+    Args:
+        tokenizer (`CLIPTokenizer`): The tokenizer.
+        text_encoder (`CLIPTextModel`): The text encoder.
+        initializer_token (`str`): A known word. One that is split into K pieces gives the mean of their embeddings.
+
+    Returns:
+        `torch.Tensor` of shape `(D,)`.
+    """
+    pieces = tokenizer(initializer_token, add_special_tokens=False)["input_ids"]
+    if not pieces:
+        raise MVCustomError(f"initializer_token: expected a word, got {initializer_token!r}.")
+    return text_encoder.get_input_embeddings().weight[pieces].detach().float().mean(dim=0).cpu()
+
+
+def _own(value: Tensor) -> Tensor:
+    return value.detach().cpu().clone(memory_format=torch.contiguous_format)
+
+
+def _escape(block_name: str) -> str:
+    return block_name.replace(".", "/")  # a module's name cannot hold dots
+
+
+def _put(unet: nn.Module, name: str, block: nn.Module) -> None:
+    parent, _, index = name.rpartition(".")
+    unet.get_submodule(parent)[int(index)] = block
+
+
+def _check_replaceable(name: str, block: nn.Module) -> None:
+    """Refuses blocks whose forward was taken over: the block that stands in would be bypassed, or never moved."""
+    hooked = any(
+        hasattr(module, "_hf_hook") or getattr(getattr(module, "_diffusers_hook", None), "hooks", None)
+        for module in block.modules()
+    )
+    forward = block.__dict__.get("forward")  # a removed hook leaves the class's own here
+    if hooked or getattr(forward, "__func__", forward) not in (None, type(block).forward):
+        raise MVCustomError(
+            f"block {name!r} carries hooks (of CPU or group offloading, or of a cache); load the subject before "
+            "enabling them."
+        )
+    if getattr(block, "_compiled_call_impl", None) is not None:
+        raise MVCustomError(f"block {name!r} is compiled; load the subject before compiling.")
+    if any(parameter.is_meta for parameter in block.parameters()):
+        raise MVCustomError(
+            f"block {name!r} has no weights (meta device); load the subject after the U-Net's weights."
+        )
+
+
+# --- subjects/rendering.py: From reference views to the subject's features at target cameras, through all pose-conditioned blocks.
+
+
+@dataclass
+class SubjectRendering:
+    """A subject as its pose-conditioned blocks see it from M target cameras, for T texts.
+
+    Args:
+        blocks (`dict[str, RenderedFeatures]`): What each block's FeatureNeRF rendered, by block name in execution order;
+            the batch axis has length 1.
+    """
+
+    blocks: dict[str, RenderedFeatures]
+
+    @property
+    def features(self) -> dict[str, Tensor]:
+        """X_y of each block, `(T, M, height * width, channels)`."""
+        return {name: rendered.features[0] for name, rendered in self.blocks.items()}
+
+    @property
+    def opacity(self) -> Tensor:
+        """The subject's opacity in the last block, the finest of the up path, `(M, h, w)`."""
+        return self._last.opacity[0]
+
+    @property
+    def depth(self) -> Tensor:
+        """Expected depth of the subject in the last block, in the cameras' z, `(M, h, w)`."""
+        return self._last.depth[0]
+
+    @property
+    def rgb(self) -> Tensor | None:
+        """The subject's rendered colours in the last block, `(M, h, w, 3)` in [0, 1], if the FeatureNeRF predicts them."""
+        return None if self._last.rgb is None else self._last.rgb[0]
+
+    @property
+    def _last(self) -> RenderedFeatures:
+        return list(self.blocks.values())[-1]
+
+
+@torch.no_grad()
+def collect_reference_features(
+    adapter: SubjectAdapter,
+    unet: nn.Module,
+    reference_latents: Tensor,  # [V, 4, h, w]
+    reference_prompt_embeds: Tensor,  # [1, L, D] or [V, L, D]
+    *,
+    scheduler: Any = None,
+    generator: torch.Generator | None = None,
+    added_cond_kwargs: dict[str, Any] | None = None,
+    cross_attention_kwargs: dict[str, Any] | None = None,
+) -> dict[str, Tensor]:
+    """What the pose-conditioned blocks see in the reference views: one U-Net call, without gradients.
+
+    The views run as single images: motion modules are bypassed.
+
+    Args:
+        adapter ([`SubjectAdapter`]): A subject that is attached to `unet`.
+        unet (`UNetMotionModel`): The U-Net.
+        reference_latents (`torch.Tensor` of shape `(V, 4, h, w)`): Clean latents, scaled as the U-Net takes them.
+        reference_prompt_embeds (`torch.Tensor` of shape `(1, L, D)` or `(V, L, D)`): Text states of the reference prompt.
+        scheduler (*optional*): Adds the noise of `config.reference_timestep`; needed only if that is above 0.
+        generator (`torch.Generator`, *optional*): For that noise.
+        added_cond_kwargs, cross_attention_kwargs (`dict`, *optional*): Passed to the U-Net (for IP-Adapter's image states
+            with one row a view, and LoRA's scale).
+
+    Returns:
+        `dict[str, torch.Tensor]`: Features `(V, channels, height, width)` by block name.
+    """
+    if not adapter.is_attached:
+        raise MVCustomError(f"subject {adapter.config.token!r} is not attached to a U-Net; call attach(unet) first.")
+    count = len(reference_latents)
+    if reference_latents.ndim != 4 or len(reference_prompt_embeds) not in (1, count):
+        raise MVCustomError(
+            "reference_latents, reference_prompt_embeds: expected shapes (V, C, h, w) and (1, L, D) or (V, L, D), got "
+            f"{tuple(reference_latents.shape)} and {tuple(reference_prompt_embeds.shape)}."
+        )
+    timestep = torch.full((count,), adapter.config.reference_timestep, device=reference_latents.device)
+    if adapter.config.reference_timestep > 0:
+        if scheduler is None:
+            raise MVCustomError("scheduler: needed to add the noise of the subject's reference_timestep.")
+        noise = randn_tensor(
+            reference_latents.shape, generator, device=reference_latents.device, dtype=reference_latents.dtype
+        )
+        reference_latents = scheduler.add_noise(reference_latents, noise, timestep)
+    with adapter.conditioning.collecting() as collected, motion_bypassed(unet):
+        unet(
+            reference_latents[:, :, None],  # V videos of one frame
+            timestep,
+            encoder_hidden_states=reference_prompt_embeds.expand(count, -1, -1),
+            added_cond_kwargs=added_cond_kwargs,
+            cross_attention_kwargs=cross_attention_kwargs,
+            return_dict=False,
+        )
+    features = {}
+    for name in adapter.block_names:
+        states = collected[name]
+        height, width = feature_map_size(unet, name, *reference_latents.shape[-2:])
+        if states.shape[1] != height * width:
+            raise MVCustomError(
+                f"block {name!r}: expected a feature map of {height} × {width} for latents of "
+                f"{tuple(reference_latents.shape[-2:])}, got {states.shape[1]} positions."
+            )
+        features[name] = states.transpose(1, 2).unflatten(2, (height, width))
+    return features
+
+
+def render_features(
+    adapter: SubjectAdapter,
+    unet: nn.Module,
+    reference_features: Mapping[str, Tensor],  # [V, C, h_r, w_r] by block name
+    references: ReferenceViews | Cameras,
+    prompt_embeds: Tensor | None,  # [T, L, D]
+    cameras: Cameras,
+    latent_size: tuple[int, int],
+    *,
+    reference_masks: Tensor | None = None,  # [V, 1, H, W]
+    stratified: bool = False,
+    importance_sampling: bool = True,
+    generator: torch.Generator | None = None,
+    rays_per_chunk: int | None = None,
+) -> SubjectRendering:
+    """Renders the subject at target cameras, block by block in the order in which the U-Net runs them.
+
+    Each block's FeatureNeRF samples its rays where the block before it found the subject. With gradients enabled they
+    reach the FeatureNeRFs, the prompt embeddings, and whatever of the blocks' text attention is trained.
+
+    Args:
+        adapter ([`SubjectAdapter`]): A subject that is attached to `unet`.
+        unet (`UNetMotionModel`): The U-Net.
+        reference_features (`dict[str, torch.Tensor]`): From [`collect_reference_features`].
+        references ([`ReferenceViews`] or [`Cameras`]): The V reference views (their masks are used), or only their
+            cameras, of any pixel size that has the reference latents' field of view.
+        prompt_embeds (`torch.Tensor` of shape `(T, L, D)`, *optional*): Text states. T texts share one geometry. Without
+            them T is 1 and there is no text in the features.
+        cameras ([`Cameras`]): The M target cameras, of any pixel size that has the target latents' field of view.
+        latent_size (`tuple[int, int]`): Height and width of the target latents.
+        reference_masks (`torch.Tensor` of shape `(V, 1, H, W)`, *optional*): Replaces the masks of `references`; 0 where a
+            reference has nothing to say.
+        stratified (`bool`, *optional*, defaults to `False`): Whether to jitter the samples on the rays (for training).
+        importance_sampling (`bool`, *optional*, defaults to `True`): Whether a block samples where the last one found
+            the subject.
+        generator (`torch.Generator`, *optional*): For the jitter.
+        rays_per_chunk (`int`, *optional*): Bounds the memory.
+    """
+    if not adapter.is_attached:
+        raise MVCustomError(f"subject {adapter.config.token!r} is not attached to a U-Net; call attach(unet) first.")
+    if isinstance(references, ReferenceViews):
+        reference_masks = references.masks if reference_masks is None else reference_masks
+        references = references.cameras
+    blocks: dict[str, RenderedFeatures] = {}
+    previous = None
+    for name in adapter.block_names:
+        features = reference_features[name]
+        if len(features) != len(references):
+            raise MVCustomError(
+                f"reference_features[{name!r}]: expected {len(references)} views as the reference cameras, got "
+                f"{len(features)}."
+            )
+        height, width = feature_map_size(unet, name, *latent_size)
+        source = _on(references.resize(*features.shape[-2:]), features)
+        target = _on(cameras.resize(height, width), features)
+        masks = None
+        if reference_masks is not None:
+            masks = F.interpolate(reference_masks.to(features), features.shape[-2:], mode="area")[:, 0][None]
+        rendered = adapter.conditioner(name).feature_nerf(
+            features[None],
+            source.camera_to_world[None],
+            source.intrinsics[None],
+            target.camera_to_world[None],
+            target.intrinsics[None],
+            height,
+            width,
+            reference_masks=masks,
+            encoder_hidden_states=None if prompt_embeds is None else prompt_embeds[None],
+            attend_text=None if prompt_embeds is None else unet.get_submodule(name).attend_text,
+            previous=previous if importance_sampling else None,
+            stratified=stratified,
+            generator=generator,
+            rays_per_chunk=rays_per_chunk,
+        )
+        blocks[name] = rendered
+        previous = rendered.ray_distribution
+    return SubjectRendering(blocks)
+
+
+def render_subject_features(
+    adapter: SubjectAdapter,
+    unet: nn.Module,
+    *,
+    reference_latents: Tensor,  # [V, 4, h_r, w_r]
+    references: ReferenceViews | Cameras,
+    reference_prompt_embeds: Tensor,  # [1, L, D]
+    prompt_embeds: Tensor | None,  # [T, L, D]
+    cameras: Cameras,
+    latent_size: tuple[int, int],
+    scheduler: Any = None,
+    added_cond_kwargs: dict[str, Any] | None = None,
+    cross_attention_kwargs: dict[str, Any] | None = None,
+    generator: torch.Generator | None = None,
+    **options,
+) -> SubjectRendering:
+    """[`collect_reference_features`] and [`render_features`] in one call; see there for the arguments.
+
+    The result depends on the references, the texts and the cameras, but not on noise or timestep, so one call serves a
+    whole generation. `options` go to [`render_features`].
+    """
+    features = collect_reference_features(
+        adapter,
+        unet,
+        reference_latents,
+        reference_prompt_embeds,
+        scheduler=scheduler,
+        generator=generator,
+        added_cond_kwargs=added_cond_kwargs,
+        cross_attention_kwargs=cross_attention_kwargs,
+    )
+    return render_features(
+        adapter, unet, features, references, prompt_embeds, cameras, latent_size, generator=generator, **options
+    )
+
+
+def _on(cameras: Cameras, features: Tensor) -> Cameras:
+    """Cameras stay in float32: half precision loses whole pixels."""
+    return replace(
+        cameras,
+        camera_to_world=cameras.camera_to_world.to(features.device, torch.float32),
+        intrinsics=cameras.intrinsics.to(features.device, torch.float32),
+    )
+
+
+# --- pipelines/subject_loading.py: Subjects in the pipeline: loading, switching, taking out, and rendering their features for a call.
+
+
+@dataclass
+class _Restore:
+    """Whether the subject that was saved with the pipeline still has to be loaded."""
+
+    pending: bool = True
+
+
+class SubjectLoadingMixin:
+    """Loads [`SubjectAdapter`]s into the pipeline: several loaded, one active."""
+
+    def _init_subjects(self) -> None:
+        self._subjects: dict[str, SubjectAdapter] = {}
+        self._active_subject: str | None = None
+        self._restore = _Restore()
+
+    @property
+    def subjects(self) -> Mapping[str, SubjectAdapter]:
+        """The loaded subjects by name."""
+        return dict(self._subjects)
+
+    @property
+    def subject(self) -> SubjectAdapter | None:
+        """The active subject, if any."""
+        return None if self._active_subject is None else self._subjects[self._active_subject]
+
+    def load_subject(
+        self,
+        subject: SubjectAdapter | str | PathLike,
+        adapter_name: str | None = None,
+        **kwargs,
+    ) -> None:
+        """Loads a subject and makes it the active one.
+
+        Args:
+            subject ([`SubjectAdapter`], folder or Hub id): What to load.
+            adapter_name (`str`, *optional*): The subject's name in this pipeline, by default its token without brackets.
+            kwargs: For [`SubjectAdapter.from_pretrained`]: `revision`, `subfolder`, `token`, `cache_dir`,
+                `local_files_only`.
+
+        Raises:
+            MVCustomError: if the name is taken, or the subject does not fit this U-Net. Nothing is changed then.
+        """
+        if not isinstance(subject, SubjectAdapter):
+            subject = SubjectAdapter.from_pretrained(subject, **kwargs)
+        elif kwargs:
+            raise MVCustomError(f"load_subject: {sorted(kwargs)} only apply to a folder or Hub id.")
+        name = adapter_name or subject.config.token.strip("<>").replace(".", "-")
+        if name in self._subjects:
+            raise MVCustomError(f"adapter_name: {name!r} is already loaded; pass another name, or unload it first.")
+        self._restore.pending = False
+        previous = self._active_subject
+        self._deactivate()
+        self._subjects[name] = subject
+        try:
+            self._activate(name)
+        except Exception:
+            del self._subjects[name]
+            self._activate(previous)
+            raise
+
+    def set_subject(self, adapter_name: str | None) -> None:
+        """Makes a loaded subject the active one; `None` makes none active and keeps all loaded."""
+        if adapter_name is not None and adapter_name not in self._subjects:
+            raise MVCustomError(f"adapter_name: expected one of {sorted(self._subjects)}, got {adapter_name!r}.")
+        self._restore.pending = False
+        self._deactivate()
+        self._activate(adapter_name)
+
+    def unload_subject(self, adapter_name: str | None = None) -> None:
+        """Takes a subject out (by default the active one): U-Net, text encoder and tokenizer are as before it."""
+        name = adapter_name or self._active_subject
+        self._restore.pending = False
+        if name is None:
+            return
+        if name not in self._subjects:
+            raise MVCustomError(f"adapter_name: expected one of {sorted(self._subjects)}, got {name!r}.")
+        if name == self._active_subject:
+            self._deactivate()
+        del self._subjects[name]
+
+    @contextmanager
+    def without_subject(self) -> Iterator[None]:
+        """The pipeline's components as they are without the active subject, for the length of the context."""
+        active = self._active_subject
+        self._deactivate()
+        try:
+            yield
+        finally:
+            self._activate(active)
+
+    def render_subject(
+        self,
+        prompt_embeds: Tensor,  # [T, L, D]
+        cameras: Cameras,
+        num_references: int | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        image_embeds: list[Tensor] | None = None,  # each [T, images, D]
+    ) -> SubjectRendering:
+        """The active subject's features X_y at the target cameras, for each of T texts. Independent of the noise.
+
+        Args:
+            prompt_embeds (`torch.Tensor` of shape `(T, L, D)`): Text states.
+            cameras ([`Cameras`]): Target cameras at the size of the views.
+            num_references (`int`, *optional*): Reference views used; by default the subject's setting.
+            generator (`torch.Generator`, *optional*): For noise on the references, if the subject wants any.
+            image_embeds (list of `torch.Tensor`, *optional*): IP-Adapter's states of this call. The references are seen
+                with zeros in their place.
+        """
+        subject = self.subject
+        device, dtype = prompt_embeds.device, prompt_embeds.dtype
+        count = subject.config.num_references if num_references is None else num_references
+        references = subject.references.select(count)
+        factor = self.vae_scale_factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
+        references = references.fit_area(cameras.height * cameras.width, factor)
+        pixels = references.images.to(device=device, dtype=self.vae.dtype) * 2 - 1
+        latents = torch.cat([self.vae.encode(image[None]).latent_dist.mode() for image in pixels])
+        latents = (latents * self.vae.config.scaling_factor).to(dtype)
+        added_cond_kwargs = None
+        if image_embeds is not None:
+            added_cond_kwargs = {
+                "image_embeds": [states.new_zeros(len(latents), *states.shape[1:]) for states in image_embeds]
+            }
+        reference_embeds, _ = self.encode_prompt(subject.config.reference_prompt_text, device, 1, False)
+        return render_subject_features(
+            subject,
+            self.unet,
+            reference_latents=latents,
+            references=references,
+            reference_prompt_embeds=reference_embeds,
+            prompt_embeds=prompt_embeds,
+            cameras=cameras,
+            latent_size=(cameras.height // self.vae_scale_factor, cameras.width // self.vae_scale_factor),
+            scheduler=self.scheduler,
+            added_cond_kwargs=added_cond_kwargs,
+            cross_attention_kwargs=self.cross_attention_kwargs,
+            generator=generator[0] if isinstance(generator, list) else generator,
+        )
+
+    def _activate(self, name: str | None) -> None:
+        if name is None:
+            return
+        subject = self._subjects[name]
+        subject.attach(self.unet)
+        try:
+            if subject.learned_embeddings:
+                self.load_textual_inversion(dict(subject.learned_embeddings), token=subject.config.token)
+            if subject.lora_state_dict:
+                self.load_lora_weights(dict(subject.lora_state_dict), adapter_name=_lora_name(name))
+        except Exception:
+            self._take_out(name)
+            raise
+        self._active_subject = name
+
+    def _deactivate(self) -> None:
+        if self._active_subject is not None:
+            name, self._active_subject = self._active_subject, None
+            self._take_out(name)
+
+    def _take_out(self, name: str) -> None:
+        subject = self._subjects[name]
+        subject.detach(self.unet)
+        if subject.config.token in self.tokenizer.get_vocab():
+            self.unload_textual_inversion(subject.config.token)
+            # diffusers leaves the configuration at the larger vocabulary, and a saved text encoder would not load.
+            self.text_encoder.config.vocab_size = self.text_encoder.get_input_embeddings().num_embeddings
+        if _lora_name(name) in getattr(self.unet, "peft_config", {}):
+            self.delete_adapters(_lora_name(name))
+            if not getattr(
+                self.unet, "peft_config", None
+            ):  # no LoRA of the user's is left: the plain layers come back
+                self.unload_lora_weights()
+
+
+def _lora_name(subject_name: str) -> str:
+    return f"subject-{subject_name}"
+
+
+# --- pipelines/pipeline_mvcustom.py: `MVCustomPipeline`: a prompt, a subject and target cameras become consistent views.
+
+
+class MVCustomPipeline(SubjectLoadingMixin, HookSettingsMixin, PersistenceMixin, DenoisingMixin, AnimateDiffPipeline):
+    r"""Pipeline for multi-view customization: your own object, seen from any camera, in any scene you can describe.
+
+    Stock diffusers components with dense spatio-temporal attention in the motion modules, a subject adapter
+    ([`SubjectAdapter`]) and denoising hooks. A saved pipeline holds stock components only, so it also loads as an
+    [`AnimateDiffPipeline`]. With `attention_window=1`, no subject and `hooks=[]` it *is* that pipeline, to the bit.
+
+    It inherits diffusers' loaders for LoRA, textual inversion and IP-Adapter, and FreeInit. Source: MVCustom
+    (arXiv 2510.13702).
+
+    Args:
+        vae ([`AutoencoderKL`]): Encodes reference photos and decodes views.
+        text_encoder ([`CLIPTextModel`]), tokenizer (`CLIPTokenizer`): Encode prompts.
+        unet ([`UNet2DConditionModel`] or [`UNetMotionModel`]): The denoiser. A 2-D U-Net is joined with
+            `motion_adapter`.
+        scheduler ([`SchedulerMixin`]): DDIM as in the paper; also Euler, DPM++ and LCM.
+        motion_adapter ([`MotionAdapter`], *optional*): Needed with a 2-D U-Net only.
+        depth_estimator (`transformers.PreTrainedModel`, *optional*): Any depth model of transformers,
+            `ZoeDepthForDepthEstimation` as in the paper. Without one the anchor's depth must be given in the call.
+        depth_image_processor (`transformers.BaseImageProcessor`, *optional*): The depth model's image processor.
+        feature_extractor (`CLIPImageProcessor`, *optional*), image_encoder (`CLIPVisionModelWithProjection`,
+            *optional*): For IP-Adapter.
+        attention_window (`int`, `None` or `dict`, defaults to `"auto"`): Spatial window of the motion modules'
+            attention: 1 is AnimateDiff, odd k a k × k window, `None` the whole map, a dict a setting per feature map
+            size such as `{"64": 7, "32": None}`. `"auto"` takes what the motion adapter (or U-Net) was trained with
+            as its configuration says, else 1.
+        denoising_hooks (`dict`, *optional*): Settings of the built-in hooks by name, as saved. `None`: both built-in
+            hooks with their defaults where there is a depth model, else none.
+        anchor (`dict`, *optional*): [`AnchorSettings`] as saved.
+        subject_folder (`str`, *optional*): Folder of the saved subject inside the repository.
+    """
+
+    model_cpu_offload_seq = "text_encoder->image_encoder->unet->vae->depth_estimator"
+    _optional_components = [  # noqa: RUF012  (diffusers' own form)
+        "feature_extractor",
+        "image_encoder",
+        "motion_adapter",
+        "depth_estimator",
+        "depth_image_processor",
+    ]
+    _callback_tensor_inputs = ["latents", "prompt_embeds", "negative_prompt_embeds"]  # noqa: RUF012
+
+    def __init__(
+        self,
+        vae: AutoencoderKL,
+        text_encoder: CLIPTextModel,
+        tokenizer: CLIPTokenizer,
+        unet: UNet2DConditionModel | UNetMotionModel,
+        scheduler: SchedulerMixin,
+        motion_adapter: MotionAdapter | None = None,
+        depth_estimator: PreTrainedModel | None = None,
+        depth_image_processor: BaseImageProcessor | None = None,
+        feature_extractor: CLIPImageProcessor | None = None,
+        image_encoder: CLIPVisionModelWithProjection | None = None,
+        attention_window: int | str | dict | None = "auto",
+        denoising_hooks: dict | None = None,
+        anchor: dict | None = None,
+        subject_folder: str | None = None,
+    ):
+        if isinstance(unet, UNet2DConditionModel) and motion_adapter is None:
+            raise MVCustomError(
+                "motion_adapter: expected a MotionAdapter to go with the 2-D U-Net, got None. Pass "
+                "motion_adapter=MotionAdapter.from_pretrained(...)."
+            )
+        trained_window = _trained_window(unet, motion_adapter)
+        super().__init__(
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            unet=unet,
+            motion_adapter=motion_adapter,
+            scheduler=scheduler,
+            feature_extractor=feature_extractor,
+            image_encoder=image_encoder,
+        )
+        self.register_modules(depth_estimator=depth_estimator, depth_image_processor=depth_image_processor)
+        self.register_to_config(subject_folder=subject_folder)
+        self._init_subjects()
+        self._init_hooks(denoising_hooks, anchor)
+        self._trained_window = trained_window
+        if self.unet is not None:
+            self.set_attention_window(attention_window)
+        else:
+            self.register_to_config(attention_window=attention_window)
+
+    def set_attention_window(self, window: int | str | dict | None) -> None:
+        """Sets the spatial window of the motion modules' attention; the values are those of `attention_window`."""
+        resolved = self._trained_window if window == "auto" else window
+        enable_spatio_temporal_attention(self.unet, AttentionWindows(resolved))
+        self.register_to_config(attention_window=resolved)
+
+    def enable_free_noise(self, *args, **kwargs) -> None:
+        """Not supported: FreeNoise rebuilds the motion modules with one-dimensional attention.
+
+        Raises:
+            MVCustomError: always.
+        """
+        raise MVCustomError(
+            "enable_free_noise: FreeNoise replaces the dense spatio-temporal attention that keeps the surroundings "
+            "consistent. Generate long camera paths in several calls, or take AnimateDiffPipeline."
+        )
+
+    @property
+    def reference_guidance_scale(self) -> float | None:
+        return self._reference_guidance_scale
+
+    # --- the lifecycle of a call, in order ---
+
+    def check_call(
+        self,
+        cameras: Cameras,
+        hooks: Sequence[DenoisingHook],
+        anchor_depth: Tensor | None,
+        latents: Tensor | None,
+        latents_shape: tuple[int, ...],
+    ) -> None:
+        """Everything that can be refused before anything expensive happens, beyond diffusers' own `check_inputs`."""
+        check_num_frames(len(cameras), self.unet.config.motion_max_seq_length)
+        if latents is not None and tuple(latents.shape) != latents_shape:
+            raise MVCustomError(f"latents: expected shape {latents_shape}, got {tuple(latents.shape)}.")
+        if self.subject is not None:
+            self.subject.check_cameras(cameras)
+        if self.subject is None and self.reference_guidance_scale is not None:
+            raise MVCustomError(
+                "reference_guidance_scale: there are no references to guide by; call load_subject first."
+            )
+        has_depth = self.depth_estimator is not None and self.depth_image_processor is not None
+        if any(hook.needs_geometry for hook in hooks) and anchor_depth is None and not has_depth:
+            raise MVCustomError(
+                "hooks: depth-aware rendering and completion need the anchor's depth, and this pipeline has no "
+                "depth_estimator and depth_image_processor. Load it with them, pass anchor_depth=, or hooks=[]."
+            )
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | list[str] | None = None,
+        cameras: CamerasInput | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int = 50,
+        guidance_scale: float = 5.0,
+        reference_guidance_scale: float | None = None,
+        negative_prompt: str | list[str] | None = None,
+        num_images_per_prompt: int = 1,
+        eta: float = 0.0,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: Tensor | None = None,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        ip_adapter_image: PipelineImageInput | None = None,
+        ip_adapter_image_embeds: list[Tensor] | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        cross_attention_kwargs: dict[str, Any] | None = None,
+        clip_skip: int | None = None,
+        callback_on_step_end: Callable | PipelineCallback | MultiPipelineCallbacks | None = None,
+        callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006  (diffusers' own form)
+        decode_chunk_size: int = 16,
+        pose_guidance_start: float = 0.0,
+        pose_guidance_end: float = 1.0,
+        num_references: int | None = None,
+        hooks: Sequence[DenoisingHook] | None = None,
+        anchor: int | Sequence[int] | AnchorSettings | None = None,
+        anchor_depth: Tensor | None = None,
+        camera_convention: str | None = None,
+        camera_intrinsics: Tensor | None = None,
+        split_guidance: bool = False,
+    ) -> MVCustomPipelineOutput | tuple:
+        r"""Generates one view per camera.
+
+        Args:
+            prompt (`str` or `list[str]`, *optional*): What to generate. With a subject it names the subject's token.
+            cameras (`Cameras`, path or `torch.Tensor` of shape `(N, 4, 4)`): Target cameras in the subject frame; a
+                camera file; or poses in the named `camera_convention` with `camera_intrinsics`.
+            height (`int`, *optional*), width (`int`, *optional*): Size of the views in pixels, by default the cameras'.
+                Cameras of another aspect ratio are cropped at the centre.
+            num_inference_steps (`int`, defaults to 50): Denoising steps.
+            guidance_scale (`float`, defaults to 5.0): Text guidance; 3 flickers less but blurs, 8 is sharp but flickers.
+            reference_guidance_scale (`float`, *optional*): Guidance by the references as a third branch.
+            negative_prompt (`str` or `list[str]`, *optional*): What to keep away from.
+            num_images_per_prompt (`int`, defaults to 1): Sets of views per prompt.
+            eta (`float`, defaults to 0.0): η of DDIM.
+            generator (`torch.Generator` or a list of them, *optional*): Makes the result reproducible.
+            latents (`torch.Tensor` of shape `(batch, channels, N, h, w)`, *optional*): Initial noise.
+            prompt_embeds, negative_prompt_embeds (`torch.Tensor` of shape `(batch, L, D)`, *optional*): Instead of
+                texts.
+            ip_adapter_image, ip_adapter_image_embeds (*optional*): See [`IPAdapterMixin`].
+            output_type (`str`, defaults to `"pil"`): `"pil"`, `"np"`, `"pt"` or `"latent"`.
+            return_dict (`bool`, defaults to `True`): Whether to return [`MVCustomPipelineOutput`] or a tuple.
+            cross_attention_kwargs (`dict`, *optional*): For the attention processors; `{"scale": s}` scales LoRA.
+            clip_skip (`int`, *optional*): Layers of the text encoder to skip.
+            callback_on_step_end (`Callable`, *optional*): `callback(pipe, step, timestep, kwargs) -> dict`.
+            callback_on_step_end_tensor_inputs (`list[str]`): Tensors given to the callback.
+            decode_chunk_size (`int`, defaults to 16): Views decoded at a time.
+            pose_guidance_start (`float`, defaults to 0.0), pose_guidance_end (`float`, defaults to 1.0): Share of the
+                steps between which the subject's pose-conditioned blocks act. `start=0.25` lets the prompt change
+                the shape more; from 0.5 on the viewpoint goes, from 0.75 on the subject.
+            num_references (`int`, *optional*): Reference views used, by default the subject's setting.
+            hooks (sequence of [`DenoisingHook`], *optional*): By default the pipeline's own (`pipe.hooks`); `[]` for
+                none.
+            anchor (`int`, sequence of `int` or [`AnchorSettings`], *optional*): Anchor frame(s) of the geometry.
+            anchor_depth (`torch.Tensor` of shape `(H, W)`, `(A, H, W)` or `(batch, A, H, W)`, *optional*): z-depth of
+                the anchor frame(s) in world units. With it there is no preview pass and no depth estimate.
+            camera_convention (`str`, *optional*), camera_intrinsics (`torch.Tensor`, *optional*): For poses given as a
+                tensor.
+            split_guidance (`bool`, defaults to `False`): Whether the branches of guidance go through the U-Net one
+                after the other: about half the memory, a little slower.
+
+        Returns:
+            [`MVCustomPipelineOutput`], or a tuple whose first element are the frames.
+
+        Raises:
+            MVCustomError: before any model runs, naming the argument that cannot be used.
+
+        Examples:
+
+        ```py
+        >>> from diffusers_mvcustom import Cameras, MVCustomPipeline
+        >>> from diffusers_mvcustom.toy import random_components
+        >>> pipe = MVCustomPipeline(**random_components("tiny"))
+        >>> pipe.set_progress_bar_config(disable=True)
+        >>> out = pipe("a mug by a lake", Cameras.orbit(4, height=64, width=64), num_inference_steps=2)
+        >>> len(out.frames[0]), out.frames[0][0].size
+        (4, (64, 64))
+
+        ```
+        """
+        # 1. Inputs
+        self._restore_saved_subject()
+        cameras = resolve_cameras(
+            cameras, convention=camera_convention, intrinsics=camera_intrinsics, height=height, width=width
+        )
+        height, width, num_frames = cameras.height, cameras.width, len(cameras)
+        check_view_size(height, width, max(8, self.vae_scale_factor))
+        hooks = list(self.hooks if hooks is None else hooks)
+        if num_frames == 1:
+            hooks = [hook for hook in hooks if not hook.needs_several_frames]
+        anchor = self.anchor.with_frames(anchor)
+        for name, value in (
+            ("num_inference_steps", num_inference_steps),
+            ("num_images_per_prompt", num_images_per_prompt),
+            ("decode_chunk_size", decode_chunk_size),
+        ):
+            check_count(name, value)
+        for name, value in (
+            ("guidance_scale", guidance_scale),
+            ("reference_guidance_scale", reference_guidance_scale),
+        ):
+            check_scale(name, value)
+        check_share("pose_guidance", pose_guidance_start, pose_guidance_end)
+        self._guidance_scale = guidance_scale
+        self._reference_guidance_scale = reference_guidance_scale
+        self._clip_skip = clip_skip
+        self._cross_attention_kwargs = cross_attention_kwargs
+        self._split_guidance = split_guidance
+        self._num_inference_steps = num_inference_steps
+        self._interrupt = False
+        if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
+            callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
+        check_prompts(prompt, None if self.subject is None else self.subject.config.token)
+        self.check_inputs(
+            prompt,
+            height,
+            width,
+            None,
+            negative_prompt,
+            prompt_embeds,
+            negative_prompt_embeds,
+            ip_adapter_image,
+            ip_adapter_image_embeds,
+            callback_on_step_end_tensor_inputs,
+        )
+        num_prompts = 1 if isinstance(prompt, str) else len(prompt if prompt is not None else prompt_embeds)
+        batch_size = num_prompts * num_images_per_prompt
+        latents_shape = (
+            batch_size,
+            self.unet.config.in_channels,
+            num_frames,
+            height // self.vae_scale_factor,
+            width // self.vae_scale_factor,
+        )
+        self.check_call(cameras, hooks, anchor_depth, latents, latents_shape)
+        if anchor_depth is not None:
+            anchor_depth = resolve_anchor_depth(anchor_depth, batch_size, len(anchor.resolve(num_frames)))
+        if any(hook.needs_geometry for hook in hooks):
+            anchor.resolve(num_frames)
+        device = self._execution_device
+
+        # 2. Text and image conditions
+        lora_scale = None if cross_attention_kwargs is None else cross_attention_kwargs.get("scale")
+        prompt_embeds, negative_prompt_embeds = self.encode_prompt(
+            prompt,
+            device,
+            num_images_per_prompt,
+            self.do_classifier_free_guidance,
+            negative_prompt,
+            prompt_embeds=prompt_embeds,
+            negative_prompt_embeds=negative_prompt_embeds,
+            lora_scale=lora_scale,
+            clip_skip=clip_skip,
+        )
+        if not self.do_classifier_free_guidance:
+            negative_prompt_embeds = None
+        conditions = Conditions(prompt_embeds, negative_prompt_embeds)
+        if ip_adapter_image is not None or ip_adapter_image_embeds is not None:
+            conditions.image_embeds = self.prepare_ip_adapter_image_embeds(
+                ip_adapter_image, ip_adapter_image_embeds, device, batch_size, self.do_classifier_free_guidance
+            )
+
+        # 3. The subject from the target cameras, once for all steps
+        rendering: SubjectRendering | None = None
+        if self.subject is not None and pose_guidance_start < pose_guidance_end:
+            texts = [prompt_embeds] if negative_prompt_embeds is None else [negative_prompt_embeds, prompt_embeds]
+            rendering = self.render_subject(
+                torch.cat(texts), cameras, num_references, generator, conditions.image_embeds
+            )
+            conditions.features = rendering.features
+
+        # 4. Schedule and latents
+        self.scheduler.set_timesteps(num_inference_steps, device=device)
+        timesteps = self.scheduler.timesteps
+        latents = self.prepare_latents(
+            *latents_shape[:3],
+            height,
+            width,
+            prompt_embeds.dtype,
+            device,
+            generator,
+            latents,
+        )
+        extra_step_kwargs = self.prepare_extra_step_kwargs(generator, eta)
+
+        # 5. Geometry from the anchor(s): made when the first hook asks for it
+        preparation = AnchorPreparation(
+            self,
+            anchor,
+            cameras.to(device, torch.float32),
+            latents,
+            conditions,
+            rendering,
+            anchor_depth,
+            extra_step_kwargs,
+        )
+
+        def on_step_end(index: int, timestep: Tensor, latents: Tensor) -> Tensor:
+            if callback_on_step_end is None:
+                return latents
+            negative = conditions.negative_prompt_embeds
+            embeds = [conditions.prompt_embeds] if negative is None else [negative, conditions.prompt_embeds]
+            offered = {
+                "latents": latents,
+                "prompt_embeds": torch.cat(embeds),
+                "negative_prompt_embeds": negative,
+            }
+            given = {name: offered[name] for name in callback_on_step_end_tensor_inputs}
+            returned = callback_on_step_end(self, index, timestep, given) or {}
+            changed = returned.get("prompt_embeds", offered["prompt_embeds"])
+            changed_negative = returned.get("negative_prompt_embeds", negative)
+            if changed is not offered["prompt_embeds"]:  # negative prompts first, as offered
+                changed_negative = changed[:batch_size] if len(changed) > batch_size else changed_negative
+                conditions.replace_text(changed[-batch_size:], changed_negative)
+            elif changed_negative is not negative:
+                conditions.replace_text(conditions.prompt_embeds, changed_negative)
+            return returned.get("latents", latents)
+
+        # 6. Denoise, by FreeInit's iterations if it is enabled
+        for iteration in range(self._free_init_num_iters if self.free_init_enabled else 1):
+            if self.free_init_enabled:
+                latents, timesteps = self._apply_free_init(
+                    latents, iteration, num_inference_steps, device, latents.dtype, generator
+                )
+            self._num_timesteps = len(timesteps)
+            run = DenoisingRun(
+                latents=latents,
+                cameras=cameras,
+                unet=self.unet,
+                scheduler=self.scheduler,
+                timesteps=timesteps,
+                noise_levels=NoiseLevels.of(self.scheduler, timesteps) if hooks else None,
+                generator=generator,
+                randn=partial(randn_tensor, generator=generator, device=device, dtype=prompt_embeds.dtype),
+                anchor_geometry=preparation.geometry,
+            )
+            for hook in hooks:
+                hook.prepare(run)
+            latents = self.denoise(
+                run, conditions, hooks, extra_step_kwargs, (pose_guidance_start, pose_guidance_end), on_step_end
+            )
+
+        # 7. Decode
+        if output_type == "latent":
+            frames = latents
+        else:
+            frames = self.video_processor.postprocess_video(
+                video=self.decode_latents(latents, decode_chunk_size), output_type=output_type
+            )
+        geometry: AnchorGeometry | None = preparation.prepared
+        self.maybe_free_model_hooks()
+        if not return_dict:
+            return (frames,)
+        return MVCustomPipelineOutput(
+            frames=frames,
+            cameras=cameras,
+            subject_frame=None if self.subject is None else self.subject.config.subject_frame,
+            anchors=None if geometry is None else geometry.anchors,
+            anchor_depth=None if geometry is None else geometry.depth,
+        )
+
+
+def _trained_window(unet: torch.nn.Module | None, motion_adapter: MotionAdapter | None) -> int | dict | None:
+    """The attention window that the motion modules were trained with, as their configuration says; else 1."""
+    for component in (motion_adapter, unet):
+        if component is not None and "attention_window" in component.config:
+            return component.config["attention_window"]
+    return 1
