@@ -112,3 +112,12 @@ def test_truncated_exp_is_exact_and_its_gradient_bounded():
     density.sum().backward()
     expected = torch.tensor([-3.0, 0.0, 14.0, 15.0], dtype=torch.float64).exp()
     torch.testing.assert_close(exponent.grad, expected)
+
+
+def test_truncated_exp_does_not_overflow():
+    """An infinite density where no view sees the point (times 0) would be NaN."""
+    exponent = torch.tensor([500.0], requires_grad=True)
+    density = truncated_exp(exponent)
+    assert density == 1e30
+    (density * 0.0).backward()
+    assert exponent.grad == 0
