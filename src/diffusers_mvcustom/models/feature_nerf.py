@@ -389,6 +389,8 @@ class FeatureNeRF(nn.Module):
             raise MVCustomError(
                 f"encoder_hidden_states: expected shape ({batch}, T, L, D), got {tuple(encoder_hidden_states.shape)}."
             )
+        if encoder_hidden_states is not None and encoder_hidden_states.shape[1] == 0:
+            raise MVCustomError("encoder_hidden_states: expected at least one text.")
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ class _TruncatedExp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, exponent: Tensor) -> Tensor:
         ctx.save_for_backward(exponent)
-        return exponent.exp()
+        return exponent.exp().clamp(max=_LARGEST_DENSITY)  # an infinite one would be NaN times a coverage of 0
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
@@ -25,7 +25,8 @@ class _TruncatedExp(torch.autograd.Function):
 
 
 def truncated_exp(exponent: Tensor) -> Tensor:
-    """`exp(exponent)`, whose gradient stops growing at an exponent of 15: a dense sample cannot blow up a step."""
+    """`exp(exponent)`, at most 1e30, whose gradient stops growing at an exponent of 15: a dense sample cannot blow up a
+    step."""
     return _TruncatedExp.apply(exponent)
 
 
@@ -84,6 +85,8 @@ def _optical_depth(density: Tensor, edges: Tensor) -> Tensor:
 def _mean_depth_within_bin(depth: Tensor) -> Tensor:
     """Mean place of absorption in a bin of this optical depth x, as a fraction of the bin: `1/x - 1/(exp(x) - 1)`."""
     thin = depth < 0.1
+    # Each branch gets arguments that are safe for it: a `where` after it would still pass NaN gradients back.
+    small = depth.clamp(max=0.1)
     safe = torch.where(thin, torch.ones_like(depth), depth)
-    series = 0.5 - depth / 12 + depth**3 / 720
+    series = 0.5 - small / 12 + small**3 / 720
     return torch.where(thin, series, 1 / safe - 1 / torch.expm1(safe.clamp(max=80.0)))

@@ -1,0 +1,417 @@
+"""What a FeatureNeRF promises beside its values (those are compared with plain loops in `test_feature_nerf_reference`)."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from reference.feature_nerf_scenes import look_at, perturbed_nerf, random_scene, text_block
+
+from diffusers_mvcustom.errors import MVCustomError
+from diffusers_mvcustom.geometry import camera_rays, pixel_centers, project
+from diffusers_mvcustom.models import FeatureNeRF, FeatureNeRFConfig, RayDistribution
+from diffusers_mvcustom.models.feature_sampling import BilinearSampler
+from diffusers_mvcustom.models.positional_encoding import encoding_size, positional_encoding
+
+CONFIG = FeatureNeRFConfig(hidden_channels=6, num_samples=8, point_frequencies=4, ray_frequencies=2)
+OUTPUTS = ("features", "opacity", "rgb", "depth", "density")
+
+
+def float_scene(*arguments) -> dict:
+    return {
+        name: value.float() if isinstance(value, torch.Tensor) else value
+        for name, value in random_scene(*arguments).items()
+    }
+
+
+def assert_same(found, expected, names=OUTPUTS, **tolerances):
+    for name in names:
+        torch.testing.assert_close(
+            getattr(found, name), getattr(expected, name), msg=lambda text, name=name: f"{name}: {text}", **tolerances
+        )
+
+
+# --- shapes ---
+
+
+@pytest.mark.parametrize(("batch", "views", "targets", "texts"), [(1, 1, 1, 1), (3, 3, 3, 2), (2, 3, 1, 3)])
+def test_shapes(batch, views, targets, texts):
+    nerf = perturbed_nerf(8, CONFIG, torch.float32)
+    scene = float_scene(batch, views, targets, 8, (4, 7), (5, 3))
+    rendered = nerf(
+        **scene, encoder_hidden_states=torch.randn(batch, texts, 4, 10), attend_text=text_block(8, 10).attend_text
+    )
+    assert rendered.features.shape == (batch, texts, targets, 5 * 3, 8)
+    assert rendered.opacity.shape == rendered.depth.shape == (batch, targets, 5, 3)
+    assert rendered.rgb.shape == (batch, targets, 5, 3, 3)
+    assert rendered.density.shape == (batch, targets, 5 * 3, 8)
+    assert rendered.ray_distribution.edges.shape == (batch, targets, 5, 3, 9)
+    assert rendered.ray_distribution.weights.shape == (batch, targets, 5, 3, 8)
+    assert not rendered.ray_distribution.weights.requires_grad
+
+
+def test_colours_are_optional():
+    nerf = perturbed_nerf(4, replace(CONFIG, predict_rgb=False), torch.float32)
+    assert nerf(**float_scene(1, 2, 1, 4, (3, 3), (2, 2))).rgb is None
+
+
+def test_scenes_cameras_and_texts_are_each_on_their_own():
+    """Every scene, target camera and text alone gives what it gives among three; size-3 axes are not mixed up."""
+    nerf, attend_text = perturbed_nerf(8, CONFIG), text_block(8, 10).double().attend_text
+    scene = random_scene(3, 3, 3, 8, (3, 3), (3, 3))
+    text = torch.randn(3, 3, 5, 10, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    together = nerf(**scene, encoder_hidden_states=text, attend_text=attend_text)
+    for i in range(3):
+        one = {name: value[i : i + 1] if isinstance(value, torch.Tensor) else value for name, value in scene.items()}
+        one["target_camera_to_world"] = one["target_camera_to_world"][:, i : i + 1]
+        one["target_intrinsics"] = one["target_intrinsics"][:, i : i + 1]
+        alone = nerf(**one, encoder_hidden_states=text[i : i + 1, i : i + 1], attend_text=attend_text)
+        torch.testing.assert_close(alone.features[0, 0, 0], together.features[i, i, i])
+        for name in OUTPUTS[1:]:
+            torch.testing.assert_close(getattr(alone, name)[0, 0], getattr(together, name)[i, i])
+
+
+def test_the_order_of_the_views_does_not_matter():
+    nerf = perturbed_nerf(4, CONFIG)
+    scene = random_scene(1, 3, 2, 4, (4, 3), (3, 3))
+    order = [2, 0, 1]
+    turned = dict(scene)
+    for name in ("reference_features", "reference_camera_to_world", "reference_intrinsics"):
+        turned[name] = scene[name][:, order]
+    assert_same(nerf(**turned), nerf(**scene))
+
+
+def test_colours_and_shape_do_not_depend_on_the_text():
+    nerf, attend_text = perturbed_nerf(8, CONFIG, torch.float32), text_block(8, 10).attend_text
+    scene = float_scene(1, 2, 2, 8, (3, 3), (3, 3))
+    with_text = nerf(**scene, encoder_hidden_states=torch.randn(1, 2, 5, 10), attend_text=attend_text)
+    without = nerf(**scene)
+    assert_same(with_text, without, OUTPUTS[1:], rtol=0, atol=0)
+    assert not torch.allclose(with_text.features[:, :1], without.features, atol=1e-3)
+
+
+# --- chunks, checkpoints, dtypes ---
+
+
+@pytest.mark.parametrize("rays_per_chunk", [1, 5, 23, 24, 1000])
+def test_chunks_of_rays_do_not_change_the_result_or_the_gradients(rays_per_chunk):
+    nerf, attend_text = perturbed_nerf(8, CONFIG), text_block(8, 10).double().attend_text
+    scene = random_scene(2, 3, 2, 8, (4, 5), (4, 3))
+    scene["reference_features"].requires_grad_()
+    text = torch.randn(2, 2, 5, 10, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    results = []
+    for chunk, checkpointing in ((None, False), (rays_per_chunk, False), (rays_per_chunk, True)):
+        nerf.gradient_checkpointing = checkpointing
+        rendered = nerf(
+            **scene,
+            encoder_hidden_states=text,
+            attend_text=attend_text,
+            stratified=True,
+            generator=torch.Generator().manual_seed(1),
+            rays_per_chunk=chunk,
+        )
+        loss = rendered.features.square().sum() + rendered.rgb.sum() + rendered.depth.sum()
+        gradients = torch.autograd.grad(loss, [scene["reference_features"], *nerf.parameters()])
+        results.append((rendered, gradients))
+    for rendered, gradients in results[1:]:
+        assert_same(rendered, results[0][0])
+        for x, y in zip(gradients, results[0][1]):
+            torch.testing.assert_close(x, y)
+
+
+def test_the_default_chunk_keeps_within_its_memory():
+    """At the widest block of Stable Diffusion 1.5 a map still goes in several chunks; more texts make them smaller."""
+    with torch.device("meta"):
+        nerf = FeatureNeRF(1280)
+    one, four = nerf._default_rays_per_chunk(1), nerf._default_rays_per_chunk(4)
+    assert 64 <= four < one < 16 * 16 * 4
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_weights_keep_float32_geometry(dtype):
+    nerf, block = perturbed_nerf(8, CONFIG, torch.float32), text_block(8, 10)
+    scene = float_scene(1, 3, 2, 8, (6, 6), (6, 6))
+    text = torch.randn(1, 2, 4, 10, generator=torch.Generator().manual_seed(0))
+    expected = nerf(**scene, encoder_hidden_states=text, attend_text=block.attend_text)
+    scene["reference_features"] = scene["reference_features"].to(dtype)
+    found = nerf.to(dtype)(**scene, encoder_hidden_states=text.to(dtype), attend_text=block.to(dtype).attend_text)
+    assert found.features.dtype == dtype
+    for name in OUTPUTS[1:]:
+        assert getattr(found, name).dtype == torch.float32
+    assert torch.equal(found.ray_distribution.edges, expected.ray_distribution.edges)
+    # What is left is the rounding of weights and features.
+    assert_same(found, expected, ("opacity", "depth", "rgb"), rtol=0, atol=torch.finfo(dtype).eps)
+    assert (found.features.float() - expected.features).abs().max() < 2 * torch.finfo(dtype).eps
+
+
+def test_autocast_keeps_float32_geometry():
+    nerf = perturbed_nerf(8, CONFIG, torch.float32)
+    scene = float_scene(1, 3, 2, 8, (6, 6), (6, 6))
+    expected = nerf(**scene)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = nerf(**scene)
+    assert found.opacity.dtype == found.depth.dtype == found.density.dtype == torch.float32
+    assert torch.equal(found.ray_distribution.edges, expected.ray_distribution.edges)
+    assert_same(found, expected, ("opacity", "depth"), rtol=0, atol=torch.finfo(torch.bfloat16).eps)
+
+
+def test_no_grad_gives_the_same():
+    nerf = perturbed_nerf(4, CONFIG)
+    scene = random_scene(1, 2, 2, 4, (3, 4), (3, 2))
+    before = scene["reference_features"].clone()
+    expected = nerf(**scene)
+    with torch.no_grad():
+        assert_same(nerf(**scene), expected)
+    assert torch.equal(scene["reference_features"], before)
+
+
+def test_nothing_stays_on_the_module():
+    nerf = perturbed_nerf(4, CONFIG)
+    before = set(vars(nerf)), set(nerf.state_dict())
+    nerf(**random_scene(1, 2, 1, 4, (3, 4), (3, 2)))
+    assert (set(vars(nerf)), set(nerf.state_dict())) == before
+
+
+# --- samples on rays ---
+
+
+def test_stratified_samples_follow_the_generator_and_lie_in_their_bins():
+    nerf = perturbed_nerf(4, CONFIG, torch.float32)
+    scene = float_scene(1, 2, 1, 4, (3, 4), (3, 2))
+
+    def render(seed):
+        return nerf(**scene, stratified=True, generator=torch.Generator().manual_seed(seed))
+
+    assert_same(render(0), render(0), rtol=0, atol=0)
+    assert not torch.allclose(render(0).density, render(1).density)
+    assert_same(nerf(**scene), nerf(**scene), rtol=0, atol=0)
+    # The bins are the same; only the samples within them move.
+    assert torch.equal(render(0).ray_distribution.edges, nerf(**scene).ray_distribution.edges)
+
+
+def test_the_next_block_looks_where_this_one_found_something_at_another_size():
+    nerf = perturbed_nerf(4, CONFIG)
+    scene = random_scene(2, 2, 3, 4, (4, 4), (2, 3))
+    edges = torch.linspace(CONFIG.near, CONFIG.far, 20, dtype=torch.float64).expand(2, 3, 4, 6, -1)
+    weights = torch.zeros(2, 3, 4, 6, 19, dtype=torch.float64)
+    weights[..., 9] = 1.0
+    rendered = nerf(**scene, previous=RayDistribution(edges, weights))
+    found = rendered.ray_distribution.edges
+    start, end = edges[0, 0, 0, 0, 9], edges[0, 0, 0, 0, 10]
+    inside = ((found[..., 1:] > start) & (found[..., :-1] < end)).sum(-1)
+    assert (inside >= CONFIG.importance_share * CONFIG.num_samples).all()
+    assert torch.equal(found[..., 0], torch.full_like(found[..., 0], CONFIG.near))
+    assert torch.equal(found[..., -1], torch.full_like(found[..., -1], CONFIG.far))
+
+
+def test_half_precision_distributions_are_taken():
+    nerf = perturbed_nerf(4, CONFIG, torch.float32)
+    scene = float_scene(1, 2, 2, 4, (4, 4), (3, 3))
+    first = nerf(**scene).ray_distribution
+    coarse = RayDistribution(first.edges.bfloat16(), first.weights.bfloat16())
+    assert nerf(**scene, previous=coarse).ray_distribution.edges.dtype == torch.float32
+
+
+# --- masks and visibility ---
+
+
+def test_masked_pixels_are_as_if_they_were_zero():
+    nerf = perturbed_nerf(4, CONFIG)
+    scene = random_scene(1, 3, 2, 4, (4, 5), (3, 3))
+    masks = torch.rand(1, 3, 4, 5, generator=torch.Generator().manual_seed(0)) > 0.5
+    expected = nerf(**{**scene, "reference_features": scene["reference_features"] * masks[:, :, None]})
+    for kind in (torch.bool, torch.float32, torch.uint8):
+        assert_same(nerf(**scene, reference_masks=masks.to(kind)), expected)
+    # And what stands under the mask does not matter at all.
+    other = scene["reference_features"] + 100 * (~masks)[:, :, None]
+    assert_same(nerf(**{**scene, "reference_features": other}, reference_masks=masks), expected)
+
+
+def test_a_view_that_does_not_see_a_point_has_no_say():
+    """A second view that looks away from all rays changes nothing, whatever is in it."""
+    nerf = perturbed_nerf(4, CONFIG)
+    scene = random_scene(1, 2, 1, 4, (4, 4), (3, 3))
+    away = look_at((0.0, 0.0, -40.0), (0.0, 0.0, -80.0))
+    scene["reference_camera_to_world"][0, 1] = away
+    alone = dict(scene)
+    for name in ("reference_features", "reference_camera_to_world", "reference_intrinsics"):
+        alone[name] = scene[name][:, :1]
+    both = nerf(**scene)
+    assert both.opacity.max() > 0
+    assert_same(both, nerf(**alone))
+
+
+def test_where_no_view_looks_is_nothing_and_gradients_stay_finite():
+    nerf = perturbed_nerf(4, CONFIG)
+    scene = random_scene(1, 2, 1, 4, (4, 4), (3, 3))
+    scene["reference_camera_to_world"][:] = look_at((0.0, 0.0, -40.0), (0.0, 0.0, -80.0))
+    scene["reference_features"].requires_grad_()
+    rendered = nerf(**scene)
+    for name in ("features", "opacity", "rgb", "density"):
+        assert (getattr(rendered, name) == 0).all()
+    pixels = pixel_centers(3, 3, dtype=torch.float64).flatten(0, 1)
+    _, per_depth = camera_rays(
+        scene["target_camera_to_world"][0], scene["target_intrinsics"][0], pixels, normalize=False
+    )
+    torch.testing.assert_close(rendered.depth.flatten(), (CONFIG.far / per_depth.norm(dim=-1)).flatten())
+    (rendered.features.sum() + rendered.depth.sum() + rendered.opacity.sum()).backward()
+    for tensor in (scene["reference_features"], *nerf.parameters()):
+        assert tensor.grad is None or tensor.grad.isfinite().all()
+
+
+def test_gradients_are_finite_for_a_density_beyond_all_bounds():
+    nerf = perturbed_nerf(4, CONFIG, torch.float32)
+    with torch.no_grad():
+        nerf.density_and_rgb.bias[0] = 200.0  # exp overflows
+    rendered = nerf(**float_scene(1, 2, 1, 4, (4, 4), (3, 3)))
+    (rendered.features.sum() + rendered.depth.sum() + rendered.rgb.sum()).backward()
+    for name in ("features", "opacity", "rgb", "depth"):
+        assert getattr(rendered, name).isfinite().all()
+    assert all(parameter.grad.isfinite().all() for parameter in nerf.parameters())
+
+
+# --- input ---
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"reference_features": torch.zeros(1, 2, 5, 3, 3)}, r"reference_features: expected shape \(B, V, 4, h, w\)"),
+        ({"reference_features": torch.zeros(2, 4, 3, 3)}, "reference_features: expected"),
+        (
+            {"reference_camera_to_world": torch.eye(4).expand(1, 3, 4, 4)},
+            r"reference_camera_to_world: .*\(1, 2, 4, 4\)",
+        ),
+        ({"reference_intrinsics": torch.eye(3)}, r"reference_intrinsics: expected shape \(1, 2, 3, 3\)"),
+        ({"target_camera_to_world": torch.eye(4).expand(3, 4, 4)}, "target_camera_to_world: expected shape"),
+        ({"target_camera_to_world": torch.zeros(1, 0, 4, 4)}, "target_intrinsics: expected shape"),
+        ({"target_intrinsics": torch.eye(3).expand(1, 2, 3, 3)}, r"target_intrinsics: expected shape \(1, 3, 3, 3\)"),
+        ({"reference_masks": torch.ones(1, 2, 1, 3, 3)}, r"reference_masks: expected shape \(1, 2, 3, 3\)"),
+        ({"height": 0}, "height: expected at least 1, got 0"),
+        ({"rays_per_chunk": 0}, "rays_per_chunk: expected at least 1, got 0"),
+        ({"encoder_hidden_states": torch.zeros(1, 1, 2, 3)}, "attend_text: expected both or neither"),
+        (
+            {"encoder_hidden_states": torch.zeros(1, 2, 3), "attend_text": max},
+            r"encoder_hidden_states: .*\(1, T, L, D\)",
+        ),
+        (
+            {"encoder_hidden_states": torch.zeros(1, 0, 2, 3), "attend_text": max},
+            "encoder_hidden_states: .*at least one",
+        ),
+        (
+            {"previous": RayDistribution(torch.zeros(1, 2, 2, 2, 3), torch.zeros(1, 2, 2, 2, 2))},
+            r"previous: .*\(1, 3\), got \(1, 2\).*other cameras",
+        ),
+    ],
+)
+def test_input_of_another_shape_is_refused_by_name(change, message):
+    scene = {**float_scene(1, 2, 3, 4, (3, 3), (2, 2)), **change}
+    with pytest.raises(MVCustomError, match=message):
+        FeatureNeRF(4, CONFIG)(**scene)
+
+
+# --- settings ---
+
+
+def test_settings_go_through_json():
+    config = FeatureNeRFConfig(hidden_channels=12, num_samples=7, far=3.5, predict_rgb=False)
+    assert FeatureNeRFConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert FeatureNeRFConfig.from_dict({}) == FeatureNeRFConfig()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"num_sampels": 3}, r"unknown keys \['num_sampels'\]"),
+        ({"num_samples": 0}, "num_samples: expected a whole number of at least 1, got 0"),
+        ({"num_samples": 2.5}, "num_samples: .* got 2.5"),
+        ({"num_samples": True}, "num_samples: .* got True"),
+        ({"hidden_channels": 0}, "hidden_channels: .* got 0"),
+        ({"near": 0.0}, r"near: expected a length in \(0, far = 2\), got 0"),
+        ({"near": 2.0}, r"near: expected a length in \(0, far = 2\), got 2"),
+        ({"far": math.inf}, "far: expected a positive length, got inf"),
+        ({"far": "2"}, "far: expected a positive length, got '2'"),
+        ({"importance_share": 1.0}, r"importance_share: expected a number in \[0, 1\), got 1"),
+        ({"initial_opacity": 0.0}, r"initial_opacity: expected a number in \(0, 1\), got 0"),
+        ({"encoding_octaves": -1.0}, "encoding_octaves: .* got -1"),
+        ({"predict_rgb": 1}, "predict_rgb: expected true or false, got 1"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_refused_by_name(values, message):
+    with pytest.raises(MVCustomError, match=message):
+        FeatureNeRFConfig.from_dict(values)
+
+
+def test_weights_go_from_one_module_to_another():
+    scene = random_scene(1, 2, 1, 4, (3, 3), (2, 2))
+    nerf, other = perturbed_nerf(4, CONFIG), FeatureNeRF(4, CONFIG).double()
+    other.load_state_dict(nerf.state_dict())
+    assert_same(other(**scene), nerf(**scene), rtol=0, atol=0)
+
+
+# --- parts ---
+
+
+@pytest.mark.parametrize(("height", "width"), [(3, 5), (1, 4), (6, 1)])
+def test_sampling_is_that_of_grid_sample_with_half_pixel_centers(height, width):
+    """`align_corners=False` with zeros outside is the package's pixel convention: x / width in [0, 1] to [-1, 1]."""
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.randn(2, 4, height, width, generator=generator, dtype=torch.float64).requires_grad_()
+    size = torch.tensor([width, height], dtype=torch.float64)
+    pixels = torch.rand(2, 200, 2, generator=generator, dtype=torch.float64) * (size + 4) - 2  # also outside
+    pixels[0, :4] = torch.tensor([[-1e4, -1e4], [1e30, 0.5], [0.5, -1e30], [0.5, 0.5]], dtype=torch.float64)
+    sampler = BilinearSampler.at(pixels, height, width)
+    found = torch.stack([sampler.sample(v, maps[v].flatten(1).T) for v in range(2)])
+    grid = (2 * pixels / size - 1).clamp(-100, 100)[:, None]
+    options = {"mode": "bilinear", "padding_mode": "zeros", "align_corners": False}
+    expected = F.grid_sample(maps, grid, **options)[:, :, 0].transpose(1, 2)
+    torch.testing.assert_close(found, expected)
+    ones = F.grid_sample(torch.ones_like(maps[:, :1]), grid, **options)[:, 0, 0]
+    torch.testing.assert_close(sampler.coverage, ones)
+    towards = torch.randn(found.shape, generator=generator, dtype=torch.float64)
+    for x, y in zip(*(torch.autograd.grad((f * towards).sum(), maps) for f in (found, expected))):
+        torch.testing.assert_close(x, y)
+
+
+def test_a_pixel_center_is_sampled_as_its_pixel():
+    maps = torch.arange(12.0).view(12, 1)
+    sampler = BilinearSampler.at(pixel_centers(3, 4).view(1, 12, 2), 3, 4)
+    assert torch.equal(sampler.sample(0, maps), maps)
+
+
+def test_positional_encoding_distinguishes_neighbouring_pixels():
+    """A pixel of a 64 × 64 map at distance 1 is a large step in the finest frequency, and float32 resolves it."""
+    config = FeatureNeRFConfig()
+    points = torch.tensor([[0.7, -0.2, 1.3]]).expand(2, 3).clone()
+    points[1, 0] += 1 / 64
+    encoded = positional_encoding(points, config.point_frequencies, config.encoding_octaves)
+    assert encoded.shape == (2, encoding_size(3, config.point_frequencies))
+    assert (encoded[0] - encoded[1]).abs().max() > 0.5
+    exact = positional_encoding(points.double(), config.point_frequencies, config.encoding_octaves)
+    assert (encoded - exact).abs().max() < 1e-3
+
+
+def test_what_a_view_sees_lies_on_the_epipolar_line():
+    """Only the reference pixels near a target ray's image have an influence on that ray."""
+    nerf = perturbed_nerf(4, replace(CONFIG, num_samples=64), torch.float64)
+    scene = random_scene(1, 1, 1, 4, (16, 16), (1, 1))
+    scene["target_camera_to_world"][0, 0] = look_at((0.0, 0.0, -1.0))
+    scene["reference_camera_to_world"][0, 0] = look_at((0.9, 0.3, -0.2))
+    features = scene["reference_features"].requires_grad_()
+    (gradient,) = torch.autograd.grad(nerf(**scene).features.sum(), features)
+    touched = gradient[0, 0].abs().sum(0) > 0
+    assert touched.sum() >= 16
+
+    pose, intrinsics = scene["target_camera_to_world"][0, 0], scene["target_intrinsics"][0, 0]
+    origin, direction = camera_rays(pose, intrinsics, torch.tensor([[0.5, 0.5]], dtype=torch.float64))
+    ends = origin + torch.tensor([[0.9], [1.1]], dtype=torch.float64) * direction
+    reference = torch.linalg.inv(scene["reference_camera_to_world"][0, 0])
+    (a, b), _ = project(ends, reference, scene["reference_intrinsics"][0, 0])
+    normal = torch.stack([-(b - a)[1], (b - a)[0]]) / (b - a).norm()
+    away = ((pixel_centers(16, 16, dtype=torch.float64) - a) @ normal).abs()
+    assert (away[touched] < 2**0.5).all()  # corners of the cells that the line crosses
+    assert (away[~touched] > 2**0.5).any()
