@@ -90,6 +90,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--references", type=int, default=8)
     parser.add_argument("--save", action="store_true", help="save the pipeline and load it again first")
+    parser.add_argument("--quick", action="store_true", help="no warm-up, and only stock and everything on")
     parser.add_argument("-o", "--output", type=Path, help="markdown file to write; a .json goes beside it")
     options = parser.parse_args()
     window = None if options.window == "full" else int(options.window)
@@ -142,19 +143,24 @@ def main() -> None:
     results = []
 
     def measure(name, call):
-        call()  # warm
+        if not options.quick:
+            call()  # warm
         seconds, peak = timed(call, options.device)
         results.append({"setting": name, "seconds": round(seconds, 3), "peak GiB": round(peak, 2)})
         print(json.dumps(results[-1]), file=sys.stderr, flush=True)
 
     measure("AnimateDiffPipeline, same U-Net and window", generate_stock)
-    measure("ours, no subject, no hooks", lambda: generate(hooks=[]))
+    if not options.quick:
+        measure("ours, no subject, no hooks", lambda: generate(hooks=[]))
     pipe.load_subject(make_subject(pipe, options.size, options.references))
-    measure("with a subject", lambda: generate(hooks=[]))
-    measure("with a subject, DFR and CLC", lambda: generate(hooks=hooks))
-
+    if not options.quick:
+        measure("with a subject", lambda: generate(hooks=[]))
+        measure("with a subject, DFR and CLC", lambda: generate(hooks=hooks))
     profile = cProfile.Profile()
-    profile.runcall(generate, hooks=hooks)
+    seconds, peak = timed(lambda: profile.runcall(generate, hooks=hooks), options.device)
+    results.append(
+        {"setting": "with a subject, DFR and CLC, profiled", "seconds": round(seconds, 3), "peak GiB": round(peak, 2)}
+    )
     statistics = pstats.Stats(profile).stats
 
     def seconds_in(file: str, function: str) -> float:
