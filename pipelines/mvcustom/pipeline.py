@@ -4995,6 +4995,36 @@ def even_distribution(near: float, far: float, like: Tensor) -> tuple[Tensor, Te
     return like.new_tensor([near, far]).view(1, 1, 1, 1, 2), like.new_zeros(1, 1, 1, 1, 1)
 
 
+def spread_weights(
+    edges: Tensor,  # [..., K + 1]
+    weights: Tensor,  # [..., K]
+) -> tuple[Tensor, Tensor]:
+    """Spreads each bin's weight evenly over its two halves and the adjoining half of each neighbour.
+
+    A surface that shows in one bin was met somewhere between the sample before it and its own, so half of the time in
+    the bin before, where there is no weight. Sampled without this, that bin becomes a wide one and the surface moves
+    to its front.
+
+    Returns:
+        `tuple` of the halves' edges `(..., 2 * K + 1)` and weights `(..., 2 * K)`, whose sum is that of `weights`.
+
+    Example:
+
+        >>> import torch
+        >>> from diffusers_mvcustom.models.ray_sampling import spread_weights
+        >>> edges, weights = spread_weights(torch.tensor([0.0, 2.0, 4.0, 6.0]), torch.tensor([0.0, 1.0, 0.0]))
+        >>> edges.tolist(), weights.tolist()
+        ([0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [0.0, 0.25, 0.25, 0.25, 0.25, 0.0])
+    """
+    middles = (edges[..., :-1] + edges[..., 1:]) / 2
+    halves = torch.cat([torch.stack([edges[..., :-1], middles], dim=-1).flatten(-2), edges[..., -1:]], dim=-1)
+    quarters = weights / 4
+    from_before = torch.cat([quarters[..., :1], quarters[..., :-1]], dim=-1)  # at the ends of the ray it stays
+    from_behind = torch.cat([quarters[..., 1:], quarters[..., -1:]], dim=-1)
+    spread = torch.stack([quarters + from_before, quarters + from_behind], dim=-1).flatten(-2)
+    return halves, spread
+
+
 def sample_rays(
     edges: Tensor,  # [..., K + 1]
     weights: Tensor,  # [..., K]
@@ -5070,7 +5100,7 @@ class _TruncatedExp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, exponent: Tensor) -> Tensor:
         ctx.save_for_backward(exponent)
-        return exponent.exp()
+        return exponent.exp().clamp(max=_LARGEST_DENSITY)  # an infinite one would be NaN times a coverage of 0
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
@@ -5079,7 +5109,8 @@ class _TruncatedExp(torch.autograd.Function):
 
 
 def truncated_exp(exponent: Tensor) -> Tensor:
-    """`exp(exponent)`, whose gradient stops growing at an exponent of 15: a dense sample cannot blow up a step."""
+    """`exp(exponent)`, at most 1e30, whose gradient stops growing at an exponent of 15: a dense sample cannot blow up a
+    step."""
     return _TruncatedExp.apply(exponent)
 
 
@@ -5138,8 +5169,10 @@ def _optical_depth(density: Tensor, edges: Tensor) -> Tensor:
 def _mean_depth_within_bin(depth: Tensor) -> Tensor:
     """Mean place of absorption in a bin of this optical depth x, as a fraction of the bin: `1/x - 1/(exp(x) - 1)`."""
     thin = depth < 0.1
+    # Each branch gets arguments that are safe for it: a `where` after it would still pass NaN gradients back.
+    small = depth.clamp(max=0.1)
     safe = torch.where(thin, torch.ones_like(depth), depth)
-    series = 0.5 - depth / 12 + depth**3 / 720
+    series = 0.5 - small / 12 + small**3 / 720
     return torch.where(thin, series, 1 / safe - 1 / torch.expm1(safe.clamp(max=80.0)))
 
 
@@ -5357,7 +5390,7 @@ class FeatureNeRF(nn.Module):
                     f"{tuple(previous.weights.shape[:2])}. Rendered for other cameras?"
                 )
             previous = previous.resize(*maps[2:])
-            edges, weights = previous.edges.to(like), previous.weights.to(like)
+            edges, weights = spread_weights(previous.edges.to(like), previous.weights.to(like))
         jitter = None
         if stratified:
             # Drawn for all rays at once, where the generator is: chunks do not matter, and a CPU generator serves a GPU.
@@ -5507,6 +5540,8 @@ class FeatureNeRF(nn.Module):
             raise MVCustomError(
                 f"encoder_hidden_states: expected shape ({batch}, T, L, D), got {tuple(encoder_hidden_states.shape)}."
             )
+        if encoder_hidden_states is not None and encoder_hidden_states.shape[1] == 0:
+            raise MVCustomError("encoder_hidden_states: expected at least one text.")
 
 
 @dataclass(frozen=True, eq=False)

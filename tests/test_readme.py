@@ -1,0 +1,57 @@
+"""What the README shows is what happens."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from diffusers_mvcustom.cameras import load_capture
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def block(marker):
+    """The commands below a `<!-- marker -->`, without the installation."""
+    text = re.search(rf"<!-- {marker} -->\n```bash\n(.*?)```", README, re.DOTALL).group(1)
+    return re.sub(r"pip install [^&]*&& ", "", text)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("readme")
+
+
+def run(command, folder):
+    scripts = str(Path(sys.executable).parent)
+    environment = {**os.environ, "PATH": scripts + os.pathsep + os.environ["PATH"]}
+    process = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr[-3000:]
+    return process.stdout
+
+
+def test_the_demo_and_python(folder):
+    assert "8 views of 64 × 64" in run(["bash", "-euc", block("demo")], folder)
+    assert len(load_capture(folder / "out" / "views")) == 8
+    for name in ("views.gif", "contact_sheet.png", "transforms.json", "colmap/images.bin"):
+        assert (folder / "out" / "views" / name).is_file()
+    for code in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
+        run([sys.executable, "-c", code], folder)
+    assert len(load_capture(folder / "out" / "mug")) == 8
+
+
+def test_from_photos_to_views(folder, buddha):
+    (folder / "buddha").symlink_to(buddha)
+    if not (folder / "out" / "random-tiny").exists():
+        run(["mvcustom", "random-model", "out/random-tiny"], folder)
+    printed = run(["bash", "-euc", block("buddha")], folder)
+    assert "13 cameras of 684 × 385" in printed
+    assert "13 reference views of 684 × 385" in printed
+    assert "13 views of 64 × 64" in printed
+    assert len(load_capture(folder / "out" / "buddha-views")) == 13
+
+
+def test_the_two_commands():
+    assert block("tests").strip() == 'pip install -c constraints.txt -e ".[test]" && pytest'.split("&& ")[1]
