@@ -201,7 +201,8 @@ def test_the_next_block_looks_where_this_one_found_something_at_another_size():
     weights[..., 9] = 1.0
     rendered = nerf(**scene, previous=RayDistribution(edges, weights))
     found = rendered.ray_distribution.edges
-    start, end = edges[0, 0, 0, 0, 9], edges[0, 0, 0, 0, 10]
+    width = edges[0, 0, 0, 0, 1] - edges[0, 0, 0, 0, 0]
+    start, end = edges[0, 0, 0, 0, 9] - width / 2, edges[0, 0, 0, 0, 10] + width / 2
     inside = ((found[..., 1:] > start) & (found[..., :-1] < end)).sum(-1)
     assert (inside >= CONFIG.importance_share * CONFIG.num_samples).all()
     assert torch.equal(found[..., 0], torch.full_like(found[..., 0], CONFIG.near))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from diffusers_mvcustom.errors import MVCustomError
 from diffusers_mvcustom.models import RayDistribution
-from diffusers_mvcustom.models.ray_sampling import even_distribution, sample_rays
+from diffusers_mvcustom.models.ray_sampling import even_distribution, sample_rays, spread_weights
 
 EDGES = torch.tensor([0.5, 1.0, 1.25, 2.5])
 WEIGHTS = torch.tensor([0.1, 0.6, 0.2])
@@ -79,6 +79,23 @@ def test_an_opaque_ray_puts_the_share_at_its_surface():
     positions = sample_rays(edges, weights, 40, importance_share=0.75).positions
     near_surface = ((positions > 0.4) & (positions < 0.5)).float().mean()
     assert near_surface.item() == pytest.approx(0.75 + 0.25 * 0.1, abs=1 / 40)
+
+
+def test_weights_are_spread_to_the_halves_of_the_neighbours():
+    edges, weights = spread_weights(EDGES, WEIGHTS)
+    assert edges.tolist() == [0.5, 0.75, 1.0, 1.125, 1.25, 1.875, 2.5]
+    a, b, c = WEIGHTS.tolist()
+    expected = torch.tensor([2 * a, a + b, a + b, b + c, b + c, 2 * c]) / 4
+    torch.testing.assert_close(weights, expected)
+
+
+@pytest.mark.parametrize("leading", [(), (3,), (2, 1, 3)])
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_spreading_keeps_the_sum(leading, count):
+    weights = torch.rand(*leading, count, generator=torch.Generator().manual_seed(0))
+    edges, spread = spread_weights(torch.linspace(0.1, 2.0, count + 1).expand(*leading, -1), weights)
+    assert edges.shape == (*leading, 2 * count + 1)
+    torch.testing.assert_close(spread.sum(-1), weights.sum(-1))
 
 
 def test_a_distribution_is_resized_to_that_of_the_nearest_ray():

@@ -49,6 +49,18 @@ def quantile(edges, weights, share, level):
     return (low + high) / 2
 
 
+def halve(edges, weights):
+    """Half bins; a quarter of each bin's weight in each of its halves and in the half bins next to it."""
+    points = [edges[0]]
+    for i in range(len(weights)):
+        points += [(edges[i] + edges[i + 1]) / 2, edges[i + 1]]
+    halves = [0.0] * (2 * len(weights))
+    for i, weight in enumerate(weights):
+        for half in range(2 * i - 1, 2 * i + 3):
+            halves[min(max(half, 0), len(halves) - 1)] += weight / 4
+    return points, halves
+
+
 def render(
     nerf,
     reference_features,
@@ -80,8 +92,9 @@ def render(
                     if previous is None:
                         edges, weights = [config.near, config.far], [0.0]
                     else:
-                        edges = previous.edges[b, m, row, column].tolist()
-                        weights = previous.weights[b, m, row, column].tolist()
+                        edges, weights = halve(
+                            previous.edges[b, m, row, column].tolist(), previous.weights[b, m, row, column].tolist()
+                        )
                     ray = render_ray(
                         nerf,
                         reference_features[b],

@@ -23,7 +23,7 @@ from ..geometry.rays import (
 from .feature_nerf_config import FeatureNeRFConfig
 from .feature_sampling import BilinearSampler
 from .positional_encoding import encoding_size, positional_encoding
-from .ray_sampling import RayDistribution, RaySamples, even_distribution, sample_rays
+from .ray_sampling import RayDistribution, RaySamples, even_distribution, sample_rays, spread_weights
 from .volume_rendering import expected_distance, rendering_weights, truncated_exp
 
 __all__ = ["FeatureNeRF", "FeatureNeRFConfig", "RenderedFeatures"]
@@ -239,7 +239,7 @@ class FeatureNeRF(nn.Module):
                     f"{tuple(previous.weights.shape[:2])}. Rendered for other cameras?"
                 )
             previous = previous.resize(*maps[2:])
-            edges, weights = previous.edges.to(like), previous.weights.to(like)
+            edges, weights = spread_weights(previous.edges.to(like), previous.weights.to(like))
         jitter = None
         if stratified:
             # Drawn for all rays at once, where the generator is: chunks do not matter, and a CPU generator serves a GPU.

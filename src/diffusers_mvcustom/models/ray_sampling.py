@@ -62,6 +62,36 @@ def even_distribution(near: float, far: float, like: Tensor) -> tuple[Tensor, Te
     return like.new_tensor([near, far]).view(1, 1, 1, 1, 2), like.new_zeros(1, 1, 1, 1, 1)
 
 
+def spread_weights(
+    edges: Tensor,  # [..., K + 1]
+    weights: Tensor,  # [..., K]
+) -> tuple[Tensor, Tensor]:
+    """Spreads each bin's weight evenly over its two halves and the adjoining half of each neighbour.
+
+    A surface that shows in one bin was met somewhere between the sample before it and its own, so half of the time in
+    the bin before, where there is no weight. Sampled without this, that bin becomes a wide one and the surface moves
+    to its front.
+
+    Returns:
+        `tuple` of the halves' edges `(..., 2 * K + 1)` and weights `(..., 2 * K)`, whose sum is that of `weights`.
+
+    Example:
+
+        >>> import torch
+        >>> from diffusers_mvcustom.models.ray_sampling import spread_weights
+        >>> edges, weights = spread_weights(torch.tensor([0.0, 2.0, 4.0, 6.0]), torch.tensor([0.0, 1.0, 0.0]))
+        >>> edges.tolist(), weights.tolist()
+        ([0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [0.0, 0.25, 0.25, 0.25, 0.25, 0.0])
+    """
+    middles = (edges[..., :-1] + edges[..., 1:]) / 2
+    halves = torch.cat([torch.stack([edges[..., :-1], middles], dim=-1).flatten(-2), edges[..., -1:]], dim=-1)
+    quarters = weights / 4
+    from_before = torch.cat([quarters[..., :1], quarters[..., :-1]], dim=-1)  # at the ends of the ray it stays
+    from_behind = torch.cat([quarters[..., 1:], quarters[..., -1:]], dim=-1)
+    spread = torch.stack([quarters + from_before, quarters + from_behind], dim=-1).flatten(-2)
+    return halves, spread
+
+
 def sample_rays(
     edges: Tensor,  # [..., K + 1]
     weights: Tensor,  # [..., K]
