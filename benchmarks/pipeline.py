@@ -185,7 +185,8 @@ def main() -> None:
     text = (
         f"# One generation: {options.model} shapes, {options.views} views of {options.size}×{options.size}, "
         f"{options.steps} steps\n\nRandom weights, {options.dtype}, attention window {options.window}, {options.references} "
-        f"references, guidance in one batch. {setup[0].upper() + setup[1:]}.\n\n{environment['text']}\n\n"
+        f"references, guidance in one batch. Parts that also run in the preview are divided by the number of steps; peak "
+        f"memory on a CPU is that of the whole process. {setup[0].upper() + setup[1:]}.\n\n{environment['text']}\n\n"
         f"{markdown_table(results)}\n\n{markdown_table(table)}\n\n{markdown_table(before)}\n"
     )
     print(text)
