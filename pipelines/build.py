@@ -136,7 +136,9 @@ def merged_imports(lines: set[str]) -> list[str]:
             plain.add(line)
         else:
             names.setdefault(node.module, set()).update(ast.unparse(alias) for alias in node.names)
-    return sorted(plain) + [f"from {module} import {', '.join(sorted(found))}" for module, found in sorted(names.items())]
+    return sorted(plain) + [
+        f"from {module} import {', '.join(sorted(found))}" for module, found in sorted(names.items())
+    ]
 
 
 def build() -> str:
