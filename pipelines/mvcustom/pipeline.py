@@ -5330,7 +5330,7 @@ class FeatureNeRF(nn.Module):
 
         texts = 1 if encoder_hidden_states is None else encoder_hidden_states.shape[1]
         if rays_per_chunk is None:
-            rays_per_chunk = self._default_rays_per_chunk(texts)
+            rays_per_chunk = self._default_rays_per_chunk(texts, reference_features.shape[1])
         parts = []
         for b in range(batch):
             views = _Views(
@@ -5401,22 +5401,29 @@ class FeatureNeRF(nn.Module):
         )
         return RaySamples(samples.edges.expand(*maps, -1), samples.positions.expand(*maps, -1))
 
-    def _default_rays_per_chunk(self, texts: int) -> int:
+    def _default_rays_per_chunk(self, texts: int, views: int) -> int:
         hidden = self.output_projection.in_features
-        numbers = 3 * hidden + 2 * self.point_projection.in_features + (2 + 6 * texts) * self.channels
+        per_view = 3 * hidden + 2 * self.point_projection.in_features
+        per_text = 6 * self.channels
+        if self.gradient_checkpointing and torch.is_grad_enabled():  # a chunk's backward pass holds every step
+            per_view, per_text = views * per_view, 2 * per_text
+        numbers = per_view + texts * per_text + 2 * self.channels
         return max(1, _CHUNK_BYTES // (4 * numbers * self.config.num_samples))
 
     # --- what is there ---
 
-    def _project_features(self, features: Tensor, masks: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The parts of the first layer and of the score that act on features, as maps `(V, h_r * w_r, ...)`."""
+    def _project_features(
+        self, features: Tensor, masks: Tensor | None
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """The parts of the first layer and of the score that act on features, as maps `(h_r * w_r, ...)` of each view."""
         features = features.flatten(2).transpose(1, 2).to(self.feature_projection.weight.dtype)
         if masks is not None:
             features = features * masks.flatten(1)[..., None].to(features.dtype)
         projected, score = self.feature_projection(features), self.feature_score(features)
         # Interpolated in float32: its weights have more digits than half precision holds.
         wide = torch.promote_types(projected.dtype, torch.float32)
-        return projected.to(wide), score.to(wide)
+        # One tensor a view: the gradient of an index into one tensor of all views would be as large as that.
+        return projected.to(wide).unbind(0), score.to(wide).unbind(0)
 
     def _render_chunk_with_or_without_checkpoint(self, *args) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         if self.gradient_checkpointing and torch.is_grad_enabled():
@@ -5548,8 +5555,8 @@ class FeatureNeRF(nn.Module):
 class _Views:
     """The reference views of one scene."""
 
-    features: Tensor  # [V, h_r * w_r, H] after the first layer
-    scores: Tensor  # [V, h_r * w_r, 1]
+    features: tuple[Tensor, ...]  # V of [h_r * w_r, H], after the first layer
+    scores: tuple[Tensor, ...]  # V of [h_r * w_r, 1]
     size: tuple[int, int]  # h_r, w_r
     camera_to_world: Tensor  # [V, 4, 4]
     world_to_camera: Tensor  # [V, 4, 4]

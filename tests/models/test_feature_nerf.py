@@ -123,12 +123,33 @@ def test_chunks_of_rays_do_not_change_the_result_or_the_gradients(rays_per_chunk
             torch.testing.assert_close(x, y)
 
 
+def test_checkpoints_render_again_in_the_backward_pass():
+    nerf, block = perturbed_nerf(8, CONFIG), text_block(8, 10).double()
+    scene, calls = random_scene(1, 2, 1, 8, (3, 3), (3, 3)), []
+
+    def attend_text(points, text):
+        calls.append(points.shape[1])
+        return block.attend_text(points, text)
+
+    nerf.gradient_checkpointing = True
+    text = torch.zeros(1, 1, 2, 10, dtype=torch.float64)
+    rendered = nerf(**scene, encoder_hidden_states=text, attend_text=attend_text, rays_per_chunk=4)
+    assert calls == [4 * 8, 4 * 8, 1 * 8]
+    rendered.features.sum().backward()
+    assert sorted(calls[3:]) == sorted(calls[:3])
+
+
 def test_the_default_chunk_keeps_within_its_memory():
-    """At the widest block of Stable Diffusion 1.5 a map still goes in several chunks; more texts make them smaller."""
+    """At the widest block of Stable Diffusion 1.5 maps go in several chunks; texts and gradients make them smaller."""
     with torch.device("meta"):
         nerf = FeatureNeRF(1280)
-    one, four = nerf._default_rays_per_chunk(1), nerf._default_rays_per_chunk(4)
-    assert 64 <= four < one < 16 * 16 * 4
+    one, four = (nerf._default_rays_per_chunk(texts, 8) for texts in (1, 4))
+    assert 32 <= four < one < 16 * 16 * 4
+    assert nerf._default_rays_per_chunk(1, 16) == one  # views are gone through one by one
+    nerf.gradient_checkpointing = True
+    assert 16 <= nerf._default_rays_per_chunk(1, 16) < nerf._default_rays_per_chunk(1, 8) < one
+    with torch.no_grad():
+        assert nerf._default_rays_per_chunk(1, 16) == one
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -197,13 +218,13 @@ def test_the_next_block_looks_where_this_one_found_something_at_another_size():
     nerf = perturbed_nerf(4, CONFIG)
     scene = random_scene(2, 2, 3, 4, (4, 4), (2, 3))
     edges = torch.linspace(CONFIG.near, CONFIG.far, 20, dtype=torch.float64).expand(2, 3, 4, 6, -1)
-    weights = torch.zeros(2, 3, 4, 6, 19, dtype=torch.float64)
-    weights[..., 9] = 1.0
+    surface = torch.randint(19, (2, 3, 2, 3), generator=torch.Generator().manual_seed(0))  # of each ray here
+    weights = F.one_hot(surface, 19).double().repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
     rendered = nerf(**scene, previous=RayDistribution(edges, weights))
     found = rendered.ray_distribution.edges
     width = edges[0, 0, 0, 0, 1] - edges[0, 0, 0, 0, 0]
-    start, end = edges[0, 0, 0, 0, 9] - width / 2, edges[0, 0, 0, 0, 10] + width / 2
-    inside = ((found[..., 1:] > start) & (found[..., :-1] < end)).sum(-1)
+    start = CONFIG.near + (surface[..., None] - 0.5) * width
+    inside = ((found[..., 1:] > start) & (found[..., :-1] < start + 2 * width)).sum(-1)
     assert (inside >= CONFIG.importance_share * CONFIG.num_samples).all()
     assert torch.equal(found[..., 0], torch.full_like(found[..., 0], CONFIG.near))
     assert torch.equal(found[..., -1], torch.full_like(found[..., -1], CONFIG.far))

@@ -84,6 +84,7 @@ def test_a_mask_of_the_text_and_attention_options_reach_the_attentions():
     options = {"encoder_attention_mask": words, "timestep": torch.tensor(3), "cross_attention_kwargs": None}
     expected = block(**inputs(), **options)
     assert not torch.allclose(expected, block(**inputs()))
+    assert torch.equal(ours(**inputs(), **options), expected)
     with ours.conditioning.rendered({"up.0": rendered_features()}):
         assert torch.equal(ours(**inputs(), **options), expected)
 
