@@ -1,24 +1,12 @@
-"""The `mvcustom` command."""
+"""`mvcustom generate`."""
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
-
-app = typer.Typer(
-    help="Your own object, seen from any camera, in any scene you can describe.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
-)
-cameras_app = typer.Typer(help="Look at camera files and convert them.", no_args_is_help=True)
-subject_app = typer.Typer(help="Make and inspect subjects.", no_args_is_help=True)
-app.add_typer(cameras_app, name="cameras")
-app.add_typer(subject_app, name="subject")
 
 SCHEDULERS = {
     "ddim": "DDIMScheduler",
@@ -28,14 +16,6 @@ SCHEDULERS = {
 }
 
 
-@app.callback()
-def _options(
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-) -> None:
-    """Your own object, seen from any camera, in any scene you can describe."""
-
-
-@app.command()
 def generate(
     model: Annotated[str, typer.Option(help="Model folder or Hub id.")],
     prompt: Annotated[list[str], typer.Option(help="What to generate, with the subject's token. Repeat for several.")],
@@ -83,8 +63,8 @@ def generate(
     """
     import torch
 
-    from .hooks import ConsistentAwareLatentCompletion, DepthAwareFeatureRendering
-    from .pipelines import MVCustomPipeline
+    from ..hooks import ConsistentAwareLatentCompletion, DepthAwareFeatureRendering
+    from ..pipelines import MVCustomPipeline
 
     if sum(choice is not None for choice in (cameras, orbit, spiral, lemniscate)) != 1:
         raise typer.BadParameter("expected one of --cameras, --orbit, --spiral, --lemniscate")
@@ -143,101 +123,6 @@ def generate(
     )
 
 
-@app.command("random-model")
-def random_model(
-    output: Annotated[Path, typer.Argument(help="Folder to write to.")],
-    size: Annotated[str, typer.Option(help="tiny, or sd15 for the shapes of Stable Diffusion 1.5.")] = "tiny",
-    seed: Annotated[int, typer.Option(help="Seed of the weights.")] = 0,
-) -> None:
-    """Write a model with random weights: its views are noise, everything else about it is real.
-
-    Example: `mvcustom random-model random-tiny/`
-    """
-    from .pipelines import MVCustomPipeline
-    from .toy import random_components
-
-    MVCustomPipeline(**random_components(size, seed=seed)).save_pretrained(output)
-    typer.echo(f"random {size} model → {output}")
-
-
-@subject_app.command("create")
-def subject_create(
-    capture: Annotated[Path, typer.Argument(help="Posed photos: transforms.json, COLMAP, CO3Dv2 (folder or file).")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Subject folder to write.")],
-    model: Annotated[str, typer.Option(help="Model folder or Hub id that the subject is for.")],
-    token: Annotated[str, typer.Option(help="New token that names the subject, such as '<my-mug>'.")],
-    class_noun: Annotated[str, typer.Option(help="What the subject is: mug, car, chair ...")],
-    up: Annotated[tuple[float, float, float] | None, typer.Option(help="World up; estimated if not given.")] = None,
-) -> None:
-    """Make an untrained subject from posed photos: it holds the references and changes nothing yet.
-
-    Example: `mvcustom subject create photos/ -o my-mug/ --model you/base --token "<my-mug>" --class-noun mug`
-    """
-    from .cameras import load_capture, normalize_cameras
-    from .pipelines import MVCustomPipeline
-    from .subjects import ReferenceViews, SubjectAdapter, initial_token_embedding
-
-    loaded = load_capture(capture)
-    normalized, frame = normalize_cameras(loaded.cameras, up="auto" if up is None else up)
-    references = ReferenceViews.from_capture(loaded.with_cameras(normalized))
-    pipe = MVCustomPipeline.from_pretrained(model)
-    adapter = SubjectAdapter.create(
-        pipe.unet,
-        references,
-        token=token,
-        class_noun=class_noun,
-        token_embedding=initial_token_embedding(pipe.tokenizer, pipe.text_encoder, class_noun),
-        subject_frame=frame,
-        base_model=model,
-    )
-    adapter.save_pretrained(output)
-    typer.echo(f"{len(references)} reference views of {references.width} × {references.height}, untrained → {output}")
-
-
-@cameras_app.command("show")
-def cameras_show(
-    file: Annotated[Path, typer.Argument(help="Camera file or capture of any supported format.")],
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Plot to write; by default FILE's name + .png here.")
-    ] = None,
-    normalize: Annotated[bool, typer.Option(help="Bring the cameras into the subject frame first.")] = False,
-) -> None:
-    """Summarise cameras and plot their frusta around the subject.
-
-    Example: `mvcustom cameras show photos/transforms.json --normalize -o cameras.png`
-    """
-    from .cameras import load_cameras, normalize_cameras, save_camera_plot
-
-    cameras = load_cameras(file)
-    if normalize:
-        cameras, _ = normalize_cameras(cameras)
-    output = output or Path(f"{file.stem}.png")
-    save_camera_plot(output, cameras, title=file.name)
-    fov = cameras.field_of_view.median(dim=0).values.tolist()
-    distance = cameras.centers.norm(dim=-1)
-    typer.echo(
-        f"{len(cameras)} cameras of {cameras.width} × {cameras.height}, field of view {fov[0]:.1f}° × {fov[1]:.1f}°, "
-        f"{distance.min():.3g} to {distance.max():.3g} from the origin → {output}"
-    )
-
-
-@cameras_app.command("convert")
-def cameras_convert(
-    file: Annotated[Path, typer.Argument(help="Camera file of any supported format.")],
-    output: Annotated[Path, typer.Argument(help="File or folder to write.")],
-    format: Annotated[str | None, typer.Option(help="Format to write; by default by the output's name.")] = None,
-) -> None:
-    """Convert cameras between file formats.
-
-    Example: `mvcustom cameras convert sparse/0 transforms.json`
-    """
-    from .cameras import load_cameras, save_cameras
-
-    cameras = load_cameras(file)
-    save_cameras(output, cameras, format=format)
-    typer.echo(f"{len(cameras)} cameras → {output}")
-
-
 def _window(text: str) -> int:
     try:
         return int(text)
@@ -265,8 +150,8 @@ def _scheduler(name: str, current):
 
 
 def _target_cameras(pipe, cameras, orbit, spiral, lemniscate, azimuth, elevation, height, width):
-    from .cameras import Cameras, load_cameras
-    from .errors import MVCustomError
+    from ..cameras import Cameras, load_cameras
+    from ..errors import MVCustomError
 
     references = None if pipe.subject is None else pipe.subject.references.cameras
     if cameras == "references":
@@ -281,20 +166,3 @@ def _target_cameras(pipe, cameras, orbit, spiral, lemniscate, azimuth, elevation
     if spiral is not None:
         return Cameras.spiral(spiral, **like)
     return Cameras.lemniscate(lemniscate, **like)
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Runs the command; an error of the user's is one line on standard error, its traceback behind `--debug`."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in arguments
-    try:
-        app([argument for argument in arguments if argument != "--debug"], prog_name="mvcustom")
-    except (ValueError, OSError) as error:
-        if debug:
-            raise
-        typer.echo(f"mvcustom: {' '.join(str(error).split())}", err=True)
-        sys.exit(1)
-
-
-if __name__ == "__main__":
-    main()

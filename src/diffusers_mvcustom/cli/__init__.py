@@ -1,0 +1,43 @@
+"""The `mvcustom` command: one module a subcommand."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from . import cameras, subject
+from .generate import generate
+from .random_model import random_model
+
+app = typer.Typer(
+    help="Your own object, seen from any camera, in any scene you can describe.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+app.add_typer(cameras.app, name="cameras")
+app.add_typer(subject.app, name="subject")
+app.command()(generate)
+app.command("random-model")(random_model)
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Your own object, seen from any camera, in any scene you can describe."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command; an error of the user's is one line on standard error, its traceback behind `--debug`."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    try:
+        app([argument for argument in arguments if argument != "--debug"], prog_name="mvcustom")
+    except (ValueError, OSError) as error:
+        if debug:
+            raise
+        typer.echo(f"mvcustom: {' '.join(str(error).split())}", err=True)
+        sys.exit(1)

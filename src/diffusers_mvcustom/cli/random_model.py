@@ -1,0 +1,24 @@
+"""`mvcustom random-model`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def random_model(
+    output: Annotated[Path, typer.Argument(help="Folder to write to.")],
+    size: Annotated[str, typer.Option(help="tiny, or sd15 for the shapes of Stable Diffusion 1.5.")] = "tiny",
+    seed: Annotated[int, typer.Option(help="Seed of the weights.")] = 0,
+) -> None:
+    """Write a model with random weights: its views are noise, everything else about it is real.
+
+    Example: `mvcustom random-model random-tiny/`
+    """
+    from ..pipelines import MVCustomPipeline
+    from ..toy import random_components
+
+    MVCustomPipeline(**random_components(size, seed=seed)).save_pretrained(output)
+    typer.echo(f"random {size} model → {output}")
