@@ -1,10 +1,23 @@
 """Fixtures of the pipeline's tests."""
 
+import os
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
 from diffusers_mvcustom import Cameras, MVCustomPipeline
 from diffusers_mvcustom.toy import random_components
+
+
+def pytest_configure(config):
+    """Makes the markers of diffusers' own tests known, where `test_diffusers_mixins.py` is to run them."""
+    source = os.environ.get("MVCUSTOM_DIFFUSERS_SOURCE")
+    if source:
+        text = (Path(source) / "tests" / "testing_utils.py").read_text(encoding="utf-8")
+        for name in sorted(set(re.findall(r"pytest\.mark\.(\w+)", text))):
+            config.addinivalue_line("markers", f"{name}: of diffusers' tests")
 
 
 @pytest.fixture
