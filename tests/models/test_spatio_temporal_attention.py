@@ -33,10 +33,22 @@ def test_gradients_equal_those_of_the_masked_attention(window):
 def test_tiles_are_gathered_in_bounded_parts(monkeypatch):
     from diffusers_mvcustom.models import spatio_temporal_attention
 
+    gathered = []
+    gather = spatio_temporal_attention._gather
+    monkeypatch.setattr(
+        spatio_temporal_attention,
+        "_gather",
+        lambda *args: gathered.append(gather(*args)) or gathered[-1],
+    )
     tokens = random_tokens(2, 9, 9, frames=2)
     whole = windowed_attention(*tokens, 3, tile=2)
-    monkeypatch.setattr(spatio_temporal_attention, "_GATHERED_ELEMENTS", 1)  # one tile at a time
+    together = max(states.numel() for states in gathered)
+    gathered.clear()
+    monkeypatch.setattr(spatio_temporal_attention, "_GATHERED_ON_CPU", 1)  # one tile at a time
     torch.testing.assert_close(windowed_attention(*tokens, 3, tile=2), whole)
+    assert (
+        max(states.numel() for states in gathered) == 2 * (2 + 2) ** 2 * 2 * tokens[0][0, 0, 0, 0].numel() < together
+    )
 
 
 def test_a_window_as_large_as_the_map_is_the_whole_map():
