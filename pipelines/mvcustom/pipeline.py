@@ -5628,6 +5628,15 @@ class PoseConditioning:
         with self._holding("_rendered", features):
             yield
 
+    def replace_rendered(self, features: Mapping[str, Tensor]) -> None:
+        """Other features for the rest of the open [`~PoseConditioning.rendered`] context.
+
+        A training step opens the context around forward and backward pass and renders inside of it.
+        """
+        if self._rendered is None:
+            raise RuntimeError("PoseConditioning: replace_rendered needs an open rendered() context.")
+        self._rendered = features
+
     @contextmanager
     def collecting(self) -> Iterator[dict[str, Tensor]]:
         """Records every block's hidden states before its feed-forward, `(batch, height * width, channels)` by name."""

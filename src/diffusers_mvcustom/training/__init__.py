@@ -1,0 +1,1 @@
+"""Training: subjects (stage 2) and the backbone's motion modules (stage 1)."""

@@ -1,0 +1,90 @@
+"""Settings from yaml files and flags: unknown ones are errors, and flags have precedence."""
+
+from __future__ import annotations
+
+import importlib.resources
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TypeVar
+
+from ..errors import MVCustomError
+
+Config = TypeVar("Config")
+
+
+def presets() -> list[str]:
+    """Names of the settings that come with the package, for `--config NAME`."""
+    folder = importlib.resources.files("diffusers_mvcustom.training").joinpath("presets")
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def parse_settings(
+    config_class: type[Config], arguments: Sequence[str], *, program: str, description: str, epilog: str
+) -> Config:
+    """Reads the settings of a trainer from the command line.
+
+    Args:
+        config_class (`type`): A dataclass whose docstring describes its fields.
+        arguments (sequence of `str`): Flags, such as `["--config", "tiny", "--rank", "8"]`.
+        program (`str`), description (`str`), epilog (`str`): For `--help`.
+
+    Returns:
+        An instance of `config_class`.
+
+    Raises:
+        MVCustomError: naming the flag or key and what is wrong with it.
+    """
+    try:
+        from jsonargparse import ArgumentParser
+    except ImportError as error:
+        raise MVCustomError(
+            'training needs further packages: pip install "diffusers-mvcustom[train]" (jsonargparse is missing).'
+        ) from error
+    parser = ArgumentParser(prog=program, description=description, epilog=epilog, exit_on_error=False)
+    parser.add_argument(
+        "--config", action="config", help=f"yaml file, or one of the package's own: {', '.join(presets())}"
+    )
+    parser.add_class_arguments(config_class)
+    try:
+        settings = parser.parse_args(_with_preset_paths(_in_full(arguments, config_class)))
+    except Exception as error:  # jsonargparse has its own error classes for each kind of mistake
+        if isinstance(error, (KeyboardInterrupt, MVCustomError)):
+            raise
+        raise MVCustomError(" ".join(str(error).split())) from error
+    values = {name: value for name, value in settings.as_dict().items() if name != "config"}
+    return config_class(**values)
+
+
+def _in_full(arguments: Sequence[str], config_class: type) -> list[str]:
+    """Flags as diffusers' users write them: `--use_ema` for `--use_ema true`, and `--use-ema` for `--use_ema`."""
+    switches = {f"--{entry.name}" for entry in fields(config_class) if entry.type in (bool, "bool")}
+    full: list[str] = []
+    for index, argument in enumerate(arguments):
+        if argument.startswith("--"):
+            name, equals, value = argument.partition("=")
+            argument = name.replace("-", "_").replace("__", "--", 1) + equals + value
+        full.append(argument)
+        is_last = index + 1 == len(arguments) or arguments[index + 1].startswith("--")
+        if argument in switches and is_last:
+            full.append("true")
+    return full
+
+
+def _with_preset_paths(arguments: Sequence[str]) -> list[str]:
+    """Replaces `--config NAME` by the path of the package's own file, unless there is a file of that name."""
+    replaced = list(arguments)
+    for index, argument in enumerate(replaced):
+        name = None
+        if argument == "--config" and index + 1 < len(replaced):
+            name, position, prefix = replaced[index + 1], index + 1, ""
+        elif argument.startswith("--config="):
+            name, position, prefix = argument.removeprefix("--config="), index, "--config="
+        if name is None:
+            continue
+        if name in presets() and not Path(name).is_file():
+            file = importlib.resources.files("diffusers_mvcustom.training").joinpath("presets", f"{name}.yaml")
+            replaced[position] = f"{prefix}{file}"
+        elif not Path(name).is_file():
+            raise MVCustomError(f"--config: expected a yaml file or one of {', '.join(presets())}, got {name!r}.")
+    return replaced

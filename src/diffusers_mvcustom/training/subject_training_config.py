@@ -1,0 +1,257 @@
+"""Every setting of the subject trainer, with the papers' numbers as defaults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ..errors import MVCustomError
+
+
+@dataclass
+class SubjectTrainingConfig:
+    """Settings of [`SubjectTrainer`]. Steps count updates of the weights.
+
+    Args:
+        model: Model folder or Hub id: a saved pipeline, or Stable Diffusion 1.5 together with `motion_adapter`.
+        data: What to learn from: a folder of `mvcustom prepare`, or any posed capture (transforms.json, COLMAP, CO3Dv2).
+        output_dir: Folder to write to: `subject/` (the result), `checkpoints/`, `validation/`, `logs/`.
+        token: New word that names the subject, such as `<my-mug>`.
+        class_noun: What the subject is: mug, car, chair. Taken from prepared data if not given.
+        motion_adapter: Motion adapter for a model that has none.
+        revision: Branch, tag or commit of the model on the Hub.
+        variant: Variant of the model's files, such as fp16.
+        initializer_token: Known word that the new one starts from; the class noun if not given.
+        num_token_vectors: Embeddings that the new word stands for.
+        resolution: Side of the square training crops in pixels; the model's own if not given.
+        up: World up of a capture that is not prepared: auto, or three numbers such as 0,-1,0.
+        prompts: Texts of the training views; `{token}` and `{noun}` are filled in. One is drawn for each sample.
+        use_captions: Use the captions of prepared data, where there are any, instead of `prompts`.
+        holdout: Photos kept out of training for validation: how many (evenly spread), or their names.
+        crops_per_photo: Crops of each photo (their latents are cached); 1 is the whole view only.
+        min_crop: Smallest crop, as the share of the largest one's side.
+        train_lora: Train LoRA on the attention projections of the spatial layers.
+        train_token: Train the new word's embedding (textual inversion).
+        train_feature_nerf: Train FeatureNeRF and projections; without them it is DreamBooth-LoRA, without cameras.
+        rank: Rank of the LoRA; its alpha is the same.
+        lora_dropout: Dropout in the LoRA.
+        pose_conditioned_blocks: Blocks that see the subject, as one regular expression over their names; the default
+            blocks if not given.
+        feature_nerf: Settings of FeatureNeRF by name, such as num_samples; see FeatureNeRFConfig.
+        num_references: Reference photos drawn at random for each sample (CustomDiffusion360: 5).
+        num_generation_references: Reference photos that a generation uses (MVCustom: 8).
+        reference_timestep: Noise level at which the U-Net sees the references; 0 leaves them clean.
+        text_dropout: Share of samples without text (10 %).
+        reference_dropout: Share of the subject's samples without references, beside the class images.
+        prior_probability: Share of samples that are class images without references (25 %); 0 turns them off.
+        class_data_dir: Folder of class images; made by the model in `output_dir/class_images` if not given.
+        class_prompt: Text of the class images; `{noun}` is filled in. A .txt beside an image has precedence.
+        num_class_images: How many class images to generate if there are fewer.
+        importance_sampling_share: Share of samples whose rays follow the block before (90 %).
+        rgb_loss_weight: Weight of the colours' error inside the mask (5).
+        opacity_loss_weight: Weight of the opacity's error (10).
+        background_loss_weight: Weight of density outside the mask (10).
+        background_threshold: Mask below which a ray counts as outside (0.1).
+        masked_denoising_loss: Denoising error inside the subject's mask only, where there is one.
+        snr_gamma: Min-SNR weighting of the denoising error, 5 is usual; none if not given.
+        max_train_steps: Updates of the weights (1,600).
+        train_batch_size: Samples at a time on each process.
+        gradient_accumulation_steps: Batches for an update; batch × accumulation × processes is 4 in the paper.
+        gradient_checkpointing: Compute activations again in the backward pass: less memory, slower.
+        mixed_precision: no, fp16 or bf16.
+        learning_rate: Of FeatureNeRF, projections and LoRA (1e-4).
+        token_learning_rate: Of the new word's embedding; the learning rate if not given.
+        lora_learning_rate: Of the LoRA; the learning rate if not given.
+        optimizer: adamw, adamw8bit (bitsandbytes) or prodigy (prodigyopt; a learning rate of 1 is usual).
+        adam_beta1: First moment's decay.
+        adam_beta2: Second moment's decay.
+        adam_weight_decay: Weight decay; never on the embedding.
+        adam_epsilon: Epsilon of Adam.
+        max_grad_norm: Gradients are clipped to this norm; 0 turns it off.
+        lr_scheduler: linear, cosine, cosine_with_restarts, polynomial, constant, constant_with_warmup.
+        lr_warmup_steps: Steps of warm-up.
+        lr_num_cycles: Cycles of cosine_with_restarts.
+        lr_power: Power of polynomial.
+        use_ema: Keep and save an exponential moving average of the weights.
+        ema_decay: Its decay.
+        seed: Seed of all that is random: the same seed, data and settings give the same weights.
+        checkpointing_steps: Steps between checkpoints.
+        checkpoints_total_limit: Newest checkpoints to keep; all if not given.
+        resume_from_checkpoint: latest, or a checkpoint's folder. `latest` starts anew where there is none.
+        validation_steps: Steps between validations; 0 turns them off.
+        validation_prompt: Text of the validation views; `{token}` and `{noun}` are filled in.
+        num_validation_views: Views generated at each validation, from held-out cameras (or else training cameras); 0
+            leaves it at FeatureNeRF's own picture.
+        validation_inference_steps: Denoising steps of a validation view.
+        validation_guidance_scale: Text guidance of a validation view.
+        validation_seed: Seed of the validation views' noise.
+        report_to: tensorboard, wandb, comet_ml, all or none.
+        tracker_project: Name of the run in the tracker.
+        cache_latents: Encode the photos once; the cache is keyed by content and lies in `cache_dir`.
+        cache_dir: Folder of cached latents; `output_dir/cache` if not given.
+        allow_tf32: TF32 on Ampere GPUs and newer.
+        push_to_hub: Upload the subject when done.
+        hub_model_id: Repository to upload to; the output folder's name if not given.
+        hub_private_repo: Make the repository private.
+        offline: Read models from the local cache only.
+    """
+
+    model: str
+    data: str
+    output_dir: str
+    token: str
+    class_noun: str | None = None
+    motion_adapter: str | None = None
+    revision: str | None = None
+    variant: str | None = None
+    initializer_token: str | None = None
+    num_token_vectors: int = 1
+    # --- data ---
+    resolution: int | None = None
+    up: str = "auto"
+    prompts: list[str] = field(
+        default_factory=lambda: [
+            "a photo of a {token} {noun}",
+            "a {token} {noun}",
+            "a close photo of a {token} {noun}",
+            "a picture of a {token} {noun}",
+        ]
+    )
+    use_captions: bool = True
+    holdout: int | list[str] = 0
+    crops_per_photo: int = 8
+    min_crop: float = 0.7
+    # --- what is trained ---
+    train_lora: bool = True
+    train_token: bool = True
+    train_feature_nerf: bool = True
+    rank: int = 16
+    lora_dropout: float = 0.0
+    pose_conditioned_blocks: str | None = None
+    feature_nerf: dict = field(default_factory=dict)
+    # --- sampling ---
+    num_references: int = 5
+    num_generation_references: int = 8
+    reference_timestep: int = 0
+    text_dropout: float = 0.1
+    reference_dropout: float = 0.0
+    prior_probability: float = 0.25
+    class_data_dir: str | None = None
+    class_prompt: str = "a photo of a {noun}"
+    num_class_images: int = 200
+    importance_sampling_share: float = 0.9
+    # --- losses ---
+    rgb_loss_weight: float = 5.0
+    opacity_loss_weight: float = 10.0
+    background_loss_weight: float = 10.0
+    background_threshold: float = 0.1
+    masked_denoising_loss: bool = True
+    snr_gamma: float | None = None
+    # --- optimisation ---
+    max_train_steps: int = 1600
+    train_batch_size: int = 4
+    gradient_accumulation_steps: int = 1
+    gradient_checkpointing: bool = False
+    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    learning_rate: float = 1e-4
+    token_learning_rate: float | None = None
+    lora_learning_rate: float | None = None
+    optimizer: Literal["adamw", "adamw8bit", "prodigy"] = "adamw"
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_weight_decay: float = 1e-2
+    adam_epsilon: float = 1e-8
+    max_grad_norm: float = 1.0
+    lr_scheduler: Literal[
+        "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup"
+    ] = "constant"
+    lr_warmup_steps: int = 0
+    lr_num_cycles: int = 1
+    lr_power: float = 1.0
+    use_ema: bool = False
+    ema_decay: float = 0.999
+    seed: int = 0
+    # --- along the way ---
+    checkpointing_steps: int = 500
+    checkpoints_total_limit: int | None = None
+    resume_from_checkpoint: str | None = None
+    validation_steps: int = 0
+    validation_prompt: str = "a photo of a {token} {noun}"
+    num_validation_views: int = 4
+    validation_inference_steps: int = 25
+    validation_guidance_scale: float = 5.0
+    validation_seed: int = 0
+    report_to: str = "tensorboard"
+    tracker_project: str = "mvcustom-subject"
+    cache_latents: bool = True
+    cache_dir: str | None = None
+    allow_tf32: bool = False
+    push_to_hub: bool = False
+    hub_model_id: str | None = None
+    hub_private_repo: bool = False
+    offline: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("model", "data", "output_dir", "token"):
+            if not getattr(self, name).strip():
+                raise MVCustomError(f"{name}: expected a text that is not empty.")
+        for name, least in (
+            ("num_token_vectors", 1),
+            ("crops_per_photo", 1),
+            ("rank", 1),
+            ("num_references", 1),
+            ("num_generation_references", 1),
+            ("reference_timestep", 0),
+            ("num_class_images", 0),
+            ("max_train_steps", 1),
+            ("train_batch_size", 1),
+            ("gradient_accumulation_steps", 1),
+            ("lr_warmup_steps", 0),
+            ("lr_num_cycles", 1),
+            ("checkpointing_steps", 1),
+            ("validation_steps", 0),
+            ("num_validation_views", 0),
+            ("validation_inference_steps", 1),
+        ):
+            if getattr(self, name) < least:
+                raise MVCustomError(f"{name}: expected at least {least}, got {getattr(self, name)}.")
+        for name in (
+            "text_dropout",
+            "reference_dropout",
+            "prior_probability",
+            "importance_sampling_share",
+            "background_threshold",
+            "lora_dropout",
+        ):
+            if not 0 <= getattr(self, name) <= 1:
+                raise MVCustomError(f"{name}: expected a share in [0, 1], got {getattr(self, name)}.")
+        if not 0 < self.min_crop <= 1:
+            raise MVCustomError(f"min_crop: expected a share in (0, 1], got {self.min_crop}.")
+        for name in ("learning_rate", "token_learning_rate", "lora_learning_rate", "snr_gamma", "adam_epsilon"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise MVCustomError(f"{name}: expected a number above 0, got {value}.")
+        for name in ("rgb_loss_weight", "opacity_loss_weight", "background_loss_weight", "max_grad_norm"):
+            if not getattr(self, name) >= 0:
+                raise MVCustomError(f"{name}: expected 0 or more, got {getattr(self, name)}.")
+        if self.checkpoints_total_limit is not None and self.checkpoints_total_limit < 1:
+            raise MVCustomError(f"checkpoints_total_limit: expected at least 1, got {self.checkpoints_total_limit}.")
+        if not (self.train_lora or self.train_token or self.train_feature_nerf):
+            raise MVCustomError(
+                "train_lora, train_token, train_feature_nerf: expected at least one of them to be true."
+            )
+        if not self.prompts or not all("{token}" in prompt for prompt in self.prompts):
+            raise MVCustomError(f"prompts: expected texts with {{token}}, got {self.prompts}.")
+        for name in ("prompts", "validation_prompt", "class_prompt"):
+            texts = getattr(self, name)
+            for text in texts if isinstance(texts, list) else [texts]:
+                try:
+                    text.format(token="", noun="")
+                except (KeyError, IndexError, ValueError) as error:
+                    raise MVCustomError(
+                        f"{name}: expected no other placeholders than {{token}} and {{noun}}, got {text!r}."
+                    ) from error
+        if any(c.isspace() for c in self.token):
+            raise MVCustomError(f"token: expected one word without spaces, got {self.token!r}.")
+        if isinstance(self.holdout, int) and self.holdout < 0:
+            raise MVCustomError(f"holdout: expected a number of photos or their names, got {self.holdout}.")
