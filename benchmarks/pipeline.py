@@ -3,14 +3,17 @@
     python benchmarks/pipeline.py --model tiny --views 4 --size 64 --steps 4
     python benchmarks/pipeline.py --model sd15 --views 4 --size 256 --steps 2 --save -o docs/pipeline_benchmark.md
 
-The weights are random. Shares are of the denoising steps and come from a second, profiled run; on CUDA they are host time.
+The weights are random. Shares are of the denoising steps and come from a second, profiled run; on CUDA they are host
+time, which is the GPU's only with CUDA_LAUNCH_BLOCKING=1 in the environment.
 """
 
 from __future__ import annotations
 
 import argparse
 import cProfile
+import functools
 import json
+import os
 import pstats
 import resource
 import sys
@@ -79,88 +82,140 @@ def timed(call, device: str) -> tuple[float, float]:
     return time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def main() -> None:
+class StepClock:
+    """A step callback that notes when each step ends."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.ends: list[float] = []
+
+    def __call__(self, pipe, index: int, timestep, tensors: dict) -> dict:
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+        self.ends.append(time.perf_counter())
+        return {}
+
+    @property
+    def seconds_per_step(self) -> float | None:
+        """Mean over all steps but the first, which also pays for what comes before the loop."""
+        return (self.ends[-1] - self.ends[0]) / (len(self.ends) - 1) if len(self.ends) > 1 else None
+
+
+SETTINGS = {
+    "stock": "AnimateDiffPipeline (window 1)",
+    "plain": "ours, no subject, no hooks",
+    "subject": "with a subject",
+    "everything": "with a subject, DFR and CLC",
+}
+
+
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=["tiny", "sd15"], default="tiny")
     parser.add_argument("--views", type=int, default=4)
     parser.add_argument("--size", type=int, default=64, help="height and width in pixels")
     parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--window", default="1", help="1, an odd number, or full")
+    parser.add_argument("--window", default="1", help="1, an odd number, or full; stock AnimateDiff always has 1")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], default="float32")
     parser.add_argument("--references", type=int, default=8)
+    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS), help="what is timed")
+    parser.add_argument(
+        "--warm-up", type=int, default=2, metavar="STEPS", help="steps of a first run that is not timed"
+    )
+    parser.add_argument(
+        "--shares", action=argparse.BooleanOptionalAction, default=True, help="a profiled run at the end"
+    )
     parser.add_argument("--save", action="store_true", help="save the pipeline and load it again first")
     parser.add_argument("--quick", action="store_true", help="no warm-up, and only stock and everything on")
     parser.add_argument("-o", "--output", type=Path, help="markdown file to write; a .json goes beside it")
     options = parser.parse_args()
+    for name in ("views", "size", "steps", "references"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name}: expected at least 1, got {getattr(options, name)}")
+    if options.quick:
+        options.warm_up, options.settings = 0, ["stock", "everything"]
+    if options.shares and "everything" not in options.settings:
+        options.settings = [*options.settings, "everything"]
+    return options
+
+
+def build(options: argparse.Namespace) -> tuple[MVCustomPipeline, dict[str, float]]:
+    """The pipeline on its device, and the seconds that building (and saving and loading) took."""
     window = None if options.window == "full" else int(options.window)
     dtype = getattr(torch, options.dtype)
-
-    rows: dict[str, float] = {}
+    setup: dict[str, float] = {}
     started = time.perf_counter()
-    components = random_components(options.model, dtype=dtype)
-    pipe = MVCustomPipeline(**components, attention_window=window)
-    rows["build"] = time.perf_counter() - started
+    pipe = MVCustomPipeline(**random_components(options.model, dtype=dtype), attention_window=window)
+    setup["build"] = time.perf_counter() - started
     if options.save:
         with tempfile.TemporaryDirectory() as folder:
-            rows["save"], _ = timed(lambda: pipe.save_pretrained(folder), "cpu")
-            del pipe, components
+            setup["save"], _ = timed(lambda: pipe.save_pretrained(folder), "cpu")
+            del pipe
             started = time.perf_counter()
             pipe = MVCustomPipeline.from_pretrained(folder, torch_dtype=dtype)
-            rows["load"] = time.perf_counter() - started
+            setup["load"] = time.perf_counter() - started
     pipe.to(options.device)
     pipe.set_progress_bar_config(disable=True)
+    return pipe, setup
+
+
+def main() -> None:
+    options = parse_arguments()
+    pipe, setup = build(options)
+    window = pipe.config.attention_window
     cameras = Cameras.orbit(options.views, azimuth=(-30, 30), height=options.size, width=options.size)
     stock = AnimateDiffPipeline(
         **{name: getattr(pipe, name) for name in ("vae", "text_encoder", "tokenizer", "unet", "scheduler")},
         motion_adapter=None,
     )
     stock.set_progress_bar_config(disable=True)
-
-    def generate(**call):
-        pipe(
-            "a <it> mug by a lake",
-            cameras,
-            num_inference_steps=options.steps,
-            output_type="np",
-            generator=torch.Generator().manual_seed(0),
-            **call,
-        )
-
-    def generate_stock():
-        stock(
-            "a mug by a lake",
-            num_frames=options.views,
-            height=options.size,
-            width=options.size,
-            num_inference_steps=options.steps,
-            guidance_scale=5.0,
-            output_type="np",
-            generator=torch.Generator().manual_seed(0),
-        )
-
     hooks = [DepthAwareFeatureRendering(end=1.0), ConsistentAwareLatentCompletion(end=1.0)]
+    common = {"output_type": "np", "guidance_scale": 5.0}
+
+    def generate(setting: str, steps: int, clock: StepClock | None = None) -> None:
+        call = {**common, "num_inference_steps": steps, "callback_on_step_end": clock}
+        call["generator"] = torch.Generator().manual_seed(0)
+        if setting == "stock":
+            size = {"height": options.size, "width": options.size, "num_frames": options.views}
+            stock("a mug by a lake", **size, **call)
+        else:
+            prompt = "a mug by a lake" if setting == "plain" else "a <it> mug by a lake"
+            pipe(prompt, cameras, hooks=hooks if setting == "everything" else [], **call)
+
     results = []
-
-    def measure(name, call):
-        if not options.quick:
-            call()  # warm
-        seconds, peak = timed(call, options.device)
-        results.append({"setting": name, "seconds": round(seconds, 3), "peak GiB": round(peak, 2)})
+    for setting in SETTINGS:
+        if setting not in options.settings:
+            continue
+        pipe.set_attention_window(1 if setting == "stock" else window)
+        if setting in ("subject", "everything") and pipe.subject is None:
+            pipe.load_subject(make_subject(pipe, options.size, options.references))
+        if options.warm_up:
+            generate(setting, options.warm_up)
+        clock = StepClock(options.device)
+        seconds, peak = timed(functools.partial(generate, setting, options.steps, clock), options.device)
+        per_step = clock.seconds_per_step
+        results.append(
+            {
+                "setting": SETTINGS[setting],
+                "seconds": round(seconds, 3),
+                "seconds a step": "" if per_step is None else round(per_step, 4),
+                "peak GiB": round(peak, 2),
+            }
+        )
         print(json.dumps(results[-1]), file=sys.stderr, flush=True)
+        write_report(options, setup, results)  # what is known so far outlives a failure of the next setting
+    shares = None
+    if options.shares:
+        profile = cProfile.Profile()
+        profile.runcall(generate, "everything", options.steps)
+        shares = shares_of(profile, options.steps, pipe.anchor.preview_steps(options.steps))
+        write_report(options, setup, results, shares)
+    print(report_text(options, setup, results, shares))
 
-    measure("AnimateDiffPipeline, same U-Net and window", generate_stock)
-    if not options.quick:
-        measure("ours, no subject, no hooks", lambda: generate(hooks=[]))
-    pipe.load_subject(make_subject(pipe, options.size, options.references))
-    if not options.quick:
-        measure("with a subject", lambda: generate(hooks=[]))
-        measure("with a subject, DFR and CLC", lambda: generate(hooks=hooks))
-    profile = cProfile.Profile()
-    seconds, peak = timed(lambda: profile.runcall(generate, hooks=hooks), options.device)
-    results.append(
-        {"setting": "with a subject, DFR and CLC, profiled", "seconds": round(seconds, 3), "peak GiB": round(peak, 2)}
-    )
+
+def shares_of(profile: cProfile.Profile, steps: int, preview_steps: int) -> dict[str, dict[str, float]]:
+    """Shares of the denoising steps, and seconds of what is done once a call."""
     statistics = pstats.Stats(profile).stats
 
     def seconds_in(file: str, function: str) -> float:
@@ -170,31 +225,45 @@ def main() -> None:
 
     once = {part: seconds_in(*where) for part, where in ONCE.items()}
     loop = seconds_in("denoising.py", "denoise") - once["preview"]
-    share = options.steps / (options.steps + pipe.anchor.preview_steps(options.steps))
     parts = {part: seconds_in(*where) for part, where in PARTS.items()}
     for part in ("U-Net", "pose-conditioned blocks", "motion modules", "scheduler"):
-        parts[part] *= share  # these also run in the preview pass
-    table = [
-        {"part of the denoising steps": part, "share": f"{100 * value / loop:.2f} %"} for part, value in parts.items()
-    ]
-    hooks_share = 100 * (parts["DFR"] + parts["CLC"]) / loop
-    table.append({"part of the denoising steps": "DFR and CLC together", "share": f"{hooks_share:.2f} %"})
-    before = [{"once per call": part, "seconds": f"{value:.3f}"} for part, value in once.items()]
-    environment = describe_environment(options.device)
-    setup = ", ".join(f"{name} {value:.1f} s" for name, value in rows.items())
-    text = (
+        parts[part] *= steps / (steps + preview_steps)  # these also run in the preview pass
+    parts["DFR and CLC together"] = parts["DFR"] + parts["CLC"]
+    return {"shares": {part: value / loop for part, value in parts.items()}, "once": once}
+
+
+def report_text(options, setup: dict[str, float], results: list[dict], shares: dict | None) -> str:
+    tables = [markdown_table(results)]
+    if shares is not None:
+        tables.append(
+            markdown_table(
+                [{"part of the denoising steps": k, "share": f"{100 * v:.2f} %"} for k, v in shares["shares"].items()]
+            )
+        )
+        tables.append(markdown_table([{"once per call": k, "seconds": f"{v:.3f}"} for k, v in shares["once"].items()]))
+    took = ", ".join(f"{name} {value:.1f} s" for name, value in setup.items())
+    return (
         f"# One generation: {options.model} shapes, {options.views} views of {options.size}×{options.size}, "
-        f"{options.steps} steps\n\nRandom weights, {options.dtype}, attention window {options.window}, {options.references} "
-        f"references, guidance in one batch. Parts that also run in the preview are divided by the number of steps; peak "
-        f"memory on a CPU is that of the whole process. {setup[0].upper() + setup[1:]}.\n\n{environment['text']}\n\n"
-        f"{markdown_table(results)}\n\n{markdown_table(table)}\n\n{markdown_table(before)}\n"
+        f"{options.steps} steps, window {options.window}\n\nRandom weights, {options.dtype}, {options.references} "
+        "references, guidance in one batch, decoding included. Parts that also run in the preview are divided by the "
+        f"number of steps; peak memory on a CPU is that of the whole process. {took[0].upper() + took[1:]}.\n\n"
+        f"{describe_environment(options.device)['text']}\n\n" + "\n\n".join(tables) + "\n"
     )
-    print(text)
-    if options.output:
-        options.output.write_text(text)
-        content = {"environment": environment, "options": vars(options) | {"output": None}, "results": results}
-        content |= {"setup": rows, "shares": {part: value / loop for part, value in parts.items()}, "once": once}
-        options.output.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
+
+
+def write_report(options, setup: dict[str, float], results: list[dict], shares: dict | None = None) -> None:
+    if options.output is None:
+        return
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    content = {"environment": describe_environment(options.device), "options": vars(options) | {"output": None}}
+    content |= {"setup": setup, "results": results, **(shares or {})}
+    for file, text in (
+        (options.output, report_text(options, setup, results, shares)),
+        (options.output.with_suffix(".json"), json.dumps(content, indent=1) + "\n"),
+    ):
+        part = file.with_name(file.name + ".part")
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, file)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,69 @@
+"""A slice: one piece of the GPU work that ends within minutes, and the files of `slices/` that define them."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+LONGEST = 580.0
+"""Seconds that a slice may take at most: with its start and end it stays under ten minutes."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a file of slices may depend on."""
+
+    device: str
+    quick: bool  # smallest sizes: to see that everything runs
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A command that is run in a process of its own, from the root of the repository.
+
+    Args:
+        name (`str`): Letters, digits and dashes; the names of its files begin with it.
+        command (list of `str`): Arguments; `{out}` stands for the folder that results are written to.
+        limit (`float`): Seconds after which it is stopped.
+        expected (`float`): Seconds that it should take; it is not started if less are left.
+        environment (mapping, *optional*): Environment variables beside the runner's own.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    limit: float = LONGEST
+    expected: float = 60.0
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "command", tuple(map(str, self.command)))
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]*", self.name):
+            raise ValueError(f"slice {self.name!r}: expected a name of letters, digits and dashes.")
+        if not 0 < self.limit <= LONGEST:
+            raise ValueError(f"slice {self.name!r}: expected a limit of at most {LONGEST:g} s, got {self.limit:g}.")
+        object.__setattr__(self, "expected", min(self.expected, self.limit))
+
+    @classmethod
+    def of_script(cls, name: str, script: str, *arguments: object, **settings) -> Slice:
+        """A slice that runs one of this repository's Python scripts."""
+        return cls(name, (sys.executable, script, *arguments), **settings)
+
+
+def find_slices(folder: Path, options: Options) -> list[Slice]:
+    """The slices of all files in `folder`, in the files' order.
+
+    Each file defines `slices(options) -> list[Slice]`. Names have to be unique.
+    """
+    found: list[Slice] = []
+    for file in sorted(folder.glob("[!_]*.py")):
+        found.extend(runpy.run_path(str(file))["slices"](options))
+    names = [one.name for one in found]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"{folder}: expected unique names of slices, got {twice} twice.")
+    return found
