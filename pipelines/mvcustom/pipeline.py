@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 import zlib
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.Image import Image
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -6378,6 +6379,7 @@ FEATURE_NERF_NAME = "feature_nerf.safetensors"
 LORA_NAME = "pytorch_lora_weights.safetensors"
 EMBEDDINGS_NAME = "learned_embeds.safetensors"
 REFERENCES_FOLDER = "references"
+SAMPLES_FOLDER = "samples"
 MODEL_CARD_NAME = "README.md"
 _DOWNLOADED = (  # and nothing else: no code, and not a whole model by mistake
     SUBJECT_CONFIG_NAME,
@@ -6390,7 +6392,9 @@ _DOWNLOADED = (  # and nothing else: no code, and not a whole model by mistake
 )
 
 
-def save_subject_files(adapter: SubjectAdapter, folder: str | PathLike[str]) -> None:
+def save_subject_files(
+    adapter: SubjectAdapter, folder: str | PathLike[str], samples: Mapping[str, Image] | None = None
+) -> None:
     """Writes the subject's folder. See [`SubjectAdapter.save_pretrained`]."""
     with _replaced_folder(Path(folder)) as new:
         adapter.config.save(new / SUBJECT_CONFIG_NAME)
@@ -6400,7 +6404,10 @@ def save_subject_files(adapter: SubjectAdapter, folder: str | PathLike[str]) -> 
         if adapter.lora_state_dict:
             save_file(adapter.lora_state_dict, new / LORA_NAME, metadata={"format": "pt"})
         adapter.references.save(new / REFERENCES_FOLDER)
-        _model_card(adapter).save(new / MODEL_CARD_NAME)
+        for name, picture in (samples or {}).items():
+            (new / SAMPLES_FOLDER).mkdir(exist_ok=True)
+            picture.save(new / SAMPLES_FOLDER / f"{name}.png")
+        _model_card(adapter, list(samples or ())).save(new / MODEL_CARD_NAME)
 
 
 def load_subject_files(
@@ -6438,11 +6445,13 @@ def load_subject_files(
     return adapter
 
 
-def save_and_upload_subject(adapter: SubjectAdapter, repo_id: str, **kwargs) -> str:
+def save_and_upload_subject(
+    adapter: SubjectAdapter, repo_id: str, *, samples: Mapping[str, Image] | None = None, **kwargs
+) -> str:
     """Writes the folder to a temporary place and uploads it. See [`SubjectAdapter.push_to_hub`]."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "subject"
-        save_subject_files(adapter, folder)
+        save_subject_files(adapter, folder, samples)
         return upload_subject(folder, repo_id, **kwargs)
 
 
@@ -6466,7 +6475,10 @@ def upload_subject(
         commit_message=commit_message,
         revision=revision,
         create_pr=create_pr,
-        delete_patterns=[*(f"{REFERENCES_FOLDER}/{part}" for part in ("*.png", "*.json")), LORA_NAME, EMBEDDINGS_NAME],
+        delete_patterns=[
+            *(f"{REFERENCES_FOLDER}/{part}" for part in ("*.png", "*.json")),
+            *(LORA_NAME, EMBEDDINGS_NAME, f"{SAMPLES_FOLDER}/*.png"),
+        ],
     )
     return commit.commit_url
 
@@ -6512,7 +6524,7 @@ def _conditioner_weights(adapter: SubjectAdapter) -> dict[str, Tensor]:
     }
 
 
-def _model_card(adapter: SubjectAdapter) -> ModelCard:
+def _model_card(adapter: SubjectAdapter, samples: list[str]) -> ModelCard:
     config, references = adapter.config, adapter.references
     data = ModelCardData(
         base_model=config.base_model if _is_hub_id(config.base_model) else None,
@@ -6551,6 +6563,10 @@ def _model_card(adapter: SubjectAdapter) -> ModelCard:
         "```",
         "",
     ]
+    for name in samples:
+        lines += [f"![{name}]({SAMPLES_FOLDER}/{name}.png)", ""]
+    if config.training.get("command"):
+        lines += ["Trained with:", "", "```bash", str(config.training["command"]), "```", ""]
     if config.training:
         settings = json.dumps(dict(config.training), indent=2, ensure_ascii=False)
         lines += ["Training settings:", "", "```json", settings, "```", ""]
@@ -7015,7 +7031,14 @@ class SubjectAdapter(nn.Module):
 
     # --- files ---
 
-    def save_pretrained(self, save_directory: str | PathLike[str], *, push_to_hub: bool = False, **kwargs) -> None:
+    def save_pretrained(
+        self,
+        save_directory: str | PathLike[str],
+        *,
+        samples: Mapping[str, Image] | None = None,
+        push_to_hub: bool = False,
+        **kwargs,
+    ) -> None:
         """Writes the subject's folder: settings, LoRA, embedding, FeatureNeRF, reference views and a model card.
 
         Everything is written beside the folder first and moved into place at the end; an existing subject's folder is
@@ -7023,13 +7046,14 @@ class SubjectAdapter(nn.Module):
 
         Args:
             save_directory (`str` or path): The folder. If it exists, it has to be empty or a subject's.
+            samples (`dict[str, PIL.Image.Image]`, *optional*): Pictures for the model card, by name.
             push_to_hub (`bool`, *optional*, defaults to `False`): Whether to upload it too.
             kwargs: For [`~SubjectAdapter.push_to_hub`]; `repo_id` is the folder's name by default.
 
         Raises:
             MVCustomError: if the folder holds something that is not a subject.
         """
-        save_subject_files(self, save_directory)
+        save_subject_files(self, save_directory, samples)
         if push_to_hub:
             upload_subject(save_directory, **kwargs)
         elif kwargs:
@@ -7073,6 +7097,7 @@ class SubjectAdapter(nn.Module):
         self,
         repo_id: str,
         *,
+        samples: Mapping[str, Image] | None = None,
         private: bool | None = None,
         token: str | bool | None = None,
         commit_message: str = "Upload subject",
@@ -7084,6 +7109,7 @@ class SubjectAdapter(nn.Module):
         return save_and_upload_subject(
             self,
             repo_id,
+            samples=samples,
             private=private,
             token=token,
             commit_message=commit_message,

@@ -8,6 +8,7 @@ from os import PathLike
 
 import torch
 from diffusers.utils import logging
+from PIL.Image import Image
 from torch import Tensor, nn
 
 from ..cameras import Cameras, SubjectFrame
@@ -273,7 +274,14 @@ class SubjectAdapter(nn.Module):
 
     # --- files ---
 
-    def save_pretrained(self, save_directory: str | PathLike[str], *, push_to_hub: bool = False, **kwargs) -> None:
+    def save_pretrained(
+        self,
+        save_directory: str | PathLike[str],
+        *,
+        samples: Mapping[str, Image] | None = None,
+        push_to_hub: bool = False,
+        **kwargs,
+    ) -> None:
         """Writes the subject's folder: settings, LoRA, embedding, FeatureNeRF, reference views and a model card.
 
         Everything is written beside the folder first and moved into place at the end; an existing subject's folder is
@@ -281,13 +289,14 @@ class SubjectAdapter(nn.Module):
 
         Args:
             save_directory (`str` or path): The folder. If it exists, it has to be empty or a subject's.
+            samples (`dict[str, PIL.Image.Image]`, *optional*): Pictures for the model card, by name.
             push_to_hub (`bool`, *optional*, defaults to `False`): Whether to upload it too.
             kwargs: For [`~SubjectAdapter.push_to_hub`]; `repo_id` is the folder's name by default.
 
         Raises:
             MVCustomError: if the folder holds something that is not a subject.
         """
-        save_subject_files(self, save_directory)
+        save_subject_files(self, save_directory, samples)
         if push_to_hub:
             upload_subject(save_directory, **kwargs)
         elif kwargs:
@@ -331,6 +340,7 @@ class SubjectAdapter(nn.Module):
         self,
         repo_id: str,
         *,
+        samples: Mapping[str, Image] | None = None,
         private: bool | None = None,
         token: str | bool | None = None,
         commit_message: str = "Upload subject",
@@ -342,6 +352,7 @@ class SubjectAdapter(nn.Module):
         return save_and_upload_subject(
             self,
             repo_id,
+            samples=samples,
             private=private,
             token=token,
             commit_message=commit_message,

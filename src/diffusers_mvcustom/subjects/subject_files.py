@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
@@ -16,6 +16,7 @@ from uuid import uuid4
 from huggingface_hub import HfApi, ModelCard, ModelCardData, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from huggingface_hub.utils import validate_repo_id
+from PIL.Image import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -32,6 +33,7 @@ FEATURE_NERF_NAME = "feature_nerf.safetensors"
 LORA_NAME = "pytorch_lora_weights.safetensors"
 EMBEDDINGS_NAME = "learned_embeds.safetensors"
 REFERENCES_FOLDER = "references"
+SAMPLES_FOLDER = "samples"
 MODEL_CARD_NAME = "README.md"
 _DOWNLOADED = (  # and nothing else: no code, and not a whole model by mistake
     SUBJECT_CONFIG_NAME,
@@ -44,7 +46,9 @@ _DOWNLOADED = (  # and nothing else: no code, and not a whole model by mistake
 )
 
 
-def save_subject_files(adapter: SubjectAdapter, folder: str | PathLike[str]) -> None:
+def save_subject_files(
+    adapter: SubjectAdapter, folder: str | PathLike[str], samples: Mapping[str, Image] | None = None
+) -> None:
     """Writes the subject's folder. See [`SubjectAdapter.save_pretrained`]."""
     with _replaced_folder(Path(folder)) as new:
         adapter.config.save(new / SUBJECT_CONFIG_NAME)
@@ -54,7 +58,10 @@ def save_subject_files(adapter: SubjectAdapter, folder: str | PathLike[str]) -> 
         if adapter.lora_state_dict:
             save_file(adapter.lora_state_dict, new / LORA_NAME, metadata={"format": "pt"})
         adapter.references.save(new / REFERENCES_FOLDER)
-        _model_card(adapter).save(new / MODEL_CARD_NAME)
+        for name, picture in (samples or {}).items():
+            (new / SAMPLES_FOLDER).mkdir(exist_ok=True)
+            picture.save(new / SAMPLES_FOLDER / f"{name}.png")
+        _model_card(adapter, list(samples or ())).save(new / MODEL_CARD_NAME)
 
 
 def load_subject_files(
@@ -92,11 +99,13 @@ def load_subject_files(
     return adapter
 
 
-def save_and_upload_subject(adapter: SubjectAdapter, repo_id: str, **kwargs) -> str:
+def save_and_upload_subject(
+    adapter: SubjectAdapter, repo_id: str, *, samples: Mapping[str, Image] | None = None, **kwargs
+) -> str:
     """Writes the folder to a temporary place and uploads it. See [`SubjectAdapter.push_to_hub`]."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "subject"
-        save_subject_files(adapter, folder)
+        save_subject_files(adapter, folder, samples)
         return upload_subject(folder, repo_id, **kwargs)
 
 
@@ -120,7 +129,10 @@ def upload_subject(
         commit_message=commit_message,
         revision=revision,
         create_pr=create_pr,
-        delete_patterns=[*(f"{REFERENCES_FOLDER}/{part}" for part in ("*.png", "*.json")), LORA_NAME, EMBEDDINGS_NAME],
+        delete_patterns=[
+            *(f"{REFERENCES_FOLDER}/{part}" for part in ("*.png", "*.json")),
+            *(LORA_NAME, EMBEDDINGS_NAME, f"{SAMPLES_FOLDER}/*.png"),
+        ],
     )
     return commit.commit_url
 
@@ -166,7 +178,7 @@ def _conditioner_weights(adapter: SubjectAdapter) -> dict[str, Tensor]:
     }
 
 
-def _model_card(adapter: SubjectAdapter) -> ModelCard:
+def _model_card(adapter: SubjectAdapter, samples: list[str]) -> ModelCard:
     config, references = adapter.config, adapter.references
     data = ModelCardData(
         base_model=config.base_model if _is_hub_id(config.base_model) else None,
@@ -205,6 +217,10 @@ def _model_card(adapter: SubjectAdapter) -> ModelCard:
         "```",
         "",
     ]
+    for name in samples:
+        lines += [f"![{name}]({SAMPLES_FOLDER}/{name}.png)", ""]
+    if config.training.get("command"):
+        lines += ["Trained with:", "", "```bash", str(config.training["command"]), "```", ""]
     if config.training:
         settings = json.dumps(dict(config.training), indent=2, ensure_ascii=False)
         lines += ["Training settings:", "", "```json", settings, "```", ""]

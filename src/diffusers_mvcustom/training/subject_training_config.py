@@ -25,6 +25,8 @@ class SubjectTrainingConfig:
         num_token_vectors: Embeddings that the new word stands for.
         resolution: Side of the square training crops in pixels; the model's own if not given.
         up: World up of a capture that is not prepared: auto, or three numbers such as 0,-1,0.
+        masks: auto (the capture's own, else the photos' alpha, else none), required, none, or a folder of masks.
+        sequence: Sequence of a CO3Dv2 file.
         prompts: Texts of the training views; `{token}` and `{noun}` are filled in. One is drawn for each sample.
         use_captions: Use the captions of prepared data, where there are any, instead of `prompts`.
         holdout: Photos kept out of training for validation: how many (evenly spread), or their names.
@@ -109,6 +111,8 @@ class SubjectTrainingConfig:
     # --- data ---
     resolution: int | None = None
     up: str = "auto"
+    masks: str = "auto"
+    sequence: str | None = None
     prompts: list[str] = field(
         default_factory=lambda: [
             "a photo of a {token} {noun}",

@@ -1,9 +1,6 @@
-"""Looking at a subject while it is trained: what FeatureNeRF sees at held-out cameras, and generated views."""
+"""Pictures and numbers of a validation: FeatureNeRF against photos, and generated views."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,29 +10,6 @@ from torch import Tensor
 
 from ..cameras import Cameras
 from ..subjects import ReferenceViews, SubjectRendering
-
-
-@dataclass
-class ValidationResult:
-    """One validation.
-
-    Args:
-        step (`int`): Updates made.
-        psnr (`float`, *optional*): Mean masked PSNR of FeatureNeRF's colours at the validation cameras, in dB.
-        opacity_error (`float`, *optional*): Mean absolute difference of opacity and mask.
-        pictures (`dict[str, PIL.Image.Image]`): By name: photos beside what is rendered, and generated views.
-    """
-
-    step: int
-    psnr: float | None
-    opacity_error: float | None
-    pictures: dict[str, Image.Image]
-
-    def save(self, folder: Path) -> None:
-        """Writes the pictures to `folder/step-N-NAME.png`."""
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, picture in self.pictures.items():
-            picture.save(folder / f"step-{self.step:06d}-{name}.png")
 
 
 def masked_psnr(

@@ -1,0 +1,55 @@
+"""`train_lora.py` and `mvcustom train-lora`: the subject trainer on the command line."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+
+from .training_models import load_training_model
+
+_DESCRIPTION = """Learns a subject from posed photos: LoRA, a new word, and FeatureNeRF pose conditioning.
+
+The result, OUTPUT_DIR/subject, is what `pipe.load_subject` and `mvcustom generate --subject` take; its LoRA and its word
+also load in plain diffusers pipelines."""
+
+_EXAMPLES = """examples:
+  accelerate launch train_lora.py --config sd15 --data my-mug/ --output_dir out/my-mug --token "<my-mug>" --class_noun mug
+  accelerate launch train_lora.py --config tiny --data my-mug/ --output_dir out/try --token "<my-mug>" --class_noun mug
+  accelerate launch train_lora.py --config settings.yaml --output_dir out/my-mug --resume_from_checkpoint latest"""
+
+
+def train_lora(arguments: Sequence[str]) -> None:
+    """Parses the settings, loads the model, trains. Errors of the user's are raised as [`MVCustomError`]."""
+    from ..training import SubjectTrainer, SubjectTrainingConfig
+    from ..training.command_line import parse_settings
+
+    config = parse_settings(
+        SubjectTrainingConfig, arguments, program="train_lora.py", description=_DESCRIPTION, epilog=_EXAMPLES
+    )
+    pipe = load_training_model(config)
+    command = shlex.join(["accelerate", "launch", "train_lora.py", *arguments])
+    SubjectTrainer(config, pipe, command=command).train()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the trainer; an error of the user's is one line on standard error, its traceback behind `--debug`."""
+    run_trainer("train_lora.py", train_lora, sys.argv[1:] if arguments is None else arguments)
+
+
+def run_trainer(program: str, train, arguments: Sequence[str]) -> None:
+    """Runs a trainer's command; exit code 1 after an error, 130 after Ctrl-C."""
+    arguments = list(arguments)
+    try:
+        train([argument for argument in arguments if argument != "--debug"])
+    except (ValueError, OSError) as error:
+        if "--debug" in arguments:
+            raise
+        print(f"{program}: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""The model that a trainer's settings name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from ..pipelines import MVCustomPipeline
+
+
+class ModelSettings(Protocol):
+    """The settings that say which model to train on."""
+
+    model: str
+    motion_adapter: str | None
+    revision: str | None
+    variant: str | None
+    offline: bool
+    seed: int
+
+
+def load_training_model(config: ModelSettings) -> MVCustomPipeline:
+    """The pipeline of a model folder or Hub id; `tiny` and `sd15` are models of random weights, to try a trainer with.
+
+    Raises:
+        MVCustomError: naming the model, if it cannot be loaded.
+    """
+    from diffusers import MotionAdapter
+
+    from ..errors import MVCustomError
+    from ..pipelines import MVCustomPipeline
+
+    if config.model in ("tiny", "sd15"):
+        from ..toy import random_components
+
+        return MVCustomPipeline(**random_components(config.model, seed=0))
+    options = {"revision": config.revision, "variant": config.variant, "local_files_only": config.offline}
+    options = {name: value for name, value in options.items() if value}
+    try:
+        if config.motion_adapter is not None:
+            options["motion_adapter"] = MotionAdapter.from_pretrained(
+                config.motion_adapter, local_files_only=config.offline
+            )
+        return MVCustomPipeline.from_pretrained(config.model, **options)
+    except MVCustomError:
+        raise
+    except (OSError, ValueError) as error:
+        raise MVCustomError(f"model: {config.model} cannot be loaded: {error}") from error
