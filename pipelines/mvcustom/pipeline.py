@@ -542,7 +542,7 @@ class Cameras(TrajectoryConstructors):
         rotation = self.camera_to_world[:, :3, :3].transpose(1, 2)
         world_to_camera = torch.zeros_like(self.camera_to_world)
         world_to_camera[:, :3, :3] = rotation
-        world_to_camera[:, :3, 3] = -(rotation @ self.camera_to_world[:, :3, 3:]).squeeze(-1)
+        world_to_camera[:, :3, 3] = -(rotation * self.camera_to_world[:, None, :3, 3]).sum(dim=-1)  # no autocast in it
         world_to_camera[:, 3, 3] = 1.0
         return world_to_camera
 
@@ -623,7 +623,7 @@ def _check_poses(camera_to_world: Tensor) -> None:
             f"camera_to_world: expected the bottom row [0, 0, 0, 1], got {camera_to_world[~affine][0, 3].tolist()} in "
             f"{_bad_indices(~affine)}. Transposed matrices (row vectors)?"
         )
-    rotation = camera_to_world[:, :3, :3]
+    rotation = camera_to_world[:, :3, :3].detach().cpu().double()  # autocast leaves float64 alone
     error = (rotation @ rotation.transpose(1, 2) - torch.eye(3).to(rotation)).abs().amax(dim=(1, 2))
     singular = torch.linalg.det(rotation).abs() < 1e-8
     if singular.any():
@@ -7536,7 +7536,7 @@ class SubjectLoadingMixin:
             latent_size=(cameras.height // self.vae_scale_factor, cameras.width // self.vae_scale_factor),
             scheduler=self.scheduler,
             added_cond_kwargs=added_cond_kwargs,
-            cross_attention_kwargs=self.cross_attention_kwargs,
+            cross_attention_kwargs=getattr(self, "_cross_attention_kwargs", None),  # of the call, if in one
             generator=generator[0] if isinstance(generator, list) else generator,
         )
 

@@ -71,6 +71,14 @@ def test_what_cannot_be_a_camera(arguments, message):
         Cameras(**{"camera_to_world": identity(3), "intrinsics": PINHOLE, "height": 4, "width": 6, **arguments})
 
 
+def test_autocast_does_not_touch_the_geometry():
+    cameras = Cameras.orbit(5, elevation=33, height=48, width=64)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(cameras[1:3].camera_to_world, cameras.camera_to_world[1:3])
+        inside = cameras.world_to_camera
+    assert torch.equal(inside, cameras.world_to_camera)
+
+
 def test_batches_of_different_sizes_do_not_join():
     with pytest.raises(CamerasError, match=r"\(4, 6\), \(8, 6\)"):
         Cameras.cat([Cameras(identity(), PINHOLE, 4, 6), Cameras(identity(), PINHOLE, 8, 6)])

@@ -24,6 +24,15 @@ SMALL = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _fresh_accelerate():
+    """accelerate keeps one state for a whole process, with the precision that came first."""
+    from accelerate.state import AcceleratorState
+
+    yield
+    AcceleratorState._reset_state(True)
+
+
 @pytest.fixture(scope="session")
 def small_settings(cube_capture):
     """The settings that a test changes as it needs."""

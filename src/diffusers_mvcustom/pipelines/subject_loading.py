@@ -155,7 +155,7 @@ class SubjectLoadingMixin:
             latent_size=(cameras.height // self.vae_scale_factor, cameras.width // self.vae_scale_factor),
             scheduler=self.scheduler,
             added_cond_kwargs=added_cond_kwargs,
-            cross_attention_kwargs=self.cross_attention_kwargs,
+            cross_attention_kwargs=getattr(self, "_cross_attention_kwargs", None),  # of the call, if in one
             generator=generator[0] if isinstance(generator, list) else generator,
         )
 

@@ -73,6 +73,8 @@ class SubjectTrainer:
             project_dir=self.output / "logs",
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
+        if config.mixed_precision == "fp16" and self.accelerator.device.type == "cpu":
+            raise MVCustomError("mixed_precision: fp16 needs a GPU; on a CPU take bf16 or no.")
         if config.allow_tf32:
             torch.backends.cuda.matmul.allow_tf32 = True
         self.device = self.accelerator.device
