@@ -1,0 +1,106 @@
+"""Stage 1 of the toy model: `AutoencoderKL`, 64 × 64 pixels to 16 × 16 latents of 4 channels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from .training_run import TrainingRun
+from .view_store import ViewStore
+
+KL_WEIGHT = 1e-5
+EDGE_WEIGHT = 0.5
+
+
+def new_autoencoder(seed: int = 0) -> AutoencoderKL:
+    """An untrained autoencoder, about 1.3 million weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 3,
+            up_block_types=("UpDecoderBlock2D",) * 3,
+            block_out_channels=(32, 64, 96),
+            layers_per_block=1,
+            latent_channels=4,
+            norm_num_groups=16,
+            sample_size=64,
+            mid_block_add_attention=False,
+        )
+
+
+def reconstruction_losses(vae: AutoencoderKL, pixels: Tensor) -> dict[str, Tensor]:
+    """Absolute error of pixels and of their differences (edges), and a little KL.
+
+    Args:
+        vae (`AutoencoderKL`): The autoencoder.
+        pixels (`torch.Tensor` of shape `(N, 3, H, W)`): In [-1, 1].
+    """
+    posterior = vae.encode(pixels).latent_dist
+    decoded = vae.decode(posterior.sample()).sample
+    error = decoded - pixels
+    edges = sum(error.diff(dim=dim).abs().mean() for dim in (-1, -2))
+    kl = posterior.kl().mean() / posterior.mean[0].numel()
+    absolute = error.abs().mean()
+    psnr = -10 * (error.detach() / 2).square().mean().log10()
+    return {"loss": absolute + EDGE_WEIGHT * edges + KL_WEIGHT * kl, "absolute": absolute, "kl": kl, "psnr": psnr}
+
+
+def autoencoder_run(folder: Path, *, max_steps: int, batch_size: int, device: str, seed: int) -> TrainingRun:
+    """The stage's training, to go on from its newest checkpoint."""
+    return TrainingRun(
+        folder,
+        {"vae": new_autoencoder(seed)},
+        learning_rate=1e-3,
+        max_steps=max_steps,
+        batch_size=batch_size,
+        ema_decay=0.995,
+        device=device,
+        seed=seed,
+        save_every=200,
+    )
+
+
+def train_autoencoder(run: TrainingRun, store: ViewStore) -> None:
+    """Trains to the end."""
+    vae = run.modules["vae"]
+
+    def loss(step: int, numbers: list[int]) -> dict[str, Tensor]:
+        indices = torch.randint(len(store), (len(numbers),)).tolist()
+        return reconstruction_losses(vae, flipped(store.pixels(indices)).to(run.device))
+
+    run.train(loss)
+
+
+@torch.no_grad()
+def finished_autoencoder(run: TrainingRun, store: ViewStore, views: int = 512) -> AutoencoderKL:
+    """The averaged weights, with the scale that gives latents unit variance."""
+    run.use_averaged_weights()
+    vae = run.modules["vae"]
+    latents = torch.cat(
+        [
+            vae.encode(store.pixels(list(range(start, start + 32))).to(run.device)).latent_dist.sample()
+            for start in range(0, min(views, len(store) - 31), 32)
+        ]
+    )
+    vae.register_to_config(scaling_factor=round(1 / latents.std().item(), 5))
+    return vae
+
+
+def flipped(pixels: Tensor) -> Tensor:
+    """Half of the views mirrored."""
+    return torch.where(torch.rand(len(pixels), 1, 1, 1) < 0.5, pixels.flip(-1), pixels)
+
+
+def reconstruction_psnr(vae: AutoencoderKL, store: ViewStore, views: int = 256) -> float:
+    """Mean PSNR in dB over views of a store."""
+    values = []
+    with torch.no_grad():
+        for start in range(0, views, 32):
+            pixels = store.pixels(list(range(start, start + 32))).to(vae.device)
+            decoded = vae.decode(vae.encode(pixels).latent_dist.mode()).sample.clamp(-1, 1)
+            values.append(-10 * (F.mse_loss(decoded, pixels, reduction="none") / 4).mean(dim=(1, 2, 3)).log10())
+    return torch.cat(values).mean().item()

@@ -1,0 +1,127 @@
+"""Views of the toy world, rendered once and read many times."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...cameras import Cameras
+from ...errors import MVCustomError
+from ..attributes import Chooser
+from ..captions import describe
+from ..rendering import render
+from ..splits import Split, sample_attributes, sample_scene
+
+VIEWS_PER_SCENE = 2
+_RECORD_NAME = "views.json"
+
+
+class ViewStore:
+    """Single views of a split's scenes, two a scene, from cameras all around: pixels, depth and how many objects show.
+
+    Filled from the first scene on and at any time as full as `rendered_scenes` says, so it can be read while another
+    process fills it, and filling goes on where it stopped.
+
+    Args:
+        folder (`Path`): Where the views lie.
+        split (`str`): Of which scenes.
+        num_scenes (`int`): How many scenes it is to hold.
+        size (`int`): Side of the views in pixels.
+    """
+
+    def __init__(self, folder: Path, split: Split = "train", num_scenes: int = 40_000, size: int = 64) -> None:
+        self.folder, self.split, self.num_scenes, self.size = folder, split, num_scenes, size
+        folder.mkdir(parents=True, exist_ok=True)
+        count = num_scenes * VIEWS_PER_SCENE
+        self.images = self._file("images", (count, 3, size, size), np.uint8)
+        self.depth = self._file("depth", (count, size, size), np.float16)
+        self.objects = self._file("objects", (count,), np.uint8)
+        record = {"split": split, "num_scenes": num_scenes, "size": size}
+        if self._record() is None:
+            self._write({**record, "rendered_scenes": 0})
+        stored = {name: value for name, value in self._record().items() if name in record}
+        if stored != record:
+            raise MVCustomError(f"{folder}: holds views of {stored}, expected {record}.")
+
+    @property
+    def rendered_scenes(self) -> int:
+        """How many scenes are there so far."""
+        return self._record()["rendered_scenes"]
+
+    def __len__(self) -> int:
+        return self.rendered_scenes * VIEWS_PER_SCENE
+
+    def fill(self, progress=iter, block: int = 50) -> None:
+        """Renders what is missing."""
+        for start in progress(range(self.rendered_scenes, self.num_scenes, block)):
+            end = min(start + block, self.num_scenes)
+            for scene_index in range(start, end):
+                views = render(sample_scene(self.split, scene_index), view_cameras(self.split, scene_index, self.size))
+                where = slice(scene_index * VIEWS_PER_SCENE, (scene_index + 1) * VIEWS_PER_SCENE)
+                self.images[where] = (views.images * 255).round().byte().numpy()
+                self.depth[where] = views.depth[:, 0].numpy().astype(np.float16)
+                self.objects[where] = views.visible_objects().numpy()
+            for file in (self.images, self.depth, self.objects):
+                file.flush()
+            self._write({**self._record(), "rendered_scenes": end})
+
+    def pixels(self, indices: list[int]) -> Tensor:
+        """Views `(N, 3, size, size)` in [-1, 1]."""
+        return torch.from_numpy(self.images[indices].astype(np.float32)) / 127.5 - 1
+
+    def depths(self, indices: list[int]) -> Tensor:
+        """Their exact z-depth, `(N, size, size)`."""
+        return torch.from_numpy(self.depth[indices].astype(np.float32))
+
+    def caption(self, index: int, wording: int) -> str:
+        """A caption of a view: `wording` chooses the words and which attributes are named."""
+        attributes = sample_attributes(self.split, index // VIEWS_PER_SCENE)
+        count = int(self.objects[index])
+        return describe(attributes, Chooser(wording), object_count=min(count, attributes.object_count))
+
+    def _file(self, name: str, shape: tuple[int, ...], dtype: type) -> np.memmap:
+        path = self.folder / f"{name}.npy"
+        if path.exists():
+            return np.lib.format.open_memmap(path, mode="r+")
+        return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+
+    def _record(self) -> dict | None:
+        path = self.folder / _RECORD_NAME
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def _write(self, record: dict) -> None:
+        temporary = self.folder / f".{_RECORD_NAME}"
+        temporary.write_text(json.dumps(record))
+        os.replace(temporary, self.folder / _RECORD_NAME)
+
+
+def view_cameras(split: Split, scene_index: int, size: int, count: int = VIEWS_PER_SCENE) -> Cameras:
+    """Cameras all around a scene's subject, at changing heights, distances and lenses, not always quite at it."""
+    choose = Chooser(7_919 * (scene_index + 1) + hash_of(split))
+    cameras = []
+    for _ in range(count):
+        azimuth, elevation = choose.uniform(0.0, 360.0), choose.uniform(4.0, 42.0)
+        target = tuple(choose.uniform(-0.06, 0.06) for _ in range(3))
+        cameras.append(
+            Cameras.orbit(
+                1,
+                azimuth=(azimuth, azimuth),
+                elevation=elevation,
+                radius=choose.uniform(0.8, 1.25),
+                target=target,
+                field_of_view=choose.uniform(46.0, 56.0),
+                height=size,
+                width=size,
+            )
+        )
+    return Cameras.cat(cameras)
+
+
+def hash_of(split: Split) -> int:
+    """A number for each split, the same in every run."""
+    return sum(ord(letter) << (8 * (place % 3)) for place, letter in enumerate(split))
