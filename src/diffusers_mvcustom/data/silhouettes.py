@@ -19,10 +19,10 @@ from ..errors import CamerasError
 _LONG_SIDE = 48
 _GRID = 40
 _HALF_EXTENT = 0.6
-_AGREEING_SHARE = 0.85
-"""Share of the views that have to see a point inside their mask; not all, as masks are never perfect."""
-_POOR, _GOOD = 0.4, 0.6
-_FLIP = (1.0, -1.0, -1.0, 1.0)
+_AGREEING_SHARE = 0.95
+"""Share of the views that have to see a point inside their mask; not all, as one mask in twenty may be wrong."""
+_FITTING, _MARGIN = 0.75, 0.3
+"""Another convention is only spoken of if it fits this well, and so much better than the one that was read."""
 
 
 def silhouette_agreement(
@@ -71,21 +71,20 @@ def convention_that_fits(
         `str`, *optional*: What to tell the user; `None` if nothing is wrong, or nothing better is known.
     """
     given = _agreement(cameras, masks)
-    if given >= _POOR:
+    if given >= 1 - _MARGIN:
         return None
-    flip = torch.diag(torch.tensor(_FLIP)).to(cameras.camera_to_world)
-    as_read, inverted = cameras.camera_to_world, cameras.world_to_camera
+    # A flipped world is the same up to a rotation, so these three stand for every mistake of inversion and of axes.
+    flip = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0])).to(cameras.camera_to_world)
     others = {
-        "OpenCV world-to-camera matrices": inverted,
-        "OpenGL camera-to-world matrices read as OpenCV (or the reverse)": as_read @ flip,
-        "world-to-camera matrices with the axes of OpenGL": torch.linalg.inv(as_read @ flip) @ flip,
-        "inverted matrices with flipped axes": flip @ inverted,
+        "world-to-camera matrices given as camera-to-world": cameras.world_to_camera,
+        "OpenGL poses given as OpenCV, or the reverse": cameras.camera_to_world @ flip,
+        "world-to-camera matrices with other axes": cameras.world_to_camera @ flip,
     }
     scores = {name: _agreement(replace(cameras, camera_to_world=poses), masks) for name, poses in others.items()}
     best = max(scores, key=scores.__getitem__)
-    if scores[best] < max(_GOOD, 1.5 * given):
+    if scores[best] < max(_FITTING, given + _MARGIN):
         return None
-    return f"the masks fit {best} ({scores[best]:.0%} of their area), not these cameras as they were read ({given:.0%})"
+    return f"{best}? So they fit {scores[best]:.0%} of the masks' area, as they were read {given:.0%}"
 
 
 def _agreement(cameras: Cameras, masks: Tensor) -> float:

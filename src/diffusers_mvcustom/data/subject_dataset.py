@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..cameras import Capture, SubjectFrame, load_capture, normalize_cameras, undistort_image
-from ..errors import MVCustomError
+from ..cameras import Cameras, Capture, SubjectFrame, load_capture, normalize_cameras, undistort_image
+from ..errors import CamerasError, MVCustomError
 from ..subjects import ReferenceViews
 from ..subjects.reference_files import read_image
 from ..subjects.reference_views import resample
@@ -27,6 +27,7 @@ from .checks import (
 )
 from .manifest import SubjectRecord, frame_texts, manifest_file, read_manifest
 from .masks import has_alpha, masks_in_folder
+from .silhouettes import convention_that_fits
 
 _MASK_CHOICES = ("auto", "required", "none")
 
@@ -124,6 +125,7 @@ def load_subject_dataset(
         raise MVCustomError(f"{path}: expected a photo for every camera, there is none for {enumerated(without)}.")
     check_files(path, "photos", capture.image_paths)
     check_no_duplicates(path, names, [file_digest(file) for file in capture.image_paths])
+    read = capture.cameras
     capture, alpha = _with_masks(path, capture, names, masks)
     cameras, subject_frame = _in_subject_frame(path, capture, record, up)
     check_cameras_of_capture(path, cameras, names)
@@ -133,6 +135,8 @@ def load_subject_dataset(
     if alpha:
         views = replace(views, masks=_alpha_masks(capture, views))
     _check_masks(path, views, names)
+    if record is None and views.masks is not None:
+        _check_silhouettes(path, read, views)
     return SubjectDataset(
         views=replace(views, names=names, captions=captions),
         subject_frame=subject_frame,
@@ -210,4 +214,13 @@ def _check_masks(path: Path, views: ReferenceViews, names: tuple[str, ...]) -> N
         raise MVCustomError(
             f"{path}: masks: expected the subject (white) in every mask, there is none in {len(empty)} of {len(views)}: "
             f"{enumerated(empty)}."
+        )
+
+
+def _check_silhouettes(path: Path, read: Cameras, views: ReferenceViews) -> None:
+    mistake = convention_that_fits(replace(views.cameras, camera_to_world=read.camera_to_world.float()), views.masks)
+    if mistake is not None:
+        raise CamerasError(
+            f"{path}: the masks and the cameras contradict each other. {mistake}. Give the poses in the file's own "
+            "convention, or leave the masks out (masks='none') if it is them that are wrong."
         )
