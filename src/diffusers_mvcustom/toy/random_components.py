@@ -34,6 +34,7 @@ from transformers import (
 )
 
 from ..errors import MVCustomError
+from .tokenizer import word_tokenizer
 
 Size = Literal["tiny", "sd15"]
 
@@ -139,7 +140,7 @@ def random_components(
         (16, 32, 32)
     """
     _check_size(size)
-    tokenizer = _tokenizer(_VOCABULARY_SIZE[size])
+    tokenizer = word_tokenizer(_WORDS.split(), _VOCABULARY_SIZE[size])
     components: dict[str, Any] = {"tokenizer": tokenizer, "scheduler": _scheduler()}
     with _random_weights(seed, dtype):
         components["vae"] = AutoencoderKL(
@@ -269,34 +270,6 @@ def _scheduler() -> DDIMScheduler:
         steps_offset=1,
         timestep_spacing="linspace",
     )
-
-
-def _tokenizer(vocabulary_size: int | None) -> CLIPTokenizer:
-    """A CLIP tokenizer over bytes and a few common words, in the order of CLIP's own vocabulary.
-
-    Every text tokenises without an unknown token. Entries that fill the vocabulary up to `vocabulary_size` are never
-    produced.
-    """
-    bytes_as_text = _byte_characters()
-    tokens = bytes_as_text + [character + "</w>" for character in bytes_as_text]
-    merges: dict[tuple[str, str], None] = {}
-    for word in _WORDS.split():
-        pieces = [*word[:-1], word[-1] + "</w>"]
-        while len(pieces) > 1:
-            merges[(pieces[0], pieces[1])] = None
-            pieces[:2] = [pieces[0] + pieces[1]]
-    tokens += [left + right for left, right in merges]
-    tokens += [f"unused {i}" for i in range((vocabulary_size or 0) - len(tokens) - 2)]
-    tokens += ["<|startoftext|>", "<|endoftext|>"]
-    vocabulary = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
-    return CLIPTokenizer(vocab=vocabulary, merges=list(merges), model_max_length=77)
-
-
-def _byte_characters() -> list[str]:
-    """The printable character that stands for each byte in byte-level BPE, in GPT-2's order."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)]
-    rest = [byte for byte in range(256) if byte not in printable]
-    return [chr(byte) for byte in printable] + [chr(256 + i) for i in range(len(rest))]
 
 
 def _zoe_depth(size: Size) -> ZoeDepthForDepthEstimation:

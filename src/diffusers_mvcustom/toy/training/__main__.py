@@ -16,16 +16,18 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
-from .autoencoder import autoencoder_run, train_autoencoder
+from .autoencoder import autoencoder_run, finished_autoencoder, train_autoencoder
+from .depth_model import depth_run, train_depth_model
+from .image_model import LatentStore, image_model_run, train_image_model
 from .view_store import ViewStore
 
-STEPS = {"autoencoder": 4_000, "depth": 12_000, "images": 60_000}
+STEPS = {"autoencoder": 4_000, "depth": 6_000, "images": 60_000}
 BATCH = {"autoencoder": 16, "depth": 16, "images": 32}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=["views", "autoencoder"])
+    parser.add_argument("stage", choices=["views", *STEPS])
     parser.add_argument("--output", type=Path, required=True, help="folder of views and checkpoints")
     parser.add_argument("--scenes", type=int, default=40_000, help="scenes of the training split, two views each")
     parser.add_argument("--max-steps", type=int)
@@ -47,8 +49,16 @@ def main() -> None:
         "device": options.device,
         "seed": options.seed,
     }
+    runs = {"autoencoder": autoencoder_run, "depth": depth_run, "images": image_model_run}
+    run = runs[options.stage](options.output / options.stage, **settings)
     if options.stage == "autoencoder":
-        train_autoencoder(autoencoder_run(options.output / "autoencoder", **settings), store)
+        train_autoencoder(run, store)
+    elif options.stage == "depth":
+        train_depth_model(run, store)
+    else:
+        settings["max_steps"] = settings["batch_size"] = 1  # of the autoencoder, which is only read
+        vae = finished_autoencoder(autoencoder_run(options.output / "autoencoder", **settings), store)
+        train_image_model(run, LatentStore(store, vae, options.output / "latents"))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,114 @@
+"""The toy model's depth estimator: a small Depth Anything, trained on exact depth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config, DPTImageProcessor
+
+from .autoencoder import flipped
+from .training_run import TrainingRun
+from .view_store import ViewStore
+
+MAX_DEPTH = 8.0
+"""In units of the subject frame (the subject is at about 1); all that is farther counts as this far."""
+EDGE_WEIGHT = 0.5
+
+
+def new_depth_model(seed: int = 0) -> DepthAnythingForDepthEstimation:
+    """An untrained metric depth model for 64 × 64 pixels, about 2 million weights."""
+    backbone = Dinov2Config(
+        image_size=64,
+        patch_size=8,
+        hidden_size=128,
+        num_hidden_layers=8,
+        num_attention_heads=4,
+        mlp_ratio=3,
+        out_features=["stage2", "stage4", "stage6", "stage8"],
+        reshape_hidden_states=False,
+        apply_layernorm=True,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return DepthAnythingForDepthEstimation(
+            DepthAnythingConfig(
+                backbone_config=backbone,
+                patch_size=8,
+                reassemble_hidden_size=128,
+                neck_hidden_sizes=[32, 48, 64, 64],
+                fusion_hidden_size=48,
+                head_in_index=-1,
+                head_hidden_size=32,
+                depth_estimation_type="metric",
+                max_depth=10,
+            )
+        )
+
+
+def depth_image_processor() -> DPTImageProcessor:
+    """Resizes to the model's size and normalises to [-1, 1]."""
+    return DPTImageProcessor(
+        size={"height": 64, "width": 64},
+        keep_aspect_ratio=False,
+        ensure_multiple_of=8,
+        image_mean=[0.5] * 3,
+        image_std=[0.5] * 3,
+    )
+
+
+def depth_losses(predicted: Tensor, depth: Tensor) -> dict[str, Tensor]:
+    """Error of the logarithm of depth and of its differences.
+
+    Args:
+        predicted (`torch.Tensor` of shape `(N, H, W)`), depth (`torch.Tensor` of shape `(N, H, W)`): z-depths.
+    """
+    depth = depth.clamp(max=MAX_DEPTH)
+    error = predicted.clamp(min=1e-2).log() - depth.log()
+    edges = sum(error.diff(dim=dim).abs().mean() for dim in (-1, -2))
+    absolute = error.abs().mean()
+    relative = ((predicted - depth).abs() / depth).detach().mean()
+    return {"loss": absolute + EDGE_WEIGHT * edges, "log_error": absolute, "relative_error": relative}
+
+
+def depth_run(folder: Path, *, max_steps: int, batch_size: int, device: str, seed: int) -> TrainingRun:
+    """The stage's training, to go on from its newest checkpoint."""
+    return TrainingRun(
+        folder,
+        {"depth": new_depth_model(seed)},
+        learning_rate=1e-3,
+        max_steps=max_steps,
+        batch_size=batch_size,
+        ema_decay=0.998,
+        device=device,
+        seed=seed,
+        save_every=250,
+    )
+
+
+def train_depth_model(run: TrainingRun, store: ViewStore) -> None:
+    """Trains to the end."""
+    model = run.modules["depth"]
+
+    def loss(step: int, numbers: list[int]) -> dict[str, Tensor]:
+        indices = torch.randint(len(store), (len(numbers),)).tolist()
+        both = torch.cat([store.pixels(indices), store.depths(indices)[:, None]], dim=1)
+        both = flipped(both)
+        noise = 0.05 * torch.rand(()) * torch.randn(both[:, :3].shape)  # generated pictures are not clean
+        predicted = model(pixel_values=(both[:, :3] + noise).to(run.device)).predicted_depth
+        return depth_losses(predicted, both[:, 3].to(run.device))
+
+    run.train(loss)
+
+
+@torch.no_grad()
+def depth_error(model: DepthAnythingForDepthEstimation, store: ViewStore, views: int = 256) -> float:
+    """Mean relative error of depth over views of a store, up to [`MAX_DEPTH`]."""
+    errors = []
+    for start in range(0, views, 32):
+        indices = list(range(start, start + 32))
+        depth = store.depths(indices).clamp(max=MAX_DEPTH).to(model.device)
+        predicted = model(pixel_values=store.pixels(indices).to(model.device)).predicted_depth
+        errors.append(((predicted - depth).abs() / depth).mean())
+    return torch.stack(errors).mean().item()

@@ -1,0 +1,148 @@
+"""Stage 2 of the toy model: text encoder and U-Net, trained together on single views."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, UNet2DConditionModel
+from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from ...training.losses import denoising_loss, denoising_target, min_snr_weights
+from ..captions import caption_words
+from ..tokenizer import word_tokenizer
+from .training_run import TrainingRun
+from .view_store import ViewStore
+
+TEXT_DROPOUT = 0.1
+SNR_GAMMA = 5.0
+TEXT_WIDTH = 128
+
+
+def toy_tokenizer() -> CLIPTokenizer:
+    """One token for every word of the captions; other words fall into letters."""
+    return word_tokenizer(caption_words(), max_length=32)
+
+
+def toy_scheduler() -> DDIMScheduler:
+    """DDIM on velocities. The last noise level holds no trace of the picture, so day and night are equally near."""
+    return DDIMScheduler(
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+        clip_sample=False,
+        set_alpha_to_one=True,
+    )
+
+
+def new_image_model(tokenizer: CLIPTokenizer, seed: int = 0) -> dict[str, torch.nn.Module]:
+    """An untrained `text_encoder` and `unet`, the latter an image model to which motion modules are added later."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        text_encoder = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=TEXT_WIDTH,
+                intermediate_size=4 * TEXT_WIDTH,
+                num_hidden_layers=4,
+                num_attention_heads=4,
+                max_position_embeddings=tokenizer.model_max_length,
+                bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+                projection_dim=TEXT_WIDTH,
+            )
+        )
+        unet = UNet2DConditionModel(
+            sample_size=16,
+            in_channels=4,
+            out_channels=4,
+            down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+            block_out_channels=(64, 128, 192),
+            layers_per_block=1,
+            cross_attention_dim=TEXT_WIDTH,
+            attention_head_dim=4,  # the number of heads, as in Stable Diffusion 1.5's configuration
+            norm_num_groups=32,
+        )
+    return {"text_encoder": text_encoder, "unet": unet}
+
+
+class LatentStore:
+    """Latents of a view store's views, encoded once: the posterior's mean, scaled.
+
+    Args:
+        store ([`ViewStore`]): The views.
+        vae (`AutoencoderKL`): Encodes them.
+        folder (`Path`): Where the latents lie. They are of this autoencoder as long as nobody trains it further.
+    """
+
+    def __init__(self, store: ViewStore, vae: AutoencoderKL, folder: Path) -> None:
+        self.store, self.vae = store, vae
+        folder.mkdir(parents=True, exist_ok=True)
+        path, done = folder / "latents.npy", folder / "encoded.npy"
+        count, side = store.num_scenes * 2, store.size // 4
+        if path.exists():
+            self.latents = np.lib.format.open_memmap(path, mode="r+")
+            self.encoded = np.lib.format.open_memmap(done, mode="r+")
+        else:
+            self.latents = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=(count, 4, side, side))
+            self.encoded = np.lib.format.open_memmap(done, mode="w+", dtype=np.bool_, shape=(count,))
+
+    @torch.no_grad()
+    def __getitem__(self, indices: list[int]) -> Tensor:
+        """Latents `(N, 4, h, w)` of these views."""
+        missing = [index for index in dict.fromkeys(indices) if not self.encoded[index]]
+        if missing:
+            pixels = self.store.pixels(missing).to(self.vae.device)
+            fresh = self.vae.encode(pixels).latent_dist.mode() * self.vae.config.scaling_factor
+            self.latents[missing] = fresh.cpu().numpy().astype(np.float16)
+            self.encoded[missing] = True
+        return torch.from_numpy(self.latents[indices].astype(np.float32))
+
+
+def image_model_run(folder: Path, *, max_steps: int, batch_size: int, device: str, seed: int) -> TrainingRun:
+    """The stage's training, to go on from its newest checkpoint."""
+    return TrainingRun(
+        folder,
+        new_image_model(toy_tokenizer(), seed),
+        learning_rate=5e-4,
+        max_steps=max_steps,
+        batch_size=batch_size,
+        ema_decay=0.9995,
+        warm_up=500,
+        device=device,
+        seed=seed,
+        save_every=500,
+    )
+
+
+def train_image_model(run: TrainingRun, latents: LatentStore, until: int | None = None) -> None:
+    """Trains to the last step, or to step `until`."""
+    tokenizer, scheduler = toy_tokenizer(), DDPMScheduler.from_config(toy_scheduler().config)
+    text_encoder, unet = run.modules["text_encoder"], run.modules["unet"]
+
+    def loss(step: int, numbers: list[int]) -> dict[str, Tensor]:
+        indices = torch.randint(len(latents.store), (len(numbers),)).tolist()
+        dropped = (torch.rand(len(numbers)) < TEXT_DROPOUT).tolist()
+        texts = [
+            "" if drop else latents.store.caption(index, number)
+            for index, number, drop in zip(indices, numbers, dropped)
+        ]
+        clean = latents[indices].to(run.device)
+        noise = torch.randn(clean.shape).to(run.device)
+        timesteps = torch.randint(1000, (len(numbers),)).to(run.device)
+        ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        states = text_encoder(ids.to(run.device))[0]
+        prediction = unet(scheduler.add_noise(clean, noise, timesteps), timesteps, states).sample
+        error = denoising_loss(prediction, denoising_target(scheduler, clean, noise, timesteps))
+        weights = min_snr_weights(scheduler, timesteps, SNR_GAMMA).clamp(min=0.05)  # the last level counts too
+        return {"loss": (weights * error).mean(), "error": error.mean()}
+
+    run.train(loss, until)
