@@ -10,6 +10,7 @@ import typer
 from . import cameras, subject
 from .generate import generate
 from .random_model import random_model
+from .train_lora import train_lora_command
 
 app = typer.Typer(
     help="Your own object, seen from any camera, in any scene you can describe.",
@@ -21,6 +22,11 @@ app.add_typer(cameras.app, name="cameras")
 app.add_typer(subject.app, name="subject")
 app.command()(generate)
 app.command("random-model")(random_model)
+app.command(
+    "train-lora",
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
+    add_help_option=False,
+)(train_lora_command)
 
 
 @app.callback()
@@ -36,6 +42,8 @@ def main(arguments: list[str] | None = None) -> None:
     debug = "--debug" in arguments
     try:
         app([argument for argument in arguments if argument != "--debug"], prog_name="mvcustom")
+    except KeyboardInterrupt:
+        sys.exit(130)
     except (ValueError, OSError) as error:
         if debug:
             raise

@@ -6,6 +6,8 @@ import shlex
 import sys
 from collections.abc import Sequence
 
+import typer
+
 from .training_models import load_training_model
 
 _DESCRIPTION = """Learns a subject from posed photos: LoRA, a new word, and FeatureNeRF pose conditioning.
@@ -30,6 +32,14 @@ def train_lora(arguments: Sequence[str]) -> None:
     pipe = load_training_model(config)
     command = shlex.join(["accelerate", "launch", "train_lora.py", *arguments])
     SubjectTrainer(config, pipe, command=command).train()
+
+
+def train_lora_command(context: typer.Context) -> None:
+    """Learn a subject from posed photos; the same as `train_lora.py`.
+
+    Example: `mvcustom train-lora --config sd15 --data my-mug/ --output_dir out/my-mug --token "<my-mug>" --class_noun mug`
+    """
+    train_lora(context.args)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

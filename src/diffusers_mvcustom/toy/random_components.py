@@ -33,6 +33,7 @@ from transformers import (
 )
 
 from ..errors import MVCustomError
+from .averaging_autoencoder import LATENT_SCALE, set_averaging_weights
 from .tokenizer import word_tokenizer
 
 Size = Literal["tiny", "sd15"]
@@ -60,7 +61,13 @@ _UNET = {
     },
 }
 _VAE = {
-    "tiny": {"block_out_channels": (8, 16, 16), "layers_per_block": 1, "norm_num_groups": 4, "sample_size": 64},
+    "tiny": {
+        "block_out_channels": (8, 16, 16),
+        "layers_per_block": 1,
+        "norm_num_groups": 1,
+        "sample_size": 64,
+        "scaling_factor": LATENT_SCALE,
+    },
     "sd15": {
         "block_out_channels": (128, 256, 512, 512),
         "layers_per_block": 2,
@@ -115,7 +122,8 @@ def random_components(
     """Builds every component of a motion pipeline with random weights. Needs no network and no files.
 
     Args:
-        size (`str`, *optional*, defaults to `"tiny"`): `"tiny"` (3 MB in all; 64×64 pixels, 16×16 latents) or
+        size (`str`, *optional*, defaults to `"tiny"`): `"tiny"` (3 MB in all; 64×64 pixels, 16×16 latents; its
+            autoencoder is not random but keeps the mean colours of 4×4 pixels, so that latents say something) or
             `"sd15"` (the shapes of Stable Diffusion 1.5 with the AnimateDiff motion adapter v1.5-2; 1.3 billion
             parameters in the U-Net).
         seed (`int`, *optional*, defaults to 0): The same seed gives the same weights. The global generator is
@@ -148,6 +156,8 @@ def random_components(
             latent_channels=4,
             **_VAE[size],
         )
+        if size == "tiny":
+            set_averaging_weights(components["vae"])
         components["text_encoder"] = CLIPTextModel(
             CLIPTextConfig(
                 vocab_size=len(tokenizer),

@@ -7,6 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+
 from ..data import SubjectDataset
 from ..errors import MVCustomError
 from .checkpoints import Checkpoints
@@ -44,6 +47,21 @@ def check_output_folder(config: SubjectTrainingConfig, output: Path, checkpoints
                 f"output_dir: {output} holds {what} ({found.name}); go on with --resume_from_checkpoint latest, or take "
                 "another folder."
             )
+
+
+def check_distribution(accelerator: Accelerator) -> None:
+    """Raises under engines that shard weights or optimiser states, of which a process could only save its part.
+
+    Raises:
+        MVCustomError: naming the engine.
+    """
+    kind = accelerator.distributed_type
+    sharding = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
+    if kind in sharding:
+        raise MVCustomError(
+            f"accelerate: expected one process or data parallelism, got {kind.value}. What is trained is small and the "
+            "rest is frozen: start with `accelerate launch --multi_gpu` or choose MULTI_GPU in `accelerate config`."
+        )
 
 
 def resolution_of(config: SubjectTrainingConfig, pipe: MVCustomPipeline) -> int:

@@ -23,7 +23,14 @@ from .records import Records, plot_losses
 from .sampling import SamplePlanner, derived_seed
 from .subject_batches import SubjectBatches
 from .subject_parts import held_out_photos, load_photos, make_subject_parts
-from .subject_preparation import check_output_folder, fingerprint, make_class_views, resolution_of, trackers_of
+from .subject_preparation import (
+    check_distribution,
+    check_output_folder,
+    fingerprint,
+    make_class_views,
+    resolution_of,
+    trackers_of,
+)
 from .subject_training_config import SubjectTrainingConfig
 from .subject_validation import SubjectValidation
 from .training_views import make_training_views
@@ -73,6 +80,7 @@ class SubjectTrainer:
             project_dir=self.output / "logs",
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
+        check_distribution(self.accelerator)
         if config.mixed_precision == "fp16" and self.accelerator.device.type == "cpu":
             raise MVCustomError("mixed_precision: fp16 needs a GPU; on a CPU take bf16 or no.")
         if config.allow_tf32:
