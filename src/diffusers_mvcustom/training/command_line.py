@@ -13,14 +13,26 @@ from ..errors import MVCustomError
 Config = TypeVar("Config")
 
 
-def presets() -> list[str]:
-    """Names of the settings that come with the package, for `--config NAME`."""
+def presets(prefix: str = "") -> list[str]:
+    """Names of the settings that come with the package for one trainer, for `--config NAME`.
+
+    Args:
+        prefix (`str`): What that trainer's files begin with; none for the subject trainer, whose names have no `_`.
+    """
     folder = importlib.resources.files("diffusers_mvcustom.training").joinpath("presets")
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    names = [entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")]
+    names = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+    return sorted(name for name in names if "_" not in name)
 
 
 def parse_settings(
-    config_class: type[Config], arguments: Sequence[str], *, program: str, description: str, epilog: str
+    config_class: type[Config],
+    arguments: Sequence[str],
+    *,
+    program: str,
+    description: str,
+    epilog: str,
+    preset_prefix: str = "",
 ) -> Config:
     """Reads the settings of a trainer from the command line.
 
@@ -28,6 +40,7 @@ def parse_settings(
         config_class (`type`): A dataclass whose docstring describes its fields.
         arguments (sequence of `str`): Flags, such as `["--config", "tiny", "--rank", "8"]`.
         program (`str`), description (`str`), epilog (`str`): For `--help`.
+        preset_prefix (`str`): Which of the package's own settings are this trainer's; see [`presets`].
 
     Returns:
         An instance of `config_class`.
@@ -43,11 +56,13 @@ def parse_settings(
         ) from error
     parser = ArgumentParser(prog=program, description=description, epilog=epilog, exit_on_error=False)
     parser.add_argument(
-        "--config", action="config", help=f"yaml file, or one of the package's own: {', '.join(presets())}"
+        "--config",
+        action="config",
+        help=f"yaml file, or one of the package's own: {', '.join(presets(preset_prefix))}",
     )
     parser.add_class_arguments(config_class)
     try:
-        settings = parser.parse_args(_with_preset_paths(_in_full(arguments, config_class)))
+        settings = parser.parse_args(_with_preset_paths(_in_full(arguments, config_class), preset_prefix))
     except Exception as error:  # jsonargparse has its own error classes for each kind of mistake
         if isinstance(error, (KeyboardInterrupt, MVCustomError)):
             raise
@@ -71,7 +86,7 @@ def _in_full(arguments: Sequence[str], config_class: type) -> list[str]:
     return full
 
 
-def _with_preset_paths(arguments: Sequence[str]) -> list[str]:
+def _with_preset_paths(arguments: Sequence[str], preset_prefix: str) -> list[str]:
     """Replaces `--config NAME` by the path of the package's own file, unless there is a file of that name."""
     replaced = list(arguments)
     for index, argument in enumerate(replaced):
@@ -82,9 +97,11 @@ def _with_preset_paths(arguments: Sequence[str]) -> list[str]:
             name, position, prefix = argument.removeprefix("--config="), index, "--config="
         if name is None:
             continue
-        if name in presets() and not Path(name).is_file():
-            file = importlib.resources.files("diffusers_mvcustom.training").joinpath("presets", f"{name}.yaml")
+        known = presets(preset_prefix)
+        if name in known and not Path(name).is_file():
+            folder = importlib.resources.files("diffusers_mvcustom.training").joinpath("presets")
+            file = folder.joinpath(f"{preset_prefix}{name}.yaml")
             replaced[position] = f"{prefix}{file}"
         elif not Path(name).is_file():
-            raise MVCustomError(f"--config: expected a yaml file or one of {', '.join(presets())}, got {name!r}.")
+            raise MVCustomError(f"--config: expected a yaml file or one of {', '.join(known)}, got {name!r}.")
     return replaced
