@@ -3891,6 +3891,91 @@ def _unpack(folder: Path, lens: ColmapCamera) -> tuple[Tensor, Distortion]:
     return torch.tensor([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], dtype=torch.float64), distortion
 
 
+# --- cameras/polycam.py: Polycam's raw data: one JSON file per keyframe, with ARKit's pose and the pixel intrinsics.
+
+
+_KEYFRAME_FOLDERS = (("corrected_cameras", "corrected_images"), ("cameras", "images"))
+"""Cameras and their photos; the corrected ones, which the app optimised afterwards, first."""
+_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+def find_keyframes(path: Path) -> tuple[Path, Path] | None:
+    """The folders of cameras and photos at `path` or in its `keyframes/`, if there are some."""
+    for folder in (path / "keyframes", path):
+        for cameras, images in _KEYFRAME_FOLDERS:
+            files = (folder / cameras).glob("*.json") if (folder / images).is_dir() else ()
+            if any(_looks_like_polycam(file) for file in files):
+                return folder / cameras, folder / images
+    return None
+
+
+def read_polycam(path: Path) -> Capture:
+    """Reads the keyframes of a Polycam export (raw data), in the order of their names.
+
+    `t_00` to `t_23` are the rows of the camera-to-world matrix: camera axes x right, y up, z backward, world +Y up, metres.
+
+    Raises:
+        MVCustomError: naming the file and the entry that cannot be used.
+    """
+    found = find_keyframes(path)
+    if found is None:
+        raise MVCustomError(f"{path}: expected Polycam's raw data (keyframes/ with cameras/ and images/), found none.")
+    cameras_folder, images_folder = found
+    images = {file.stem: file for file in sorted(images_folder.iterdir()) if file.suffix.lower() in _SUFFIXES}
+    # The app drops keyframes: a camera without a photo is none of ours.
+    files = [file for file in sorted(cameras_folder.glob("*.json")) if file.stem in images]
+    if not files:
+        raise MVCustomError(f"{cameras_folder}: expected a photo in {images_folder} for some camera, found none.")
+    poses, intrinsics, sizes = [], [], []
+    for file in files:
+        frame = _read_keyframe(file)
+        pose = torch.eye(4, dtype=torch.float64)
+        rows = [[_keyframe_number(file, frame, f"t_{i}{j}") for j in range(4)] for i in range(3)]
+        pose[:3] = torch.tensor(rows, dtype=torch.float64)
+        fx, fy, cx, cy = (_keyframe_number(file, frame, name) for name in ("fx", "fy", "cx", "cy"))
+        poses.append(pose)
+        intrinsics.append(torch.tensor([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], dtype=torch.float64))
+        sizes.append((int(_keyframe_number(file, frame, "height")), int(_keyframe_number(file, frame, "width"))))
+    height, width = one_size(cameras_folder, sizes)
+    try:
+        cameras = cameras_from_convention(
+            torch.stack(poses), torch.stack(intrinsics), height, width, convention="opengl"
+        )
+    except CamerasError as error:
+        raise CamerasError(f"{cameras_folder}: {error}") from error
+    return Capture(
+        cameras=cameras,
+        names=tuple(images[file.stem].name for file in files),
+        image_paths=tuple(images[file.stem] for file in files),
+        mask_paths=(None,) * len(files),
+    )
+
+
+def _looks_like_polycam(file: Path) -> bool:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and {"t_00", "t_23", "fx"} <= content.keys()
+
+
+def _read_keyframe(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise MVCustomError(f"{file}: expected a JSON file: {error}") from error
+    if not isinstance(content, dict):
+        raise MVCustomError(f"{file}: expected a JSON object, got {type(content).__name__}.")
+    return content
+
+
+def _keyframe_number(file: Path, frame: dict[str, Any], name: str) -> float:
+    value = frame.get(name)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise CamerasError(f"{file}: {name}: expected a finite number, got {value!r}.")
+    return float(value)
+
+
 # --- cameras/real_estate10k.py: RealEstate10K and CameraCtrl text files: a line per frame, intrinsics divided by the image size.
 
 
@@ -4117,7 +4202,7 @@ def _intrinsics_to_dict(intrinsics: torch.Tensor, cameras: Cameras) -> dict[str,
 # --- cameras/files.py: Camera files by name and content: one call to read any of them, one to write.
 
 
-FORMATS = ("transforms_json", "colmap", "co3d", "real_estate10k")
+FORMATS = ("transforms_json", "colmap", "co3d", "polycam", "real_estate10k")
 
 
 def load_capture(
@@ -4132,7 +4217,8 @@ def load_capture(
 
     Args:
         path (`str` or path): A `transforms.json` (or a folder with one), the folder of a COLMAP model (or one that holds
-            it as `sparse/0`, `sparse` or `colmap`), a CO3Dv2 `frame_annotations.jgz`, or a RealEstate10K .txt.
+            it as `sparse/0`, `sparse` or `colmap`), a CO3Dv2 `frame_annotations.jgz`, the folder of a Polycam export (raw
+            data), or a RealEstate10K .txt.
         format (`str`, *optional*): A name of `FORMATS`; recognised by name and content if not given.
         sequence (`str`, *optional*): The sequence of a CO3Dv2 file.
         height (`int`, *optional*), width (`int`, *optional*): Image size of a RealEstate10K file, which has none.
@@ -4142,7 +4228,12 @@ def load_capture(
     """
     path = Path(path)
     if format is None:
-        format = _recognise(path)
+        format = recognise_format(path)
+        if format is None:
+            raise MVCustomError(
+                f"{path}: expected a folder with transforms.json, a COLMAP model (cameras and images), "
+                "frame_annotations.jgz or Polycam's keyframes."
+            )
     _check_format(format)
     if format == "transforms_json":
         return read_transforms_json(path / "transforms.json" if path.is_dir() else path)
@@ -4150,6 +4241,8 @@ def load_capture(
         return read_colmap(path.parent if path.is_file() else path)
     if format == "co3d":
         return read_co3d(path / "frame_annotations.jgz" if path.is_dir() else path, sequence)
+    if format == "polycam":
+        return read_polycam(path)
     if height is None or width is None:
         raise CamerasError(f"{path}: height, width: a RealEstate10K file does not know its image size; give both.")
     return read_real_estate10k(path, height, width)
@@ -4219,7 +4312,8 @@ def save_cameras(
         os.replace(written, path)
 
 
-def _recognise(path: Path) -> str:
+def recognise_format(path: Path) -> str | None:
+    """The format of a camera file, or of the cameras in a folder; `None` for a folder without any."""
     if not path.exists():
         raise MVCustomError(f"{path}: there is no such file or folder.")
     if path.is_dir():
@@ -4229,9 +4323,9 @@ def _recognise(path: Path) -> str:
             return "colmap"
         if (path / "frame_annotations.jgz").is_file():
             return "co3d"
-        raise MVCustomError(
-            f"{path}: expected a folder with transforms.json, a COLMAP model (cameras and images) or frame_annotations.jgz."
-        )
+        if find_keyframes(path) is not None:
+            return "polycam"
+        return None
     if path.suffix == ".jgz":
         return "co3d"
     if path.suffix == ".bin" or path.name in ("cameras.txt", "images.txt"):

@@ -16,10 +16,11 @@ from .cameras import Cameras
 from .capture import Capture
 from .co3d import read_co3d
 from .colmap import find_model, read_colmap, write_colmap
+from .polycam import find_keyframes, read_polycam
 from .real_estate10k import read_real_estate10k, write_real_estate10k
 from .transforms_json import read_transforms_json, write_transforms_json
 
-FORMATS = ("transforms_json", "colmap", "co3d", "real_estate10k")
+FORMATS = ("transforms_json", "colmap", "co3d", "polycam", "real_estate10k")
 
 
 def load_capture(
@@ -34,7 +35,8 @@ def load_capture(
 
     Args:
         path (`str` or path): A `transforms.json` (or a folder with one), the folder of a COLMAP model (or one that holds
-            it as `sparse/0`, `sparse` or `colmap`), a CO3Dv2 `frame_annotations.jgz`, or a RealEstate10K .txt.
+            it as `sparse/0`, `sparse` or `colmap`), a CO3Dv2 `frame_annotations.jgz`, the folder of a Polycam export (raw
+            data), or a RealEstate10K .txt.
         format (`str`, *optional*): A name of `FORMATS`; recognised by name and content if not given.
         sequence (`str`, *optional*): The sequence of a CO3Dv2 file.
         height (`int`, *optional*), width (`int`, *optional*): Image size of a RealEstate10K file, which has none.
@@ -44,7 +46,12 @@ def load_capture(
     """
     path = Path(path)
     if format is None:
-        format = _recognise(path)
+        format = recognise_format(path)
+        if format is None:
+            raise MVCustomError(
+                f"{path}: expected a folder with transforms.json, a COLMAP model (cameras and images), "
+                "frame_annotations.jgz or Polycam's keyframes."
+            )
     _check_format(format)
     if format == "transforms_json":
         return read_transforms_json(path / "transforms.json" if path.is_dir() else path)
@@ -52,6 +59,8 @@ def load_capture(
         return read_colmap(path.parent if path.is_file() else path)
     if format == "co3d":
         return read_co3d(path / "frame_annotations.jgz" if path.is_dir() else path, sequence)
+    if format == "polycam":
+        return read_polycam(path)
     if height is None or width is None:
         raise CamerasError(f"{path}: height, width: a RealEstate10K file does not know its image size; give both.")
     return read_real_estate10k(path, height, width)
@@ -121,7 +130,8 @@ def save_cameras(
         os.replace(written, path)
 
 
-def _recognise(path: Path) -> str:
+def recognise_format(path: Path) -> str | None:
+    """The format of a camera file, or of the cameras in a folder; `None` for a folder without any."""
     if not path.exists():
         raise MVCustomError(f"{path}: there is no such file or folder.")
     if path.is_dir():
@@ -131,9 +141,9 @@ def _recognise(path: Path) -> str:
             return "colmap"
         if (path / "frame_annotations.jgz").is_file():
             return "co3d"
-        raise MVCustomError(
-            f"{path}: expected a folder with transforms.json, a COLMAP model (cameras and images) or frame_annotations.jgz."
-        )
+        if find_keyframes(path) is not None:
+            return "polycam"
+        return None
     if path.suffix == ".jgz":
         return "co3d"
     if path.suffix == ".bin" or path.name in ("cameras.txt", "images.txt"):
