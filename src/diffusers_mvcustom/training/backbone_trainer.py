@@ -136,9 +136,10 @@ class BackboneTrainer(Trainer):
         if config.fresh_motion:
             torch.manual_seed(derived_seed(config.seed, "initial weights", 0))
             pipe.unet.load_motion_modules(fresh_motion_adapter(pipe.unet.config))
-        pipe.vae.to(self.device)
-        for part in (pipe.unet, pipe.text_encoder):
-            part.to(self.device, self.dtype)
+        for part in (pipe.unet, pipe.text_encoder, pipe.vae):
+            part.to(self.device)
+            if part is not pipe.vae and part.dtype != self.dtype:  # half-precision autoencoders overflow
+                part.to(self.dtype)
         self.trained = motion_parameters(pipe.unet)
         for weight in self.trained.values():
             weight.data = weight.data.float()

@@ -7,12 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from accelerate import Accelerator
-from accelerate.utils import DistributedType
-
 from ..data import SubjectDataset
 from ..errors import MVCustomError
-from .checkpoints import Checkpoints
 from .class_images import IMAGE_SUFFIXES, generate_class_images, read_class_images
 from .latent_cache import LatentCache
 from .subject_batches import ClassViews
@@ -29,39 +25,6 @@ _FREE_TO_CHANGE = (
     *("train_batch_size", "gradient_accumulation_steps"),  # their product counts
 )
 """Settings that do not change the weights a training ends with, and may be others when it is resumed."""
-
-
-def check_output_folder(config: SubjectTrainingConfig, output: Path, checkpoints: Checkpoints) -> None:
-    """Raises if a training would write over another one's work.
-
-    Raises:
-        MVCustomError: if `output_dir` is a file, or holds checkpoints or a subject that are not to be gone on from.
-    """
-    if output.exists() and not output.is_dir():
-        raise MVCustomError(f"output_dir: expected a folder, {output} is a file.")
-    if config.resume_from_checkpoint is not None:
-        return
-    for found, what in ((checkpoints.latest(), "checkpoints"), (output / "subject", "a trained subject")):
-        if found is not None and found.exists():
-            raise MVCustomError(
-                f"output_dir: {output} holds {what} ({found.name}); go on with --resume_from_checkpoint latest, or take "
-                "another folder."
-            )
-
-
-def check_distribution(accelerator: Accelerator) -> None:
-    """Raises under engines that shard weights or optimiser states, of which a process could only save its part.
-
-    Raises:
-        MVCustomError: naming the engine.
-    """
-    kind = accelerator.distributed_type
-    sharding = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
-    if kind in sharding:
-        raise MVCustomError(
-            f"accelerate: expected one process or data parallelism, got {kind.value}. What is trained is small and the "
-            "rest is frozen: start with `accelerate launch --multi_gpu` or choose MULTI_GPU in `accelerate config`."
-        )
 
 
 def resolution_of(config: SubjectTrainingConfig, pipe: MVCustomPipeline) -> int:
@@ -81,26 +44,6 @@ def resolution_of(config: SubjectTrainingConfig, pipe: MVCustomPipeline) -> int:
             f"resolution: expected a multiple of {multiple} for this model, got {resolution}; try {below}."
         )
     return resolution
-
-
-def trackers_of(config: SubjectTrainingConfig) -> str | None:
-    """What accelerate is to log with.
-
-    Raises:
-        MVCustomError: if the tracker is unknown or not installed.
-    """
-    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
-
-    name = config.report_to
-    if name == "none":
-        return None
-    if name == "all":
-        return name
-    if name not in LOGGER_TYPE_TO_CLASS:
-        raise MVCustomError(f"report_to: expected none, all or one of {sorted(LOGGER_TYPE_TO_CLASS)}, got {name!r}.")
-    if name not in [str(tracker.value) for tracker in get_available_trackers()]:
-        raise MVCustomError(f"report_to: {name} is not installed: pip install {name}, or --report_to none.")
-    return name
 
 
 def fingerprint(config: SubjectTrainingConfig, dataset: SubjectDataset, samples_per_step: int) -> dict[str, Any]:

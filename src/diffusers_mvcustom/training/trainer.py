@@ -16,11 +16,11 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
 from ..errors import MVCustomError
+from .accelerate_settings import check_distribution, trackers_of
 from .checkpoints import Checkpoints, TrainingState, load_checkpoint, optimizer_state, restore_optimizer
 from .interrupts import finishing_on_interrupt
 from .progress import TrainingBar
 from .records import Records
-from .subject_preparation import check_distribution, trackers_of
 
 if TYPE_CHECKING:
     from ..pipelines import MVCustomPipeline
@@ -59,7 +59,7 @@ class Trainer(ABC):
         self._check_output_folder()
         self.accelerator = Accelerator(
             mixed_precision=config.mixed_precision,
-            log_with=trackers_of(config),
+            log_with=trackers_of(config.report_to),
             project_dir=self.output / "logs",
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=not self.uses_every_weight)],
         )
