@@ -9,6 +9,7 @@ import typer
 
 from . import cameras, subject
 from .generate import generate
+from .prepare import prepare
 from .random_model import random_model
 from .train_lora import train_lora_command
 
@@ -21,6 +22,7 @@ app = typer.Typer(
 app.add_typer(cameras.app, name="cameras")
 app.add_typer(subject.app, name="subject")
 app.command()(generate)
+app.command()(prepare)
 app.command("random-model")(random_model)
 app.command(
     "train-lora",

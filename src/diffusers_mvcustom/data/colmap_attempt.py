@@ -55,6 +55,8 @@ def _extract(pycolmap, job: dict[str, Any]) -> None:
         reader.camera_model = "SIMPLE_RADIAL"
         reader.default_focal_length_factor = job["default_focal_length_factor"]
         reader.camera_params = group["camera_params"]
+        if job["masks"] is not None:
+            reader.mask_path = job["masks"]
         pycolmap.extract_features(
             job["database"],
             job["images"],

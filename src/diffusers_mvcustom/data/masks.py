@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
 from ..errors import MVCustomError
 from .checks import enumerated
@@ -49,3 +53,39 @@ def has_alpha(file: Path) -> bool:
             return image.convert("RGBA").getchannel("A").getextrema()[0] < 255
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise MVCustomError(f"{file}: expected an image, got something unreadable: {error}") from error
+
+
+def check_background_removal() -> None:
+    """Raises if rembg is not installed, before anything is computed."""
+    if importlib.util.find_spec("rembg") is None:
+        raise MVCustomError(
+            "masks: 'rembg' needs the package rembg (pip install 'diffusers-mvcustom[masks]'), or give a folder of masks."
+        )
+
+
+def removed_background(images: Tensor) -> Tensor:
+    """Subject masks by rembg, which fetches its model the first time.
+
+    Args:
+        images (`torch.Tensor` of shape `(N, 3, H, W)`): Photos in [0, 1].
+
+    Returns:
+        `torch.Tensor` of shape `(N, 1, H, W)`: 1 where the subject is.
+
+    Raises:
+        MVCustomError: if rembg is not installed, or cannot get its model.
+    """
+    check_background_removal()
+    from rembg import new_session, remove
+
+    try:
+        session = new_session()
+        masks = []
+        for image in images:
+            pixels = Image.fromarray((image * 255).round().byte().permute(1, 2, 0).cpu().numpy())
+            masks.append(torch.from_numpy(np.array(remove(pixels, session=session, only_mask=True), dtype=np.float32)))
+    except (OSError, RuntimeError, ValueError) as error:
+        raise MVCustomError(
+            f"masks: rembg did not work: {error}. Without a network it cannot fetch its model."
+        ) from error
+    return torch.stack(masks)[:, None] / 255

@@ -107,6 +107,7 @@ def find_cameras(
     source: Path,
     photos: Sequence[Photo],
     *,
+    masks: Sequence[Path] | None = None,
     max_size: int = 1600,
     report: Callable[[str], None] | None = None,
     seed: int = 0,
@@ -121,6 +122,8 @@ def find_cameras(
     Args:
         source (`Path`): What messages name.
         photos (sequence of [`Photo`]): At least 3.
+        masks (sequence of `Path`, *optional*): Where features may lie: a mask file for each photo, or the photo itself for
+            its alpha channel. Without, all of the photo counts, and a rich background helps.
         max_size (`int`, defaults to 1600): Longer side of the photos that features are looked for in.
         report (callable, *optional*): Is given lines of progress.
         seed (`int`, defaults to 0): Of everything that is drawn.
@@ -144,6 +147,12 @@ def find_cameras(
         folder = Path(temporary)
         (folder / "images").mkdir()
         sizes = [_working_copy(photo, folder / "images" / name, max_size) for photo, name in zip(photos, names)]
+        if masks is not None:
+            (folder / "masks").mkdir()
+            for photo, mask, name, size in zip(photos, masks, names, sizes):
+                mode, channel = ("RGBA", "A") if mask == photo.path else ("L", "L")
+                pixels = open_photo(mask, mode).getchannel(channel).resize(size)
+                pixels.point(lambda value: 255 * (value > 127)).save(folder / "masks" / f"{name}.png")
         groups = _groups(photos, names, sizes)
         report(f"looking for cameras: {len(photos)} photos, {len(groups)} lens(es), every pair is matched")
         results: list[tuple[_Attempt, dict[str, Any]]] = []
@@ -202,6 +211,7 @@ def _run(source: Path, folder: Path, attempt: _Attempt, groups, seed: int, threa
     job = {
         "images": str(folder / "images"),
         "database": str(folder / f"{attempt.matched_as}.db"),
+        "masks": str(folder / "masks") if (folder / "masks").is_dir() else None,
         "models": str(run / "models"),
         "result": str(run / "result.json"),
         "groups": groups,
