@@ -56,9 +56,11 @@ def save_motion_adapter(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def upload_motion_adapter(folder: Path, repo_id: str, *, private: bool, endpoint: str | None = None) -> str:
+def upload_motion_adapter(
+    folder: Path, repo_id: str, *, private: bool, endpoint: str | None = None, token: str | None = None
+) -> str:
     """Uploads the folder as one commit. Returns its address."""
-    api = HfApi(endpoint=endpoint)
+    api = HfApi(endpoint=endpoint, token=token)
     repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
     return api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload motion adapter").commit_url
 

@@ -16,7 +16,9 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
+from .assembly import assemble
 from .autoencoder import autoencoder_run, finished_autoencoder, train_autoencoder
+from .clips import export_clips
 from .depth_model import depth_run, train_depth_model
 from .image_model import LatentStore, image_model_run, train_image_model
 from .view_store import ViewStore
@@ -27,14 +29,25 @@ BATCH = {"autoencoder": 16, "depth": 16, "images": 32}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=["views", *STEPS])
+    parser.add_argument("stage", choices=["views", *STEPS, "clips", "assemble"])
     parser.add_argument("--output", type=Path, required=True, help="folder of views and checkpoints")
     parser.add_argument("--scenes", type=int, default=40_000, help="scenes of the training split, two views each")
+    parser.add_argument("--clips", type=int, default=4_000, help="camera paths of the training split")
+    parser.add_argument("--model", type=Path, help="folder that assemble writes to")
+    parser.add_argument("--motion-adapter", type=Path, help="result of the backbone trainer, for assemble")
     parser.add_argument("--max-steps", type=int)
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    if options.stage == "clips":
+        export_clips(options.output / "clips", "train", options.clips, progress=tqdm)
+        return
+    if options.stage == "assemble":
+        if options.model is None:
+            parser.error("assemble: --model is needed")
+        assemble(options.output, options.model, motion_adapter=options.motion_adapter)
+        return
     store = ViewStore(options.output / "views", num_scenes=options.scenes)
     if options.stage == "views":
         ViewStore(options.output / "validation-views", "validation", 300).fill(tqdm)

@@ -48,6 +48,19 @@ class ViewStore:
         if stored != record:
             raise MVCustomError(f"{folder}: holds views of {stored}, expected {record}.")
 
+    @classmethod
+    def at(cls, folder: Path) -> ViewStore:
+        """The store that is there already, of whatever split and size.
+
+        Raises:
+            MVCustomError: if there is none.
+        """
+        path = folder / _RECORD_NAME
+        if not path.is_file():
+            raise MVCustomError(f"{folder}: there are no rendered views; run the stage `views` first.")
+        record = json.loads(path.read_text())
+        return cls(folder, record["split"], record["num_scenes"], record["size"])
+
     @property
     def rendered_scenes(self) -> int:
         """How many scenes are there so far."""

@@ -1,0 +1,142 @@
+"""From the stages' checkpoints to a model folder that `MVCustomPipeline.from_pretrained` loads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, MotionAdapter, UNet2DConditionModel, UNetMotionModel
+from torch import nn
+
+from ...errors import MVCustomError
+from .autoencoder import autoencoder_run, finished_autoencoder, reconstruction_psnr
+from .depth_model import depth_error, depth_image_processor, depth_run
+from .image_model import image_model_run, toy_scheduler, toy_tokenizer
+from .training_run import TrainingRun
+from .view_store import ViewStore
+
+ANY = {"max_steps": 1, "batch_size": 1, "device": "cpu", "seed": 0}
+"""Settings of a stage that is only read."""
+
+
+def image_components(folder: Path, store: ViewStore) -> dict[str, Any]:
+    """The trained image model: `vae`, `text_encoder`, `unet` (2-D), `tokenizer`, `scheduler`."""
+    vae = finished_autoencoder(_trained(autoencoder_run(folder / "autoencoder", **ANY)), store)
+    images = _trained(image_model_run(folder / "images", **ANY))
+    images.use_averaged_weights()
+    return {
+        "vae": vae,
+        "text_encoder": images.modules["text_encoder"],
+        "unet": images.modules["unet"],
+        "tokenizer": toy_tokenizer(),
+        "scheduler": toy_scheduler(),
+    }
+
+
+def depth_components(folder: Path) -> dict[str, Any]:
+    """The trained `depth_estimator` and its `depth_image_processor`."""
+    run = _trained(depth_run(folder / "depth", **ANY))
+    run.use_averaged_weights()
+    return {"depth_estimator": run.modules["depth"], "depth_image_processor": depth_image_processor()}
+
+
+def new_motion_adapter(unet: UNet2DConditionModel, seed: int = 0) -> MotionAdapter:
+    """Motion modules for the toy U-Net that change nothing yet."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        adapter = MotionAdapter(
+            block_out_channels=unet.config.block_out_channels,
+            motion_layers_per_block=unet.config.layers_per_block,
+            motion_num_attention_heads=4,
+            motion_norm_num_groups=32,
+            motion_max_seq_length=32,
+            use_motion_mid_block=True,
+        )
+    for name, module in adapter.named_modules():
+        if name.endswith("proj_out"):
+            nn.init.zeros_(module.weight)
+            nn.init.zeros_(module.bias)
+    return adapter
+
+
+def assemble(
+    folder: Path, model: Path, *, motion_adapter: Path | None = None, dtype: torch.dtype = torch.float16
+) -> None:
+    """Writes the model folder, with a card that says how it was made.
+
+    Args:
+        folder (`Path`): Of the stages.
+        model (`Path`): Where to write.
+        motion_adapter (`Path`, *optional*): Result of the backbone trainer; without it motion modules change nothing.
+        dtype (`torch.dtype`): Of the saved weights.
+    """
+    from ...pipelines import MVCustomPipeline
+
+    store = ViewStore.at(folder / "views")
+    held_out = ViewStore.at(folder / "validation-views")
+    components = image_components(folder, store)
+    vae: AutoencoderKL = components["vae"]
+    unet2d = components.pop("unet")
+    adapter = new_motion_adapter(unet2d) if motion_adapter is None else MotionAdapter.from_pretrained(motion_adapter)
+    window = 1 if motion_adapter is None else adapter.config.get("attention_window", 1)
+    components["unet"] = UNetMotionModel.from_unet2d(unet2d, adapter)
+    if (folder / "depth" / "checkpoints").is_dir():
+        components |= depth_components(folder)
+    measured = {"autoencoder PSNR on held-out scenes, dB": round(reconstruction_psnr(vae, held_out), 2)}
+    if "depth_estimator" in components:
+        error = depth_error(components["depth_estimator"], held_out)
+        measured["depth, mean relative error on held-out scenes"] = round(error, 4)
+    pipe = MVCustomPipeline(**components, attention_window=window)
+    pipe.to(dtype=dtype)
+    pipe.save_pretrained(model)
+    steps = {stage: _steps(folder / stage) for stage in ("autoencoder", "images", "depth")}
+    (model / "README.md").write_text(_card(pipe, steps, measured, motion_adapter), encoding="utf-8")
+
+
+def _trained(run: TrainingRun) -> TrainingRun:
+    if run.step == 0:
+        raise MVCustomError(f"{run.folder}: this stage has no checkpoint yet; train it first.")
+    return run
+
+
+def _steps(folder: Path) -> int:
+    states = sorted((folder / "checkpoints").glob("checkpoint-*/state.json"), key=lambda path: path.stat().st_mtime)
+    return json.loads(states[-1].read_text())["step"] if states else 0
+
+
+def _card(pipe: Any, steps: dict[str, int], measured: dict[str, float], motion_adapter: Path | None) -> str:
+    sizes = {
+        name: sum(weight.numel() for weight in part.parameters()) / 1e6
+        for name, part in pipe.components.items()
+        if isinstance(part, nn.Module)
+    }
+    lines = [
+        "---",
+        "license: apache-2.0",
+        "library_name: diffusers",
+        "pipeline_tag: text-to-image",
+        "tags: [diffusers, diffusers-mvcustom, multi-view]",
+        "---",
+        "",
+        "# A small model of the toy world",
+        "",
+        "Trained from scratch, with nothing but pictures that `diffusers_mvcustom.toy` renders; 64 × 64 pixels, 16 × 16 "
+        "latents. It knows the toy world's things, colours, grounds and times of day, and nothing else.",
+        "",
+        "| part | million weights |",
+        "|---|---|",
+        *(f"| {name} | {size:.2f} |" for name, size in sizes.items()),
+        "",
+        "| stage | steps |",
+        "|---|---|",
+        *(f"| {name} | {count:,} |" for name, count in steps.items()),
+        "",
+        *(f"- {name}: {value}" for name, value in measured.items()),
+        "",
+        "Made by `python -m diffusers_mvcustom.toy.training` (views, autoencoder, images, depth, assemble)"
+        + (" and `train_backbone.py` on its clips." if motion_adapter else "; the motion modules are untrained."),
+        "",
+    ]
+    return "\n".join(lines)
