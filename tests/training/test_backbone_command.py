@@ -1,0 +1,105 @@
+"""`train_backbone.py` on the command line, and the result on the Hub."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+from diffusers import MotionAdapter
+from training.backbone_small import SMALL, reset_accelerate, write_moving_squares
+
+from diffusers_mvcustom.cli.train_backbone import load_backbone, main
+from diffusers_mvcustom.training import BackboneTrainingConfig
+
+SETTINGS = {**SMALL, "max_train_steps": 2, "window_schedule": [[0, 1], [1, None]]}
+FLAGS = [word for name, value in SETTINGS.items() for word in (f"--{name}", str(value).replace("None", "null"))]
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    return write_moving_squares(tmp_path_factory.mktemp("videos"), count=3)
+
+
+def test_from_videos_to_a_motion_adapter(videos, tmp_path):
+    reset_accelerate()
+    main(["--config", "tiny", "--data", str(videos), "--output_dir", str(tmp_path / "out"), *FLAGS])
+    adapter = MotionAdapter.from_pretrained(tmp_path / "out" / "motion_adapter")
+    assert adapter.config["attention_window"] is None
+    card = (tmp_path / "out" / "motion_adapter" / "README.md").read_text()
+    assert f"accelerate launch train_backbone.py --config tiny --data {videos}" in card
+    assert "| attention window | the whole map |" in card
+
+
+def test_mistakes_are_one_line_and_exit_code_1(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--config", "tiny", "--data", str(tmp_path / "nothing"), "--output_dir", str(tmp_path / "out")])
+    assert stopped.value.code == 1
+    shown = capsys.readouterr().err.strip().splitlines()[-1]
+    assert shown == f"train_backbone.py: data: there is no {tmp_path / 'nothing'}."
+    with pytest.raises(SystemExit) as stopped:
+        main(["--config", "tiny", "--data", "d", "--output_dir", "o", "--model", str(tmp_path)])
+    assert stopped.value.code == 1
+    assert f"model: {tmp_path} cannot be loaded" in capsys.readouterr().err
+
+
+def test_the_script_shows_its_help(monkeypatch, capsys):
+    script = Path(__file__).parents[2] / "train_backbone.py"
+    monkeypatch.setattr(sys, "argv", [str(script), "--help"])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(script), run_name="__main__")
+    assert stopped.value.code == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "--window_schedule" in shown
+    assert "When which attention window begins" in shown
+
+
+def test_an_image_model_is_given_new_motion_modules(make_components, tmp_path):
+    from diffusers import StableDiffusionPipeline
+
+    from diffusers_mvcustom.toy.random_components import random_unet2d_and_motion_adapter, save_random_model
+
+    unet2d, adapter = random_unet2d_and_motion_adapter("tiny")
+    parts = make_components("tiny", depth_estimator=False)
+    parts = {**parts, "unet": unet2d, "safety_checker": None}
+    StableDiffusionPipeline(**parts, requires_safety_checker=False).save_pretrained(tmp_path / "image")
+    config = BackboneTrainingConfig(str(tmp_path / "image"), "d", "o")
+    changed, pipe = load_backbone(config)
+    assert changed.fresh_motion
+    modules = pipe.unet.down_blocks[0].motion_modules[0]
+    assert modules.proj_out.weight.abs().max() == 0
+    adapter.save_pretrained(tmp_path / "adapter")
+    kept = BackboneTrainingConfig(str(tmp_path / "image"), "d", "o", motion_adapter=str(tmp_path / "adapter"))
+    changed, pipe = load_backbone(kept)
+    assert changed is kept
+    assert (
+        pipe.unet.down_blocks[0].motion_modules[0].proj_out.weight
+        == adapter.down_blocks[0].motion_modules[0].proj_out.weight
+    ).all()
+    save_random_model(tmp_path / "video")
+    config = BackboneTrainingConfig(str(tmp_path / "video"), "d", "o")
+    changed, pipe = load_backbone(config)
+    assert changed is config
+    assert pipe.unet.down_blocks[0].motion_modules[0].proj_out.weight.abs().max() > 0
+
+
+def test_the_result_goes_to_the_hub(videos, tmp_path):
+    from hub_stand_in import HubStandIn
+
+    from diffusers_mvcustom.training.backbone_files import upload_motion_adapter
+
+    reset_accelerate()
+    main(["--data", str(videos), "--output_dir", str(tmp_path / "out"), *FLAGS])
+    with HubStandIn() as hub:
+        upload_motion_adapter(
+            tmp_path / "out" / "motion_adapter",
+            "me/motion",
+            private=True,
+            endpoint=hub.endpoint,
+            token=hub.valid_token,
+        )
+        repository = hub.repositories["me/motion"]
+        files = repository.at("main")[1]
+    assert repository.private
+    assert {"config.json", "diffusion_pytorch_model.safetensors", "README.md", "training.json"} <= files.keys()
+    assert json.loads(files["config.json"])["attention_window"] is None
