@@ -7,7 +7,6 @@ import re
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path, PurePosixPath
 
 from ..errors import MVCustomError
@@ -151,12 +150,27 @@ def _in_folder(root: Path, caption_column: str | None) -> Iterator[VideoSource]:
             continue
         videos = [name for name in stored if _suffix(name) in VIDEO_SUFFIXES]
         for name in videos:
-            yield _with_sidecar(_relative(root, folder / name), (stored[name],), False, folder / name)
+            stem = PurePosixPath(name).stem
+            suffix = next((suffix for suffix in SIDECAR_SUFFIXES if stem + suffix in stored), "")
+            yield VideoSource(
+                _relative(root, folder / name),
+                (stored[name],),
+                sidecar=stored[stem + suffix] if suffix else None,
+                sidecar_suffix=suffix,
+            )
         for name in stored:
             if _suffix(name) == _SHARD_SUFFIX:
                 yield from _in_shard(folder / name)
         if not videos and (frames := _frames(stored)):
-            yield _with_sidecar(_relative(root, folder), frames, True, folder)
+            sidecar = next((s for s in SIDECAR_SUFFIXES if folder.with_name(folder.name + s).is_file()), "")
+            beside = folder.with_name(folder.name + sidecar)
+            yield VideoSource(
+                _relative(root, folder),
+                frames,
+                is_frames=True,
+                sidecar=StoredFile(str(beside), beside.stat().st_size) if sidecar else None,
+                sidecar_suffix=sidecar,
+            )
 
 
 def _of_metadata(root: Path, folder: Path, metadata: dict[str, tuple[str, ...]]) -> Iterator[VideoSource]:
@@ -177,15 +191,6 @@ def _of_metadata(root: Path, folder: Path, metadata: dict[str, tuple[str, ...]])
             yield VideoSource(_relative(root, path), (file,), captions=captions)
         else:
             raise MVCustomError(f"data: the metadata of {folder} names {name}, which is not there.")
-
-
-def _with_sidecar(name: str, files: tuple[StoredFile, ...], is_frames: bool, path: Path) -> VideoSource:
-    make = partial(VideoSource, name, files, is_frames=is_frames)
-    for suffix in SIDECAR_SUFFIXES:
-        sidecar = path.with_name(path.name + suffix) if is_frames else path.with_suffix(suffix)
-        if sidecar.is_file():
-            return make(sidecar=StoredFile(str(sidecar), sidecar.stat().st_size), sidecar_suffix=suffix)
-    return make()
 
 
 def _walk(root: Path) -> Iterator[tuple[Path, list[str], list[os.DirEntry]]]:
