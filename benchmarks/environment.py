@@ -17,19 +17,26 @@ def describe_environment(device: str) -> dict[str, str]:
         name = torch.cuda.get_device_name()
     else:
         name = f"{len(os.sched_getaffinity(0))}-core {platform.machine()} CPU"
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
-    ).stdout.strip()
     found = {
         "device": name,
         "torch": torch.__version__,
         "diffusers": diffusers.__version__,
-        "commit": commit or "unknown",
+        "commit": os.environ.get("MVCUSTOM_COMMIT") or _commit(),
     }
     found["text"] = (
         f"Device: {name}; torch {found['torch']}, diffusers {found['diffusers']}, commit {found['commit']}."
     )
     return found
+
+
+def _commit() -> str:
+    try:
+        asked = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
+        )
+    except OSError:  # no git here
+        return "unknown"
+    return asked.stdout.strip() or "unknown"
 
 
 def markdown_table(rows: list[dict[str, object]]) -> str:

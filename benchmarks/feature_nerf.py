@@ -117,6 +117,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--repeats", type=int, default=3, help="the median of so many, after one to warm up")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results here")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write the table here; a .json beside it")
     parser.add_argument("--case", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.case:
@@ -155,11 +156,21 @@ def main() -> None:
         for row in rows
     ]
     environment = describe_environment(arguments.device)
-    print(f"{environment['text']}\n\n{markdown_table(table)}")
-    if arguments.json:
-        partial = arguments.json.with_name(arguments.json.name + ".part")
-        partial.write_text(json.dumps({"environment": environment, "rows": rows}, indent=1) + "\n")
-        os.replace(partial, arguments.json)
+    text = f"{environment['text']}\n\n{markdown_table(table)}\n"
+    print(text)
+    written = {arguments.json: json.dumps({"environment": environment, "rows": rows}, indent=1) + "\n"}
+    if arguments.markdown:
+        gradients = ", with gradients" if arguments.backward else ""
+        written[arguments.markdown] = (
+            f"# FeatureNeRF{gradients}: {arguments.references} references, {arguments.texts} texts, "
+            f"{arguments.samples} samples a ray, {arguments.dtype}\n\n{text}"
+        )
+        written.setdefault(arguments.markdown.with_suffix(".json"), written[arguments.json])
+    for file, content in written.items():
+        if file is not None:
+            partial = file.with_name(file.name + ".part")
+            partial.write_text(content, encoding="utf-8")
+            os.replace(partial, file)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,12 @@
 
     python benchmarks/pipeline.py --model tiny --views 4 --size 64 --steps 4
     python benchmarks/pipeline.py --model sd15 --views 4 --size 256 --steps 2 --save -o docs/pipeline_benchmark.md
+    python benchmarks/pipeline.py --model sd15 --views 16 --size 512 --steps 50 --device cuda --dtype bfloat16 \\
+        --window '{"64": 7, "32": null}' --no-shares
 
-The weights are random. Shares are of the denoising steps and come from a second, profiled run; on CUDA they are host
-time, which is the GPU's only with CUDA_LAUNCH_BLOCKING=1 in the environment.
+The weights are random. AnimateDiff is diffusers' own pipeline and U-Net, over the same weights. Shares are of the
+denoising steps and come from a second, profiled run; on CUDA they are host time, which is the GPU's only with
+CUDA_LAUNCH_BLOCKING=1 in the environment.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ import time
 from pathlib import Path
 
 import torch
-from diffusers import AnimateDiffPipeline
+from diffusers import AnimateDiffPipeline, UNetMotionModel
 
 from diffusers_mvcustom import (
     Cameras,
@@ -32,6 +35,7 @@ from diffusers_mvcustom import (
     ReferenceViews,
     SubjectAdapter,
 )
+from diffusers_mvcustom.models import AttentionWindows
 from diffusers_mvcustom.toy import random_components
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -115,10 +119,17 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--views", type=int, default=4)
     parser.add_argument("--size", type=int, default=64, help="height and width in pixels")
     parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--window", default="1", help="1, an odd number, or full; stock AnimateDiff always has 1")
+    parser.add_argument(
+        "--window",
+        type=attention_window,
+        default=1,
+        help="1, an odd number, full, or a JSON object of them by map size",
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], default="float32")
     parser.add_argument("--references", type=int, default=8)
+    parser.add_argument("--split-guidance", action="store_true", help="branches of guidance one by one: less memory")
+    parser.add_argument("--decode-chunk-size", type=int, default=16, help="views decoded at a time")
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS), help="what is timed")
     parser.add_argument(
         "--warm-up", type=int, default=2, metavar="STEPS", help="steps of a first run that is not timed"
@@ -130,7 +141,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="no warm-up, and only stock and everything on")
     parser.add_argument("-o", "--output", type=Path, help="markdown file to write; a .json goes beside it")
     options = parser.parse_args()
-    for name in ("views", "size", "steps", "references"):
+    for name in ("views", "size", "steps", "references", "decode_chunk_size"):
         if getattr(options, name) < 1:
             parser.error(f"--{name}: expected at least 1, got {getattr(options, name)}")
     if options.quick:
@@ -140,13 +151,34 @@ def parse_arguments() -> argparse.Namespace:
     return options
 
 
+def attention_window(text: str) -> int | dict | None:
+    """The window that an argument stands for."""
+    try:
+        return AttentionWindows(None if text == "full" else json.loads(text)).setting
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def stock_pipeline(pipe: MVCustomPipeline) -> AnimateDiffPipeline:
+    """diffusers' own pipeline with diffusers' own U-Net, over the weights of `pipe` (which has no subject yet)."""
+    with torch.device("meta"):
+        unet = UNetMotionModel.from_config(pipe.unet.config)
+    unet.load_state_dict(pipe.unet.state_dict(), assign=True)
+    stock = AnimateDiffPipeline(
+        **{name: getattr(pipe, name) for name in ("vae", "text_encoder", "tokenizer", "scheduler")},
+        unet=unet.eval(),
+        motion_adapter=None,
+    )
+    stock.set_progress_bar_config(disable=True)
+    return stock
+
+
 def build(options: argparse.Namespace) -> tuple[MVCustomPipeline, dict[str, float]]:
     """The pipeline on its device, and the seconds that building (and saving and loading) took."""
-    window = None if options.window == "full" else int(options.window)
     dtype = getattr(torch, options.dtype)
     setup: dict[str, float] = {}
     started = time.perf_counter()
-    pipe = MVCustomPipeline(**random_components(options.model, dtype=dtype), attention_window=window)
+    pipe = MVCustomPipeline(**random_components(options.model, dtype=dtype), attention_window=options.window)
     setup["build"] = time.perf_counter() - started
     if options.save:
         with tempfile.TemporaryDirectory() as folder:
@@ -163,15 +195,10 @@ def build(options: argparse.Namespace) -> tuple[MVCustomPipeline, dict[str, floa
 def main() -> None:
     options = parse_arguments()
     pipe, setup = build(options)
-    window = pipe.config.attention_window
     cameras = Cameras.orbit(options.views, azimuth=(-30, 30), height=options.size, width=options.size)
-    stock = AnimateDiffPipeline(
-        **{name: getattr(pipe, name) for name in ("vae", "text_encoder", "tokenizer", "unet", "scheduler")},
-        motion_adapter=None,
-    )
-    stock.set_progress_bar_config(disable=True)
+    stock = stock_pipeline(pipe)
     hooks = [DepthAwareFeatureRendering(end=1.0), ConsistentAwareLatentCompletion(end=1.0)]
-    common = {"output_type": "np", "guidance_scale": 5.0}
+    common = {"output_type": "np", "guidance_scale": 5.0, "decode_chunk_size": options.decode_chunk_size}
 
     def generate(setting: str, steps: int, clock: StepClock | None = None) -> None:
         call = {**common, "num_inference_steps": steps, "callback_on_step_end": clock}
@@ -181,18 +208,19 @@ def main() -> None:
             stock("a mug by a lake", **size, **call)
         else:
             prompt = "a mug by a lake" if setting == "plain" else "a <it> mug by a lake"
-            pipe(prompt, cameras, hooks=hooks if setting == "everything" else [], **call)
+            hooks_of_call = hooks if setting == "everything" else []
+            pipe(prompt, cameras, hooks=hooks_of_call, split_guidance=options.split_guidance, **call)
 
     results = []
     for setting in SETTINGS:
         if setting not in options.settings:
             continue
-        pipe.set_attention_window(1 if setting == "stock" else window)
         if setting in ("subject", "everything") and pipe.subject is None:
             pipe.load_subject(make_subject(pipe, options.size, options.references))
         if options.warm_up:
             generate(setting, options.warm_up)
         clock = StepClock(options.device)
+        held = torch.cuda.memory_allocated() / 2**30 if options.device == "cuda" else None
         seconds, peak = timed(functools.partial(generate, setting, options.steps, clock), options.device)
         per_step = clock.seconds_per_step
         results.append(
@@ -201,6 +229,7 @@ def main() -> None:
                 "seconds": round(seconds, 3),
                 "seconds a step": "" if per_step is None else round(per_step, 4),
                 "peak GiB": round(peak, 2),
+                **({} if held is None else {"of which weights GiB": round(held, 2)}),
             }
         )
         print(json.dumps(results[-1]), file=sys.stderr, flush=True)
@@ -242,11 +271,13 @@ def report_text(options, setup: dict[str, float], results: list[dict], shares: d
         )
         tables.append(markdown_table([{"once per call": k, "seconds": f"{v:.3f}"} for k, v in shares["once"].items()]))
     took = ", ".join(f"{name} {value:.1f} s" for name, value in setup.items())
+    window = "full" if options.window is None else options.window
+    guidance = "branch by branch" if options.split_guidance else "in one batch"
     return (
         f"# One generation: {options.model} shapes, {options.views} views of {options.size}×{options.size}, "
-        f"{options.steps} steps, window {options.window}\n\nRandom weights, {options.dtype}, {options.references} "
-        "references, guidance in one batch, decoding included. Parts that also run in the preview are divided by the "
-        f"number of steps; peak memory on a CPU is that of the whole process. {took[0].upper() + took[1:]}.\n\n"
+        f"{options.steps} steps, window {window}\n\nRandom weights, {options.dtype}, {options.references} references, "
+        f"guidance {guidance}, decoding included. Parts that also run in the preview are divided by the number of steps; "
+        f"peak memory on a CPU is that of the whole process. {took[0].upper() + took[1:]}.\n\n"
         f"{describe_environment(options.device)['text']}\n\n" + "\n\n".join(tables) + "\n"
     )
 

@@ -2,6 +2,7 @@
 
 python -m benchmarks.gpu -o gpu-results
 python -m benchmarks.gpu -o gpu-results --time-limit 540 --archive gpu-results.tar.gz
+python -m benchmarks.gpu -o gpu-results --wheels benchmarks/gpu/wheels     # where there is no network
 python -m benchmarks.gpu -o /tmp/try --device cpu --quick
 python -m benchmarks.gpu --list
 """
@@ -9,17 +10,21 @@ python -m benchmarks.gpu --list
 from __future__ import annotations
 
 import argparse
+import atexit
 import fnmatch
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from . import wheels
 from .runner import Runner
 from .slice import ROOT, Options, find_slices
 
@@ -65,6 +70,15 @@ def find_commit() -> str:
         return file.read_text().strip() if file.is_file() else "unknown"
 
 
+def use_wheels(folder: Path) -> None:
+    """Installs wheels into a temporary folder that this process and the slices import from."""
+    site = tempfile.mkdtemp(prefix="mvcustom-wheels-")
+    atexit.register(shutil.rmtree, site, ignore_errors=True)
+    wheels.install(folder, Path(site))
+    sys.path.insert(0, site)
+    os.environ["PYTHONPATH"] = os.pathsep.join([site, *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -73,9 +87,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--quick", action="store_true", help="smallest sizes, to see that everything runs")
     parser.add_argument("--time-limit", type=float, metavar="S", help="stop after so many seconds; start again later")
-    parser.add_argument(
-        "--archive", type=Path, help="one .tar.gz of the output, to carry home and to start again from"
-    )
+    parser.add_argument("--archive", type=Path, help="a .tar.gz of the output, to carry home and to start again from")
+    parser.add_argument("--wheels", type=Path, help="install these wheels first, for the slices only; see wheels.py")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="slices by name or pattern, such as 'pipeline-*'")
     parser.add_argument("--retry", action="store_true", help="run again what failed or timed out")
     parser.add_argument("--list", action="store_true", help="only list the slices")
@@ -99,6 +112,8 @@ def main(arguments: list[str] | None = None) -> int:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, terminate)
+    if options.wheels is not None:
+        use_wheels(options.wheels)
     runner = Runner(options.output, describe(options.device), options.archive, deadline, options.retry)
     try:
         states = runner.run(slices)

@@ -8,8 +8,6 @@ import os
 import shutil
 import signal
 import subprocess
-import tarfile
-import tempfile
 import time
 import traceback
 from collections.abc import Sequence
@@ -17,12 +15,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from . import archive as archives
 from .slice import ROOT, Slice
 
-LARGEST_FILE = 16 * 2**20
+WORK = "work"
 _LARGEST_LOG = 2**20
 _TAIL = 12_000
 _ENDED = ("done", "failed", "timed out")
+_GRACE = 15.0
+"""Seconds in which a slice may end by itself, a checkpoint written, once it was asked to."""
 _MOST_CUT_OFF = 3
 """A slice that was started so often and whose end nobody saw (it takes the machine down, say) is given up."""
 
@@ -49,10 +50,11 @@ class Runner:
     """Runs slices and records how they went.
 
     Args:
-        output (`Path`): Folder for states (`NAME.state.json`), logs (`NAME.log`) and results (`NAME.*`).
+        output (`Path`): Folder for states (`NAME.state.json`), logs (`NAME.log`) and results (`NAME.*`). In its `work/`
+            lies what slices need while they run; that is not archived.
         environment (`dict`): Device, versions and commit, recorded with each slice.
-        archive (`Path`, *optional*): One `.tar.gz` of the folder, written anew after every slice; if the folder is empty
-            and the archive exists, the run starts from it.
+        archive (`Path`, *optional*): A `.tar.gz` of the folder, written anew after every slice, in parts if it is large;
+            if the folder is empty and the archive exists, the run starts from it.
         deadline (`float`, *optional*): `time.monotonic()` at which the run ends.
         retry (`bool`): Whether slices that failed or timed out are run again.
     """
@@ -71,9 +73,8 @@ class Runner:
         self.deadline = deadline
         self.retry = retry
         output.mkdir(parents=True, exist_ok=True)
-        if archive is not None and archive.is_file() and not any(output.iterdir()):
-            with tarfile.open(archive) as packed:
-                packed.extractall(output, filter="data")
+        if archive is not None and not any(output.iterdir()):
+            archives.unpack(archive, output)
 
     def run(self, slices: Sequence[Slice]) -> list[State]:
         """Runs what is not done yet; the states of all slices in their order."""
@@ -126,7 +127,7 @@ class Runner:
             if state.return_code == 0:
                 state.status = "done"
             elif at_limit:
-                ran_out = time.monotonic() - started >= one.limit
+                ran_out = time.monotonic() - started >= one.limit and not one.resumable
                 state.status = "timed out" if ran_out else "stopped"
             else:
                 state.status = "failed"
@@ -140,7 +141,9 @@ class Runner:
 
     def _finish(self, one: Slice, log: Path) -> tuple[int, bool]:
         """Return code, and whether the slice was stopped at a limit."""
-        command = [argument.replace("{out}", str(self.output.resolve())) for argument in one.command]
+        work = (self.output / WORK).resolve()
+        work.mkdir(exist_ok=True)
+        command = one.arguments(self.output.resolve(), work)
         paths = [str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {
             **os.environ,
@@ -174,16 +177,9 @@ class Runner:
 
     def _pack(self, slices: Sequence[Slice]) -> None:
         _write_whole(self.output / "summary.md", self._summary(slices))
-        if self.archive is None:
-            return
-        self.archive.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self.archive.parent, prefix=".archive-") as temporary:
-            packed = Path(temporary) / "archive.tar.gz"
-            with tarfile.open(packed, "w:gz") as archive:
-                for file in sorted(self.output.iterdir()):
-                    if file.is_file() and file.stat().st_size <= LARGEST_FILE:
-                        archive.add(file, arcname=file.name)
-            os.replace(packed, self.archive)
+        if self.archive is not None:
+            for name in archives.pack(self.output, self.archive, leave_out=(WORK,)):
+                print(f"{name}: left out of the archive, which would be too large to be carried", flush=True)
 
     def _summary(self, slices: Sequence[Slice]) -> str:
         lines = ["# GPU runs", "", "| slice | status | seconds | device | commit |", "|---|---|---|---|---|"]
@@ -207,7 +203,7 @@ def _stop(process: subprocess.Popen) -> int:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
         try:
-            process.wait(timeout=5)
+            process.wait(timeout=_GRACE)
         except subprocess.TimeoutExpired:
             continue
     with contextlib.suppress(ProcessLookupError):

@@ -28,9 +28,12 @@ class Slice:
 
     Args:
         name (`str`): Letters, digits and dashes; the names of its files begin with it.
-        command (list of `str`): Arguments; `{out}` stands for the folder that results are written to.
+        command (list of `str`): Arguments. `{out}` stands for the folder that results are written to, `{work}` for one
+            that outlives the slice and is not carried home (checkpoints, views), `{python}` for this Python.
         limit (`float`): Seconds after which it is stopped.
         expected (`float`): Seconds that it should take; it is not started if less are left.
+        resumable (`bool`): Whether it carries on where it was stopped. Then its own limit stops it like the limit of the
+            whole run does: the next run starts it again.
         environment (mapping, *optional*): Environment variables beside the runner's own.
     """
 
@@ -38,6 +41,7 @@ class Slice:
     command: tuple[str, ...]
     limit: float = LONGEST
     expected: float = 60.0
+    resumable: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -51,7 +55,12 @@ class Slice:
     @classmethod
     def of_script(cls, name: str, script: str, *arguments: object, **settings) -> Slice:
         """A slice that runs one of this repository's Python scripts."""
-        return cls(name, (sys.executable, script, *arguments), **settings)
+        return cls(name, ("{python}", script, *arguments), **settings)
+
+    def arguments(self, out: Path, work: Path) -> list[str]:
+        """The command with its placeholders filled in."""
+        places = {"{out}": str(out), "{work}": str(work), "{python}": sys.executable}
+        return [re.sub(r"\{(out|work|python)\}", lambda found: places[found[0]], one) for one in self.command]
 
 
 def find_slices(folder: Path, options: Options) -> list[Slice]:

@@ -7,9 +7,13 @@ import subprocess
 import sys
 import tarfile
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from benchmarks.gpu import archive as archives
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,7 +28,7 @@ def gpu(tmp_path):
         for name, (source, settings) in sources.items():
             folder.joinpath(f"{name}.py").write_text(
                 "import sys\nfrom benchmarks.gpu.slice import Slice\n\n\ndef slices(options):\n"
-                f"    return [Slice({name!r}, (sys.executable, '-c', {source!r}, '{{out}}'), **{settings!r})]\n"
+                f"    return [Slice({name!r}, (sys.executable, '-c', {source!r}, '{{out}}', '{{work}}'), **{settings!r})]\n"
             )
 
     def command(*arguments):
@@ -159,6 +163,74 @@ def test_the_archive_holds_everything_and_a_new_folder_starts_from_it(gpu, tmp_p
     gpu("--archive", archive, code=1)
     assert (gpu.out / "a.json").read_text() == "x"
     assert [file.name for file in archive.parent.iterdir()] == ["all.tar.gz"]
+
+
+def test_a_resumable_slice_goes_on_after_its_own_limit(gpu):
+    # Counts its starts in the folder that outlives it; the second start is quick.
+    source = "import pathlib, sys, time; p = pathlib.Path(sys.argv[2]) / 'n'; n = p.exists(); p.touch(); time.sleep(0 if n else 60)"  # noqa: E501
+    for settings, statuses in (({"resumable": True}, ["stopped", "done"]), ({}, ["timed out", "timed out"])):
+        name = "again" if settings else "once"
+        gpu.define(**{name: (source.replace("'n'", repr(name)), {"limit": 3.0, **settings})})
+        for status in statuses:
+            gpu("--only", name, code=0 if status == "done" else 1)
+            assert gpu.state(name)["status"] == status
+    assert sorted(file.name for file in (gpu.out / "work").iterdir()) == ["again", "once"]
+
+
+def test_a_large_archive_is_carried_in_parts(tmp_path):
+    output, home, back = (tmp_path / name for name in ("out", "home", "back"))
+    (output / "model").mkdir(parents=True)
+    (output / "work").mkdir()
+    (output / "work" / "checkpoint").write_bytes(b"x")
+    (output / "a.json").write_text("{}")
+    weights = os.urandom(archives.LARGEST_FILE + 5)
+    (output / "model" / "weights").write_bytes(weights)
+    archive = home / "all.tar.gz"
+    assert archives.pack(output, archive, leave_out=("work",)) == []
+    assert sorted(file.name for file in home.iterdir()) == ["all.tar.gz.000", "all.tar.gz.001"]
+    assert max(file.stat().st_size for file in home.iterdir()) <= archives.LARGEST_FILE
+    assert archives.unpack(archive, back)
+    assert (back / "model" / "weights").read_bytes() == weights
+    assert not (back / "work").exists()
+    (output / "model" / "weights").write_bytes(b"small now")
+    archives.pack(output, archive, leave_out=("work",))
+    assert [file.name for file in home.iterdir()] == ["all.tar.gz"]
+
+
+def test_what_is_too_large_to_be_carried_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "LARGEST_FILE", 10_000)
+    for name, size in (("a", 20_000), ("b", 30_000)):
+        (tmp_path / "out").mkdir(exist_ok=True)
+        (tmp_path / "out" / name).write_bytes(os.urandom(size))
+    assert archives.pack(tmp_path / "out", tmp_path / "all.tar.gz") == ["b"]
+    assert archives.unpack(tmp_path / "all.tar.gz", tmp_path / "back")
+    assert [file.name for file in (tmp_path / "back").iterdir()] == ["a"]
+    assert not archives.unpack(tmp_path / "nothing.tar.gz", tmp_path / "back")
+
+
+def test_wheels_have_to_be_there(gpu, tmp_path):
+    gpu.define(a=counted("a"))
+    (tmp_path / "none").mkdir()
+    process = subprocess.run(
+        list(map(str, gpu.command("--wheels", tmp_path / "none"))), cwd=ROOT, capture_output=True, text=True
+    )
+    assert process.returncode == 1
+    assert "expected wheels in" in process.stderr
+
+
+def test_wheels_are_what_slices_import(gpu, tmp_path):
+    wheel = tmp_path / "wheels" / "carried-1.0-py3-none-any.whl"
+    wheel.parent.mkdir()
+    with zipfile.ZipFile(wheel, "w") as packed:
+        packed.writestr("carried.py", "value = 7\n")
+        packed.writestr("carried-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: carried\nVersion: 1.0\n")
+        packed.writestr(
+            "carried-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        packed.writestr("carried-1.0.dist-info/RECORD", "carried.py,,\n")
+    gpu.define(a=("import carried; print('carried', carried.value)", {}))
+    gpu("--wheels", wheel.parent)
+    assert (gpu.out / "a.log").read_text().split() == ["carried", "7"]
 
 
 def test_slices_that_cannot_be_are_refused(gpu):

@@ -1,0 +1,120 @@
+"""The pipeline on a GPU: the CPU's views in float32, near them in half precision, wherever its parts lie."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from diffusers_mvcustom import ConsistentAwareLatentCompletion, DepthAwareFeatureRendering, MVCustomPipeline
+
+pytestmark = pytest.mark.gpu
+
+HOOKS = {
+    "none": [],
+    "DFR": [DepthAwareFeatureRendering()],
+    "CLC": [ConsistentAwareLatentCompletion(end=0.7)],
+    "both": [DepthAwareFeatureRendering(), ConsistentAwareLatentCompletion(end=0.7)],
+}
+
+
+def assert_near(found, expected, share=1e-3):
+    """The mean difference is a small share of the views' spread: few pixels may fall on another side of an edge."""
+    assert found.isfinite().all()
+    assert (found - expected).abs().mean() < share * expected.std()
+
+
+@pytest.mark.parametrize("hooks", HOOKS)
+@pytest.mark.parametrize("window", [1, 3, None])
+def test_equals_the_cpu(make_pipe, run, device, hooks, window):
+    expected = run(make_pipe(attention_window=window), hooks=HOOKS[hooks])
+    assert_near(run(make_pipe(attention_window=window).to(device), hooks=HOOKS[hooks]), expected)
+
+
+def test_estimated_depth(make_pipe, run, device):
+    """The whole of it: preview, depth model, alignment to the subject, hooks, decoding."""
+    pipe = make_pipe().to(device)
+    views = run(pipe, anchor_depth=None, output_type="pt")
+    assert views.shape == (1, 3, 3, 64, 64)
+    assert views.isfinite().all()
+    assert torch.equal(run(pipe, anchor_depth=None, output_type="pt"), views)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision(make_pipe, run, device, dtype, tmp_path):
+    expected = run(make_pipe())
+    pipe = make_pipe().to(device, dtype)
+    assert_near(run(pipe), expected, share=0.15)
+    pipe.save_pretrained(tmp_path)
+    loaded = MVCustomPipeline.from_pretrained(tmp_path, torch_dtype=dtype).to(device)
+    loaded.set_progress_bar_config(disable=True)
+    assert torch.equal(run(loaded), run(pipe))
+
+
+def test_subject_on_and_off(make_pipe, run, device):
+    pipe = make_pipe(subject=False).to(device)
+    plain = run(pipe, "a toy by a lake")
+    loaded = make_pipe()
+    loaded.to(device)
+    with_subject = run(loaded)
+    loaded.unload_subject()
+    assert torch.equal(run(loaded, "a toy by a lake"), plain)
+    assert not torch.allclose(with_subject, plain)
+
+
+@pytest.mark.parametrize("offload", ["enable_model_cpu_offload", "enable_sequential_cpu_offload"])
+def test_offload(make_pipe, run, cuda, offload):
+    expected = run(make_pipe().to(cuda))
+    pipe = make_pipe()
+    getattr(pipe, offload)()
+    assert_near(run(pipe), expected)
+    assert_near(run(pipe), expected)  # the first call left nothing on the wrong device
+    pipe.unload_subject()
+    assert run(pipe, "a toy by a lake").isfinite().all()
+
+
+def test_balanced_device_map(make_pipe, run, cuda, tmp_path):
+    expected = run(make_pipe().to(cuda))
+    make_pipe().save_pretrained(tmp_path)
+    pipe = MVCustomPipeline.from_pretrained(tmp_path, device_map="balanced")
+    pipe.set_progress_bar_config(disable=True)
+    assert pipe.hf_device_map
+    assert_near(run(pipe), expected)
+
+
+def test_device_map_of_one_device(make_pipe, run, device, tmp_path):
+    expected = run(make_pipe().to(device))
+    make_pipe().save_pretrained(tmp_path)
+    pipe = MVCustomPipeline.from_pretrained(tmp_path, device_map=str(device))
+    pipe.set_progress_bar_config(disable=True)
+    assert_near(run(pipe), expected)
+
+
+@pytest.mark.parametrize("window", [1, 3, None])
+def test_xformers(make_pipe, run, cuda, window):
+    pytest.importorskip("xformers")
+    pipe = make_pipe(attention_window=window).to(cuda, torch.float16)
+    expected = run(pipe)
+    pipe.unet.set_attention_backend("xformers")
+    try:
+        assert_near(run(pipe), expected, share=0.05)
+    finally:
+        pipe.unet.set_attention_backend("native")
+
+
+@pytest.mark.parametrize("generator", ["cpu", "cuda"])
+def test_generators(make_pipe, run, cuda, generator):
+    pipe = make_pipe().to(cuda)
+    first, second = (run(pipe, generator=torch.Generator(generator).manual_seed(3)) for _ in range(2))
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("scheduler", ["EulerDiscreteScheduler", "DPMSolverMultistepScheduler", "LCMScheduler"])
+def test_schedulers(make_pipe, run, device, scheduler):
+    import diffusers
+
+    def views(where):
+        pipe = make_pipe().to(where)
+        pipe.scheduler = getattr(diffusers, scheduler).from_config(pipe.scheduler.config)
+        return run(pipe)
+
+    assert_near(views(device), views("cpu"))
