@@ -162,7 +162,13 @@ def test_interrupted_and_resumed(straight, make_backbone_trainer, tmp_path):
 
 def test_two_processes_are_one_with_twice_the_batch(settings, make_backbone_trainer, make_components, tmp_path):
     shared = {"max_train_steps": 4, "gradient_accumulation_steps": 2, "snr_gamma": 5.0, "noise_offset": 0.1}
-    together = {**settings, **shared, "train_batch_size": 2, "output_dir": str(tmp_path / "two")}
+    together = {
+        **settings,
+        **shared,
+        "gradient_checkpointing": True,
+        "train_batch_size": 2,
+        "output_dir": str(tmp_path / "two"),
+    }
     reset_accelerate()
     debug_launcher(train, (together, make_components(**COMPONENTS)), num_processes=2)
     make_backbone_trainer(tmp_path / "one", **shared, train_batch_size=4).train()

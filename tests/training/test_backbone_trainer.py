@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from diffusers import AnimateDiffPipeline, MotionAdapter, UNetMotionModel
+from diffusers import AnimateDiffPipeline, AutoencoderTiny, MotionAdapter, UNetMotionModel
 from PIL import Image
 from safetensors.torch import load_file
 from training.backbone_small import SMALL, reset_accelerate, write_moving_squares
@@ -117,7 +117,7 @@ def test_the_window_of_the_schedule_is_what_attention_reaches(make_backbone_trai
 
 def test_the_loss_falls_on_a_moving_pattern(make_backbone_trainer):
     trainer = make_backbone_trainer(
-        max_train_steps=40, holdout=2, learning_rate=3e-3, window_schedule=[(0, 1), (0.5, 3)], checkpointing_steps=40
+        max_train_steps=30, holdout=2, learning_rate=3e-3, window_schedule=[(0, 1), (0.5, 3)], checkpointing_steps=30
     )
     trainer._set_up()
     trainer.training_model.eval()
@@ -187,14 +187,15 @@ def test_noise_offset_is_shared_by_frames_and_positions(make_backbone_trainer):
 
 
 def test_accumulation_and_checkpointing_change_nothing(make_backbone_trainer, tmp_path):
-    make_backbone_trainer(train_batch_size=4).train()
+    short = {"max_train_steps": 2, "window_schedule": [(0, 1), (1, 3)]}
+    make_backbone_trainer(train_batch_size=4, **short).train()
     variants = {
         "accumulated": {"train_batch_size": 1, "gradient_accumulation_steps": 4},
         "checkpointed": {"train_batch_size": 4, "gradient_checkpointing": True},
     }
     expected = read_records(tmp_path / "out")
     for name, settings in variants.items():
-        make_backbone_trainer(**settings, output_dir=str(tmp_path / name)).train()
+        make_backbone_trainer(**settings, **short, output_dir=str(tmp_path / name)).train()
         for row, twin in zip(read_records(tmp_path / name), expected, strict=True):
             assert row["loss"] == pytest.approx(twin["loss"], rel=1e-5), name
             assert row["gradient_norm"] == pytest.approx(twin["gradient_norm"], rel=1e-4), name
@@ -426,6 +427,11 @@ def test_another_trainings_work_is_not_written_over(make_backbone_trainer, tmp_p
     )
     longer.train()
     assert [row["step"] for row in read_records(tmp_path / "out")] == [1, 2, 3, 4, 5]
+    result = tmp_path / "out" / "motion_adapter" / "diffusion_pytorch_model.safetensors"
+    saved = load_file(result)
+    make_backbone_trainer(max_train_steps=5, resume_from_checkpoint="latest").train()  # there is nothing left to do
+    assert all(torch.equal(saved[name], tensor) for name, tensor in load_file(result).items())
+    assert [path.name for path in (tmp_path / "out").iterdir() if path.name.startswith(".")] == []
     other = tmp_path / "file"
     other.write_text("mine")
     with pytest.raises(MVCustomError, match=r"expected a folder, .*file is a file"):
@@ -457,6 +463,8 @@ def test_models_that_will_not_do(make_backbone_trainer, make_components):
     parts = make_components("tiny", depth_estimator=False)
     with pytest.raises(MVCustomError, match="expected one with unet, vae"):
         make_backbone_trainer(MVCustomPipeline(**{**parts, "vae": None}))
+    with pytest.raises(MVCustomError, match="expected an AutoencoderKL, got AutoencoderTiny"):
+        make_backbone_trainer(MVCustomPipeline(**{**parts, "vae": AutoencoderTiny(latent_channels=4)}))
 
 
 # --- parts ---

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import typer
+
 from .train_lora import run_trainer
 from .training_models import load_training_model
 
@@ -41,6 +43,14 @@ def train_backbone(arguments: Sequence[str]) -> None:
     config, pipe = load_backbone(config)
     command = shlex.join(["accelerate", "launch", "train_backbone.py", *arguments])
     BackboneTrainer(config, pipe, command=command).train()
+
+
+def train_backbone_command(context: typer.Context) -> None:
+    """Train motion modules on videos; the same as `train_backbone.py`.
+
+    Example: `mvcustom train-backbone --config sd15 --data videos/ --output_dir out/backbone`
+    """
+    train_backbone(context.args)
 
 
 def load_backbone(config: BackboneTrainingConfig) -> tuple[BackboneTrainingConfig, MVCustomPipeline]:

@@ -43,17 +43,19 @@ def save_motion_adapter(
         validation ([`BackboneValidation`]): Its clips become the card's samples.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.parent / f".{folder.name}.{uuid4().hex}"
+    temporary = folder.parent / f".{folder.name}.{uuid4().hex}.new"
+    old = temporary.with_suffix(".old")
     try:
         adapter.save_pretrained(temporary)
         validation.save(temporary, _SAMPLES_NAME)
         (temporary / RECORD_NAME).write_text(json.dumps(record, indent=2, ensure_ascii=False, default=str) + "\n")
         _model_card(adapter, base_model, num_frames, record, bool(validation.clips)).save(temporary / "README.md")
         if folder.exists():
-            shutil.rmtree(folder)
+            folder.rename(old)
         os.replace(temporary, folder)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        for remains in (temporary, old):
+            shutil.rmtree(remains, ignore_errors=True)
 
 
 def upload_motion_adapter(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import set_seed
-from diffusers import DDPMScheduler
+from diffusers import AutoencoderKL, DDPMScheduler
 from diffusers.training_utils import EMAModel
 from torch import Tensor
 
@@ -161,6 +162,9 @@ class BackboneTrainer(Trainer):
             vae_batch_size=config.vae_batch_size,
             cache=cache,
         )
+        held_out = self._held_out_clips()
+        for number in range(len(self.held_out)):  # what cannot be read is to stop nothing later
+            self._tell_unreadable(held_out[number].unreadable)
         parameters = list(self.trained.values())
         optimizer = make_optimizer(config, [{"params": parameters, "lr": config.learning_rate}])
         self.lr_scheduler = make_lr_scheduler(config, optimizer)
@@ -215,7 +219,7 @@ class BackboneTrainer(Trainer):
         shown = ("loss", "image") if config.image_share else ("loss",)
         return {name: losses[name].detach().float() for name in shown}
 
-    def _tell_unreadable(self, reasons) -> None:
+    def _tell_unreadable(self, reasons: Iterable[str]) -> None:
         for reason in reasons:
             if reason not in self._unreadable:
                 self._unreadable.add(reason)
@@ -303,6 +307,8 @@ class BackboneTrainer(Trainer):
 def _check_model(config: BackboneTrainingConfig, pipe: MVCustomPipeline) -> None:
     if pipe.vae is None or pipe.unet is None or pipe.text_encoder is None or pipe.tokenizer is None:
         raise MVCustomError("model: expected one with unet, vae, text_encoder and tokenizer.")
+    if not isinstance(pipe.vae, AutoencoderKL):
+        raise MVCustomError(f"model: expected an AutoencoderKL, got {type(pipe.vae).__name__}.")
     motion_parameters(pipe.unet)
     if pipe.subject is not None:
         raise MVCustomError("model: expected one without a subject; call pipe.unload_subject() first.")
