@@ -58,7 +58,7 @@ def test_views_are_what_a_pinhole_at_their_camera_sees(tmp_path, distortion):
     bent = FoundCameras(found.indices, found.camera_to_world, found.focal, 0 * found.radial, 0.5, 100)
     ignored = difference_from_renders(*views_of_found(tmp_path, photos, bent, up="auto", max_size=1000, masks=None))
     assert undone < 3.5  # the texture's finest detail is lost in resampling
-    assert undone < 0.4 * ignored
+    assert undone < 0.5 * ignored
 
 
 def test_a_smaller_size_keeps_the_cameras_right(tmp_path):

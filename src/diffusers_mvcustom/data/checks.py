@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import warnings
 from collections.abc import Hashable, Sequence
 from pathlib import Path
@@ -48,6 +49,14 @@ def check_no_duplicates(source: Path, names: Sequence[str], contents: Sequence[H
             f"{source}: {len(pairs)} duplicate photo(s), the same content under two names: {enumerated(pairs)}. Take "
             "one of each away."
         )
+
+
+def is_installed(package: str) -> bool:
+    """Whether a package could be imported, without importing it."""
+    try:
+        return importlib.util.find_spec(package) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 def file_digest(file: Path) -> str:

@@ -17,7 +17,7 @@ from ..subjects import ReferenceViews
 from .photos import Photo, open_photo
 from .structure_from_motion import FoundCameras
 
-_NO_DISTORTION = 0.05
+_NO_DISTORTION = 0.25
 """Pixels that a lens may move the corner by before its distortion is undone."""
 
 

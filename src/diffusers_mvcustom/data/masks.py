@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import MVCustomError
-from .checks import enumerated
+from .checks import enumerated, is_installed
 
 _MASK_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 _MASK_ENDINGS = ("", "_mask", "-mask", ".mask")
@@ -57,7 +56,7 @@ def has_alpha(file: Path) -> bool:
 
 def check_background_removal() -> None:
     """Raises if rembg is not installed, before anything is computed."""
-    if importlib.util.find_spec("rembg") is None:
+    if not is_installed("rembg"):
         raise MVCustomError(
             "masks: 'rembg' needs the package rembg (pip install 'diffusers-mvcustom[masks]'), or give a folder of masks."
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import subprocess
@@ -19,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import MVCustomError
-from .checks import MINIMUM_PHOTOS, enumerated
+from .checks import MINIMUM_PHOTOS, enumerated, is_installed
 from .photos import Photo, open_photo
 from .pose_agreement import agreeing_cameras
 
@@ -136,7 +135,7 @@ def find_cameras(
         MVCustomError: if pycolmap is not installed, or if fewer than half of the photos (or than 3) find their place,
             saying what to do.
     """
-    if importlib.util.find_spec("pycolmap") is None:
+    if not is_installed("pycolmap"):
         raise MVCustomError(
             f"{source}: photos without cameras need pycolmap (pip install 'diffusers-mvcustom[colmap]'), or give a posed "
             "capture (transforms.json, COLMAP, CO3Dv2, Polycam)."
