@@ -1,16 +1,21 @@
 """`train_backbone.py` on the command line, and the result on the Hub."""
 
 import json
+import re
 import runpy
+import shlex
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import yaml
 from diffusers import MotionAdapter
 from training.backbone_small import SMALL, reset_accelerate, write_moving_squares
 
 from diffusers_mvcustom.cli.train_backbone import load_backbone, main
 from diffusers_mvcustom.training import BackboneTrainingConfig
+from diffusers_mvcustom.training.command_line import parse_settings
 
 SETTINGS = {**SMALL, "max_train_steps": 2, "window_schedule": [[0, 1], [1, None]]}
 FLAGS = [word for name, value in SETTINGS.items() for word in (f"--{name}", str(value).replace("None", "null"))]
@@ -103,3 +108,26 @@ def test_the_result_goes_to_the_hub(videos, tmp_path):
     assert repository.private
     assert {"config.json", "diffusion_pytorch_model.safetensors", "README.md", "training.json"} <= files.keys()
     assert json.loads(files["config.json"])["attention_window"] is None
+
+
+def test_the_commands_in_the_documentation_are_valid():
+    text = (Path(__file__).parents[2] / "docs" / "training_backbone.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^accelerate launch train_backbone\.py ((?:.*\\\n)*.*)$", text, re.MULTILINE)
+    assert len(commands) >= 2
+    for command in commands:
+        config = parse_settings(
+            BackboneTrainingConfig,
+            shlex.split(command.replace("\\\n", " ")),
+            program="train_backbone.py",
+            description="",
+            epilog="",
+            preset_prefix="backbone_",
+        )
+        assert config.places
+    schedule = re.search(r"```yaml\n(.*?)```", text, re.DOTALL).group(1)
+    settings = yaml.safe_load(schedule)
+    stages = BackboneTrainingConfig("m", "d", "o", **settings, max_train_steps=100).windows().to_list()
+    assert stages == [[0, 1], [20, 3], [40, 5], [60, {"32": None, "64": 5}]]
+    flags = set(re.findall(r"`--(\w+)", text)) - {"config", "help"}
+    assert flags
+    assert flags <= {field.name for field in fields(BackboneTrainingConfig)}
