@@ -283,7 +283,7 @@ def test_a_full_disk_leaves_what_was_there(capture, tmp_path):
     unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, unlimited[1]))
     try:
-        with pytest.raises(MVCustomError, match="could not be written: .* Nothing was changed"):
+        with pytest.raises(MVCustomError, match=r"could not be written: .* Nothing was changed"):
             prepare_subject(capture, tmp_path / "out", class_noun="cube", overwrite=True)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)

@@ -27,6 +27,7 @@ MINIMUM_SHARE = 0.5
 _ENOUGH_SHARE = 0.9
 _WELL_SUPPORTED = 100
 _FEW_FEATURES = 300
+_MANY = 30
 _DEFAULT_FOCAL_FACTOR = 1.0
 """Focal length over the longer side before anything is known: between phones (0.75) and portrait lenses (1.4)."""
 
@@ -203,6 +204,13 @@ def _groups(photos: Sequence[Photo], names: Sequence[str], sizes: Sequence[tuple
     return made
 
 
+def _affordable(features: Mapping[str, Any], count: int) -> dict[str, Any]:
+    """The features' settings, with fewer of them where many photos are matched: time goes with the square of both."""
+    if count <= _MANY or "max_num_features" not in features:
+        return dict(features)
+    return {**features, "max_num_features": features["max_num_features"] // 2}
+
+
 def _run(source: Path, folder: Path, attempt: _Attempt, groups, seed: int, threads: int) -> dict[str, Any]:
     """Runs an attempt in a process of its own; Ctrl-C ends it at once."""
     run = folder / f"run-{len(list(folder.glob('run-*')))}"
@@ -215,7 +223,7 @@ def _run(source: Path, folder: Path, attempt: _Attempt, groups, seed: int, threa
         "result": str(run / "result.json"),
         "groups": groups,
         "default_focal_length_factor": _DEFAULT_FOCAL_FACTOR,
-        "features": dict(attempt.features),
+        "features": _affordable(attempt.features, sum(len(group["names"]) for group in groups)),
         "matching": dict(attempt.matching),
         "mapping": dict(attempt.mapping),
         "seed": seed,
