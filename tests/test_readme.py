@@ -16,7 +16,7 @@ README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 def block(marker):
     """The commands below a `<!-- marker -->`, without the installation."""
     text = re.search(rf"<!-- {marker} -->\n```bash\n(.*?)```", README, re.DOTALL).group(1)
-    return re.sub(r"pip install [^&]*&& ", "", text)
+    return re.sub(r"pip install ([^&\n]*&& |.*\n)", "", text)
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +51,15 @@ def test_from_photos_to_views(folder, buddha):
     assert "13 reference views of 684 × 385" in printed
     assert "13 views of 64 × 64" in printed
     assert len(load_capture(folder / "out" / "buddha-views")) == 13
+
+
+def test_training_a_subject(folder, buddha):
+    if not (folder / "buddha").exists():
+        (folder / "buddha").symlink_to(buddha)
+    (folder / "train_lora.py").symlink_to(Path(__file__).parents[1] / "train_lora.py")
+    run(["bash", "-euc", block("train")], folder)
+    assert (folder / "out" / "buddha-training" / "subject" / "feature_nerf.safetensors").is_file()
+    assert (folder / "out" / "buddha-training" / "losses.png").is_file()
 
 
 def test_the_two_commands():
