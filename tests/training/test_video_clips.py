@@ -193,6 +193,51 @@ def test_what_cannot_be_read_is_named_and_replaced(videos, tmp_path):
                 refusing[number]
 
 
+@pytest.mark.parametrize("kind", ["mp4", "webm", "gif", "mkv", "ts"])
+def test_a_damaged_video_is_read_or_named(tmp_path, kind):
+    """Whatever a decoder makes of damaged bytes, it does not end a training."""
+    content = write_video(tmp_path / f"a.{kind}", numbered_frames(30)).read_bytes()
+    random = np.random.default_rng(0)
+
+    def first_and_middle(length):
+        if length < 2:
+            raise UnreadableVideo("too short")
+        return [0, length // 2]
+
+    outcomes = Counter()
+    for _ in range(80):
+        damaged = np.frombuffer(content, np.uint8).copy()
+        damaged[random.integers(len(damaged), size=random.integers(1, 40))] = random.integers(256)
+        if random.random() < 0.5:
+            damaged = damaged[: random.integers(1, len(damaged))]
+        (tmp_path / f"a.{kind}").write_bytes(damaged.tobytes())
+        try:
+            frames = VideoReader().read(find_videos(str(tmp_path))[0], first_and_middle)
+            assert frames.shape[0] == 2
+            outcomes["read"] += 1
+        except UnreadableVideo as error:
+            outcomes[str(error).split(":")[0]] += 1
+    assert outcomes.keys() == {"read", f"a.{kind}"}
+
+
+def test_a_stream_that_appears_from_nowhere(tmp_path):
+    """A damaged packet of a transport stream belongs to no stream; PyAV then looks up one that is not there."""
+    path = write_video(tmp_path / "a.ts", numbered_frames(30))
+    content = path.read_bytes()
+    outcomes = Counter()
+    for packet in range(len(content) * 3 // 4 // 188 * 188, len(content), 188):
+        damaged = bytearray(content)
+        damaged[packet + 2] = 16  # the low byte of the packet's stream number
+        path.write_bytes(damaged)
+        try:
+            VideoReader().read(find_videos(str(tmp_path))[0], lambda length: [0])
+            outcomes["read"] += 1
+        except UnreadableVideo as error:
+            outcomes[str(error)] += 1
+    assert outcomes.pop("read") > 0
+    assert outcomes.keys() <= {"a.ts: cannot be decoded (list index out of range)"}
+
+
 def test_numbers_of_processes_are_those_of_one_with_the_whole_batch():
     def numbers(process, num_processes, size, accumulation=3):
         return list(

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 CODECS = {
+    "ts": ("libx264", "yuv420p"),
     "mp4": ("libx264", "yuv420p"),
     "webm": ("libvpx-vp9", "yuv420p"),
     "gif": ("gif", "rgb8"),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -42,21 +42,21 @@ class VideoReader:
             UnreadableVideo: naming the video and what is wrong with it.
             MVCustomError: if PyAV is not installed.
         """
+        with _named(source):
+            length = len(source.files) if source.is_frames else len(self._frame_times(source.files[0]))
         try:
-            if source.is_frames:
-                frames = [_read_image(source.files[n]) for n in choose(len(source.files))]
-            else:
-                times = self._frame_times(source.files[0])
-                frames = _decode(source.files[0], [times[n] for n in choose(len(times))], start=times[0])
+            numbers = choose(length)
         except UnreadableVideo as error:
             raise UnreadableVideo(f"{source.name}: {error}") from error
-        except _decoding_errors() as error:
-            if isinstance(error, MVCustomError):
-                raise
-            raise UnreadableVideo(f"{source.name}: cannot be decoded ({' '.join(str(error).split())})") from error
-        sizes = {frame.shape for frame in frames}
-        if len(sizes) > 1:
-            raise UnreadableVideo(f"{source.name}: its frames have different sizes, {sorted(sizes)}")
+        with _named(source):
+            if source.is_frames:
+                frames = [_read_image(source.files[n]) for n in numbers]
+            else:
+                times = self._frame_times(source.files[0])
+                frames = _decode(source.files[0], [times[n] for n in numbers], start=times[0])
+            sizes = {frame.shape for frame in frames}
+            if len(sizes) > 1:
+                raise UnreadableVideo(f"its frames have different sizes, {sorted(sizes)}")
         return np.stack(frames)
 
     def _frame_times(self, file: StoredFile) -> tuple[int, ...]:
@@ -67,10 +67,21 @@ class VideoReader:
         return self._times[file]
 
 
-def _decoding_errors() -> tuple[type[Exception], ...]:
-    """What PyAV and Pillow (`SyntaxError` among others) raise for damaged files."""
-    av = sys.modules.get("av")  # not yet imported, it has raised nothing
-    return (OSError, ValueError, SyntaxError, *(() if av is None else (av.FFmpegError,)))
+@contextmanager
+def _named(source: VideoSource) -> Iterator[None]:
+    """Errors of decoding as [`UnreadableVideo`] with the video's name.
+
+    Damaged files make decoders raise almost anything: PyAV also `IndexError` and `EOFError`, Pillow also `SyntaxError`.
+    """
+    try:
+        yield
+    except UnreadableVideo as error:
+        raise UnreadableVideo(f"{source.name}: {error}") from error
+    except MVCustomError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UnreadableVideo(f"{source.name}: cannot be decoded ({reason})") from error
 
 
 def _read_image(file: StoredFile) -> np.ndarray:
