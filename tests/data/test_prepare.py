@@ -18,6 +18,7 @@ from PIL import ExifTags, Image
 from textured_scene import FOCAL_SHARE, pose_errors, render, ring
 
 from diffusers_mvcustom.cameras import load_capture, normalize_cameras, save_cameras
+from diffusers_mvcustom.cli import main
 from diffusers_mvcustom.data import load_subject_dataset, prepare_subject
 from diffusers_mvcustom.data.captions import read_captions
 from diffusers_mvcustom.data.photos import open_photo
@@ -160,6 +161,23 @@ def test_posed_captures_keep_their_cameras(capture, tmp_path, format):
     assert dataset.views.cameras.allclose(expected, atol=1e-4)
     assert dataset.subject_frame.scale == pytest.approx(frame.scale, abs=1e-4)
     assert prepare_subject(capture, tmp_path / "out", max_size=64, masks=capture / "masks", up=(0, 1, 0)).up_to_date
+
+
+def test_the_command_has_help_and_ends_with_a_summary(capture, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["prepare", "--help"])
+    assert ended.value.code == 0
+    assert "mvcustom prepare walk.mp4" in " ".join(capsys.readouterr().out.split())
+    arguments = ["prepare", str(capture), "-o", str(tmp_path / "out"), "--class-noun", "cube", "--max-size", "64"]
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments, "--caption", "a {token} {noun}"])
+    assert ended.value.code == 0
+    assert "12 of 12 photos, 64 × 48, cameras given, masks, captions → " in capsys.readouterr().out
+    assert set(load_subject_dataset(tmp_path / "out").views.captions) == {"a {token} {noun}"}
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)  # without the caption it would be another folder
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.startswith("mvcustom: output: ")
 
 
 def test_a_prepared_folder_is_only_replaced_when_asked_and_never_with_the_users_changes(capture, tmp_path):
