@@ -345,9 +345,10 @@ def test_validation_is_the_same_for_the_same_weights_and_draws_nothing(make_back
 
 
 def test_validation_and_trackers_change_nothing(make_backbone_trainer, tmp_path):
-    make_backbone_trainer(holdout=1).train()
+    short = {"max_train_steps": 2, "window_schedule": [(0, 1)], "holdout": 1}
+    make_backbone_trainer(**short).train()
     make_backbone_trainer(
-        holdout=1,
+        **short,
         output_dir=str(tmp_path / "watched"),
         validation_steps=1,
         validation_prompts=["a cube"],
@@ -360,8 +361,9 @@ def test_validation_and_trackers_change_nothing(make_backbone_trainer, tmp_path)
 
 
 def test_cached_latents_change_nothing(make_backbone_trainer, tmp_path):
-    cached = {"cache_latents": True, "cache_dir": str(tmp_path / "cache"), "random_crop": False}
-    make_backbone_trainer(random_crop=False).train()
+    short = {"max_train_steps": 2, "window_schedule": [(0, 1)], "random_crop": False}
+    cached = {**short, "cache_latents": True, "cache_dir": str(tmp_path / "cache")}
+    make_backbone_trainer(**short).train()
     first = make_backbone_trainer(**cached, output_dir=str(tmp_path / "a"))
     first.train()
     second = make_backbone_trainer(**cached, output_dir=str(tmp_path / "b"))
