@@ -1,5 +1,6 @@
 """From photos or a posed capture to a prepared folder; what is refused, and that nothing is ever lost."""
 
+import gzip
 import hashlib
 import json
 import os
@@ -17,7 +18,7 @@ import torch
 from PIL import ExifTags, Image
 from textured_scene import FOCAL_SHARE, pose_errors, render, ring
 
-from diffusers_mvcustom.cameras import load_capture, normalize_cameras, save_cameras
+from diffusers_mvcustom.cameras import cameras_to_pytorch3d, load_capture, normalize_cameras, save_cameras
 from diffusers_mvcustom.cli import main
 from diffusers_mvcustom.data import load_subject_dataset, prepare_subject
 from diffusers_mvcustom.data.captions import read_captions
@@ -137,7 +138,7 @@ def capture(cube_capture, tmp_path):
     return shutil.copytree(cube_capture, tmp_path / "capture")
 
 
-@pytest.mark.parametrize("format", ["transforms_json", "colmap", "polycam"])
+@pytest.mark.parametrize("format", ["transforms_json", "colmap", "polycam", "co3d"])
 def test_posed_captures_keep_their_cameras(capture, tmp_path, format):
     given = load_capture(capture).cameras
     if format == "colmap":
@@ -152,15 +153,33 @@ def test_posed_captures_keep_their_cameras(capture, tmp_path, format):
             frame |= {"cy": matrix[1, 2].item(), "width": given.width, "height": given.height}
             (capture / "cameras" / f"{i:02d}.json").write_text(json.dumps(frame))
         (capture / "transforms.json").unlink()
+    source, sequence = capture, None
+    if format == "co3d":
+        source, sequence = capture / "cube" / "frame_annotations.jgz", "2_2_2"
+        values = zip(*(value.tolist() for value in cameras_to_pytorch3d(given, intrinsics_in="ndc_isotropic")))
+        names = ("R", "T", "focal_length", "principal_point", "intrinsics_format")
+        frames = [
+            {
+                "sequence_name": "2_2_2",
+                "image": {"path": f"images/{i:02d}.png", "size": [given.height, given.width]},
+                "viewpoint": dict(zip(names, (*view, "ndc_isotropic"))),
+            }
+            for i, view in enumerate(values)
+        ]
+        source.parent.mkdir()
+        other = {**frames[0], "sequence_name": "1_1_1"}
+        source.write_bytes(gzip.compress(json.dumps([*frames, other]).encode()))
+        (capture / "transforms.json").unlink()
     before = digest(capture)
-    done = prepare_subject(capture, tmp_path / "out", max_size=64, masks=capture / "masks", up=(0, 1, 0))
+    settings = {"max_size": 64, "masks": capture / "masks", "up": (0, 1, 0), "sequence": sequence}
+    done = prepare_subject(source, tmp_path / "out", **settings)
     assert digest(capture) == before
     assert (done.registered, done.photos, done.left_out, done.reprojection_error) == (12, 12, (), None)
     dataset = load_subject_dataset(done.folder, masks="required")
     expected, frame = normalize_cameras(given, up=(0, 1, 0))
     assert dataset.views.cameras.allclose(expected, atol=1e-4)
     assert dataset.subject_frame.scale == pytest.approx(frame.scale, abs=1e-4)
-    assert prepare_subject(capture, tmp_path / "out", max_size=64, masks=capture / "masks", up=(0, 1, 0)).up_to_date
+    assert prepare_subject(source, tmp_path / "out", **settings).up_to_date
 
 
 def test_the_command_has_help_and_ends_with_a_summary(capture, tmp_path, capsys):
