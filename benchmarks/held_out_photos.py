@@ -5,7 +5,7 @@ Takes a finished training (its output folder) and writes a table and a picture:
     accelerate launch train_lora.py --config tiny --data buddha/ --holdout 3 --output_dir out/buddha ...
     python benchmarks/held_out_photos.py out/buddha -o docs/buddha
 
-Masked PSNR, at the size of FeatureNeRF's map, of
+Masked PSNR, at the size of FeatureNeRF's map and with black outside the photo's mask, of
 
 - the subject as trained, and the same before training;
 - the mean colour of the subject in the training photos, and (no one could know it) in the held-out photo itself;
@@ -29,6 +29,7 @@ from diffusers_mvcustom.cli.training_models import load_training_model
 from diffusers_mvcustom.geometry import camera_rays, pixel_centers, project
 from diffusers_mvcustom.subjects import ReferenceViews
 from diffusers_mvcustom.training import SubjectTrainingConfig
+from diffusers_mvcustom.training.losses import subject_before_black
 from diffusers_mvcustom.training.subject_parts import held_out_photos, load_photos
 from diffusers_mvcustom.training.validation import masked_psnr
 
@@ -105,6 +106,10 @@ def main() -> None:
             [over_plane(training[nearest[n]], photos[n], height, width, mean) for n in range(count)]
         ),
     }
+    masks = F.interpolate(photos.masks, (height, width), mode="area").permute(0, 2, 3, 1)
+    for name in guesses:
+        if not name.startswith("FeatureNeRF"):  # which has to find the subject's outline itself; guesses are given it
+            guesses[name] = guesses[name] * masks
     rows = []
     for name, colors in guesses.items():
         values = masked_psnr(colors, photos.images, photos.masks)
@@ -123,11 +128,10 @@ def main() -> None:
 
 
 def sheet(photos: ReferenceViews, guesses: dict[str, Tensor], side: int = 128) -> Image.Image:
-    """A row for each held-out photo: the photo, then the guesses, inside its mask."""
+    """A row for each held-out photo: the photo, then the guesses, the subject before black."""
     count, height, width, _ = next(iter(guesses.values())).shape
     size = (height, width)
-    masks = F.interpolate(photos.masks, size, mode="area").permute(0, 2, 3, 1)
-    photo = F.interpolate(photos.images, size, mode="area").permute(0, 2, 3, 1)
+    photo, _ = subject_before_black(photos.images, photos.masks, size)
     columns = {"held-out photo": photo, **guesses}
     cell = (round(side * width / height), side)
     picture = Image.new("RGB", (cell[0] * len(columns), cell[1] * count + 28), "white")
@@ -135,8 +139,7 @@ def sheet(photos: ReferenceViews, guesses: dict[str, Tensor], side: int = 128) -
         words = name.replace(", ", "\n").replace(" of the ", "\nof the ").replace(" photo ", " photo\n")
         ImageDraw.Draw(picture).text((x * cell[0] + 3, 1), words, fill="black", font_size=9, spacing=0)
         for y in range(count):
-            pixels = colors[y] * masks[y] + (1 - masks[y])
-            image = Image.fromarray((pixels.clamp(0, 1) * 255).round().byte().numpy())
+            image = Image.fromarray((colors[y].clamp(0, 1) * 255).round().byte().numpy())
             picture.paste(image.resize(cell, Image.Resampling.NEAREST), (x * cell[0], 28 + y * cell[1]))
     return picture
 

@@ -72,9 +72,20 @@ def test_colours_are_compared_at_the_size_of_the_map():
             for x in range(4):
                 block = (n, slice(None), slice(2 * y, 2 * y + 2), slice(2 * x, 2 * x + 2))
                 share = masks[block].mean().item()
-                error = (rgb[n, y, x] - photos[block].mean(dim=(1, 2))).square().mean().item()
+                before_black = sum(  # a pixel of the subject counts, one beside it is black
+                    photos[n, :, 2 * y + i, 2 * x + j] * masks[n, 0, 2 * y + i, 2 * x + j]
+                    for i in range(2)
+                    for j in range(2)
+                )
+                error = (rgb[n, y, x] - before_black / 4).square().mean().item()
                 total, weight = total + share * error, weight + share
         assert rgb_loss(rgb, photos, masks)[n].item() == pytest.approx(total / weight, rel=1e-5)
+
+
+def test_a_perfect_rendering_of_the_subject_before_black_has_no_error():
+    photos, masks = torch.rand(2, 3, 6, 8), (torch.rand(2, 1, 6, 8) > 0.5).float()
+    rendered = torch.nn.functional.avg_pool2d(photos * masks, 2).permute(0, 2, 3, 1)
+    assert torch.allclose(rgb_loss(rendered, photos, masks), torch.zeros(2), atol=1e-12)
 
 
 def test_opacity_and_mask():

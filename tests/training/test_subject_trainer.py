@@ -307,7 +307,9 @@ def test_bad_settings_are_told_before_anything_is_trained(make_trainer, cube_cap
 
 def test_another_trainings_work_is_not_written_over(make_trainer, tmp_path):
     make_trainer(max_train_steps=2).train()
-    with pytest.raises(MVCustomError, match=r"output_dir: .* holds a training already .* --resume_from_checkpoint latest"):
+    with pytest.raises(
+        MVCustomError, match=r"output_dir: .* holds a training already .* --resume_from_checkpoint latest"
+    ):
         make_trainer(max_train_steps=2)
     with pytest.raises(MVCustomError, match=r"made with other settings \(rank: 2 → 3"):
         make_trainer(max_train_steps=2, rank=3, resume_from_checkpoint="latest")

@@ -11,6 +11,7 @@ from . import cameras, subject
 from .generate import generate
 from .prepare import prepare
 from .random_model import random_model
+from .train_backbone import train_backbone_command
 from .train_lora import train_lora_command
 
 app = typer.Typer(
@@ -24,11 +25,10 @@ app.add_typer(subject.app, name="subject")
 app.command()(generate)
 app.command()(prepare)
 app.command("random-model")(random_model)
-app.command(
-    "train-lora",
-    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
-    add_help_option=False,
-)(train_lora_command)
+for _name, _command in (("train-lora", train_lora_command), ("train-backbone", train_backbone_command)):
+    # Arguments, --help among them, are the trainer's own.
+    _options_of_its_own = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+    app.command(_name, context_settings=_options_of_its_own, add_help_option=False)(_command)
 
 
 @app.callback()

@@ -8,7 +8,7 @@ from os import PathLike
 
 import torch
 from diffusers.utils import logging
-from PIL.Image import Image
+from PIL import Image
 from torch import Tensor, nn
 
 from ..cameras import Cameras, SubjectFrame
@@ -278,7 +278,7 @@ class SubjectAdapter(nn.Module):
         self,
         save_directory: str | PathLike[str],
         *,
-        samples: Mapping[str, Image] | None = None,
+        samples: Mapping[str, Image.Image] | None = None,
         push_to_hub: bool = False,
         **kwargs,
     ) -> None:
@@ -340,7 +340,7 @@ class SubjectAdapter(nn.Module):
         self,
         repo_id: str,
         *,
-        samples: Mapping[str, Image] | None = None,
+        samples: Mapping[str, Image.Image] | None = None,
         private: bool | None = None,
         token: str | bool | None = None,
         commit_message: str = "Upload subject",

@@ -16,7 +16,7 @@ from uuid import uuid4
 from huggingface_hub import HfApi, ModelCard, ModelCardData, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from huggingface_hub.utils import validate_repo_id
-from PIL.Image import Image
+from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -47,7 +47,7 @@ _DOWNLOADED = (  # and nothing else: no code, and not a whole model by mistake
 
 
 def save_subject_files(
-    adapter: SubjectAdapter, folder: str | PathLike[str], samples: Mapping[str, Image] | None = None
+    adapter: SubjectAdapter, folder: str | PathLike[str], samples: Mapping[str, Image.Image] | None = None
 ) -> None:
     """Writes the subject's folder. See [`SubjectAdapter.save_pretrained`]."""
     with _replaced_folder(Path(folder)) as new:
@@ -100,7 +100,7 @@ def load_subject_files(
 
 
 def save_and_upload_subject(
-    adapter: SubjectAdapter, repo_id: str, *, samples: Mapping[str, Image] | None = None, **kwargs
+    adapter: SubjectAdapter, repo_id: str, *, samples: Mapping[str, Image.Image] | None = None, **kwargs
 ) -> str:
     """Writes the folder to a temporary place and uploads it. See [`SubjectAdapter.push_to_hub`]."""
     with tempfile.TemporaryDirectory() as temporary:

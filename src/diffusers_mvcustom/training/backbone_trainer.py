@@ -22,7 +22,7 @@ from .backbone_model import BackboneTrainingModel
 from .backbone_parts import clip_size, extract_motion_adapter, fresh_motion_adapter, motion_parameters
 from .backbone_training_config import BackboneTrainingConfig
 from .backbone_validation import BackboneValidation, generate_clips, held_out_loss
-from .latent_cache import LatentCache
+from .latent_cache import LatentCache, sampled_key
 from .optimization import make_lr_scheduler, make_optimizer
 from .progress import TrainingBar
 from .records import plot_losses
@@ -344,7 +344,5 @@ def _fingerprint(config: BackboneTrainingConfig, sources: list[VideoSource], une
         digest.update(
             repr((source.name, source.size, source.captions, source.sidecar and source.sidecar.size)).encode()
         )
-    layout = hashlib.blake2b(
-        repr([(name, tuple(w.shape)) for name, w in unet.named_parameters()]).encode(), digest_size=8
-    )
-    return {**values, "videos": digest.hexdigest(), "unet": layout.hexdigest()}
+    key = sampled_key(unet, but="motion_modules" if config.fresh_motion else None)
+    return {**values, "videos": digest.hexdigest(), "unet weights": key}

@@ -78,3 +78,21 @@ def content_key(model: nn.Module) -> str:
         digest.update(name.encode())
         digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def sampled_key(model: nn.Module, *, but: str | None = None, most: int = 64) -> str:
+    """A digest of every weight's name, shape and a few of its values: tells models apart in a moment, however large.
+
+    Args:
+        model (`nn.Module`): The model.
+        but (`str`, *optional*): Weights with this in their name do not count.
+        most (`int`): About how many values of a weight count.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for name, weight in model.named_parameters():
+        if but is not None and but in name:
+            continue
+        flat = weight.detach().reshape(-1)
+        values = flat[:: max(1, len(flat) // most)].float().cpu().numpy()
+        digest.update(f"{name} {tuple(weight.shape)}".encode() + values.tobytes())
+    return digest.hexdigest()

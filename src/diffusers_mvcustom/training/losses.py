@@ -60,13 +60,24 @@ def rgb_loss(
     photos: Tensor,  # [M, 3, H, W]
     masks: Tensor | None = None,  # [M, 1, H, W]
 ) -> Tensor:
-    """Mean squared error of rendered colours inside the mask, `(M,)`. Photos are brought to the map's size."""
-    size = rgb.shape[1:3]
-    photos = F.interpolate(photos.to(rgb), size, mode="area").permute(0, 2, 3, 1)
-    error = (rgb - photos).square().mean(dim=-1)
-    if masks is None:
-        return error.mean(dim=(1, 2))
-    return _masked_mean(error, F.interpolate(masks.to(rgb), size, mode="area")[:, 0], dim=(1, 2))
+    """Mean squared error of rendered colours inside the mask, `(M,)`.
+
+    Rendered colours are those of the subject before black. So photos are blackened outside the mask and then brought to the
+    map's size: at the subject's rim, where a pixel of the map holds some of both, the two are the same thing.
+    """
+    target, weights = subject_before_black(photos.to(rgb), masks, rgb.shape[1:3])
+    return _masked_mean((rgb - target).square().mean(dim=-1), weights, dim=(1, 2))
+
+
+def subject_before_black(
+    photos: Tensor,  # [M, 3, H, W]
+    masks: Tensor | None,  # [M, 1, H, W]
+    size: tuple[int, int],
+) -> tuple[Tensor, Tensor]:
+    """What a rendering of the subject alone should show at a map's size, `(M, h, w, 3)`, and its mask `(M, h, w)`."""
+    masks = torch.ones_like(photos[:, :1]) if masks is None else masks.to(photos)
+    target = F.interpolate(photos * masks, size, mode="area").permute(0, 2, 3, 1)
+    return target, F.interpolate(masks, size, mode="area")[:, 0]
 
 
 def opacity_loss(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..data import SubjectDataset
 from ..errors import MVCustomError
 from .class_images import IMAGE_SUFFIXES, generate_class_images, read_class_images
-from .latent_cache import LatentCache
+from .latent_cache import LatentCache, sampled_key
 from .subject_batches import ClassViews
 from .subject_training_config import SubjectTrainingConfig
 
@@ -46,7 +46,9 @@ def resolution_of(config: SubjectTrainingConfig, pipe: MVCustomPipeline) -> int:
     return resolution
 
 
-def fingerprint(config: SubjectTrainingConfig, dataset: SubjectDataset, samples_per_step: int) -> dict[str, Any]:
+def fingerprint(
+    config: SubjectTrainingConfig, dataset: SubjectDataset, pipe: MVCustomPipeline, samples_per_step: int
+) -> dict[str, Any]:
     """What a checkpoint and the training that goes on from it must have in common, as JSON holds it.
 
     With a constant learning rate more steps are only more of the same, so their number may change.
@@ -59,7 +61,8 @@ def fingerprint(config: SubjectTrainingConfig, dataset: SubjectDataset, samples_
     for tensor in (dataset.views.images, dataset.views.masks, dataset.views.cameras.camera_to_world):
         if tensor is not None:
             digest.update(tensor.contiguous().numpy().tobytes())
-    return {**values, "photos": digest.hexdigest(), "samples_per_step": samples_per_step}
+    models = {f"{name} weights": sampled_key(getattr(pipe, name)) for name in ("unet", "text_encoder", "vae")}
+    return {**values, **models, "photos": digest.hexdigest(), "samples_per_step": samples_per_step}
 
 
 def make_class_views(

@@ -62,7 +62,7 @@ class SubjectTrainer(Trainer):
         super().__init__(config, pipe, command)
         self.resolution = resolution_of(config, pipe)
         self.dataset, self.held_out = held_out_photos(config, load_photos(config, self.resolution))
-        self._resumed = self._read_checkpoint(fingerprint(config, self.dataset, self.samples_per_step))
+        self._resumed = self._read_checkpoint(fingerprint(config, self.dataset, pipe, self.samples_per_step))
 
     # --- once ---
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..cameras import Cameras
 from ..subjects import ReferenceViews, SubjectRendering
+from .losses import subject_before_black
 
 
 def masked_psnr(
@@ -19,14 +20,11 @@ def masked_psnr(
 ) -> Tensor:
     """PSNR in dB of each rendered picture against its photo at the picture's size, inside the mask, `(N,)`.
 
-    Higher is better. The photo is averaged over the picture's (larger) pixels.
+    Higher is better. Pictures show the subject before black, so photos are compared with black outside their masks,
+    averaged over the picture's (larger) pixels.
     """
-    size = rendered.shape[1:3]
-    photos = F.interpolate(photos.to(rendered), size, mode="area").permute(0, 2, 3, 1)
-    error = (rendered - photos).square().mean(dim=-1)
-    weights = torch.ones_like(error)
-    if masks is not None:
-        weights = F.interpolate(masks.to(rendered), size, mode="area")[:, 0]
+    target, weights = subject_before_black(photos.to(rendered), masks, rendered.shape[1:3])
+    error = (rendered - target).square().mean(dim=-1)
     mean = (error * weights).sum(dim=(1, 2)) / weights.sum(dim=(1, 2)).clamp(min=1e-6)
     return -10 * mean.clamp(min=1e-12).log10()
 

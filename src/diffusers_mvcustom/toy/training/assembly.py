@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, MotionAdapter, UNet2DConditionModel, UNetMotionModel
+from diffusers import AutoencoderKL, MotionAdapter, UNetMotionModel
 from torch import nn
 
 from ...errors import MVCustomError
+from ...training import fresh_motion_adapter
 from .autoencoder import autoencoder_run, finished_autoencoder, reconstruction_psnr
 from .depth_model import depth_error, depth_image_processor, depth_run
 from .image_model import image_model_run, toy_scheduler, toy_tokenizer
@@ -42,25 +43,6 @@ def depth_components(folder: Path) -> dict[str, Any]:
     return {"depth_estimator": run.modules["depth"], "depth_image_processor": depth_image_processor()}
 
 
-def new_motion_adapter(unet: UNet2DConditionModel, seed: int = 0) -> MotionAdapter:
-    """Motion modules for the toy U-Net that change nothing yet."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        adapter = MotionAdapter(
-            block_out_channels=unet.config.block_out_channels,
-            motion_layers_per_block=unet.config.layers_per_block,
-            motion_num_attention_heads=4,
-            motion_norm_num_groups=32,
-            motion_max_seq_length=32,
-            use_motion_mid_block=True,
-        )
-    for name, module in adapter.named_modules():
-        if name.endswith("proj_out"):
-            nn.init.zeros_(module.weight)
-            nn.init.zeros_(module.bias)
-    return adapter
-
-
 def assemble(
     folder: Path, model: Path, *, motion_adapter: Path | None = None, dtype: torch.dtype = torch.float16
 ) -> None:
@@ -79,7 +61,11 @@ def assemble(
     components = image_components(folder, store)
     vae: AutoencoderKL = components["vae"]
     unet2d = components.pop("unet")
-    adapter = new_motion_adapter(unet2d) if motion_adapter is None else MotionAdapter.from_pretrained(motion_adapter)
+    adapter = (
+        fresh_motion_adapter(unet2d.config)
+        if motion_adapter is None
+        else MotionAdapter.from_pretrained(motion_adapter)
+    )
     window = 1 if motion_adapter is None else adapter.config.get("attention_window", 1)
     components["unet"] = UNetMotionModel.from_unet2d(unet2d, adapter)
     if (folder / "depth" / "checkpoints").is_dir():
