@@ -152,6 +152,18 @@ def build() -> str:
             owner, known = owners.setdefault(defined, (module.name, text))
             if known != text:
                 conflicts.append(f"{defined!r} means different things in {owner} and {module.name}; rename one")
+    for module in modules.values():
+        for line in module.external:
+            for bound in ast.parse(line).body[0].names:
+                # `import a.b` binds `a`, the same thing wherever it stands.
+                name = bound.asname or bound.name.partition(".")[0]
+                plain = line.startswith("import ") and bound.asname is None
+                meaning = (
+                    f"import {name}" if plain else line.partition(" import ")[0] + f" import {ast.unparse(bound)}"
+                )
+                owner, known = owners.setdefault(name, (module.name, meaning))
+                if known != meaning:
+                    conflicts.append(f"{name!r} means different things in {owner} and {module.name}; rename one")
     if conflicts:
         raise SystemExit("\n".join(conflicts))
     external = merged_imports({line for module in modules.values() for line in module.external})

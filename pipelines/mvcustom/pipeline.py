@@ -22,7 +22,6 @@ import torch
 import torch.nn.functional as F
 import zlib
 from PIL import Image, ImageOps, UnidentifiedImageError
-from PIL.Image import Image
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -2773,331 +2772,6 @@ class AnchorPreparation:
         return align_median_depth(estimate, distance, inverse=inverse).apply(estimate)
 
 
-# --- pipelines/denoising.py: The denoising loop: guided prediction, scheduler, hooks; the preview pass; decoding.
-
-
-class DenoisingMixin:
-    """The steps of [`MVCustomPipeline`] in which its models run over and over."""
-
-    def predict_noise(
-        self,
-        latents: Tensor,  # [B, C, F, h, w]
-        timestep: Tensor,
-        scheduler: SchedulerMixin,
-        conditions: Conditions,
-        references: bool,
-    ) -> Tensor:
-        """The guided prediction of the U-Net at one timestep, of the shape of `latents`."""
-        num_frames = latents.shape[2]
-        references = references and conditions.features is not None
-        branches, scales = guidance_branches(self.guidance_scale, self.reference_guidance_scale, references)
-        groups = [[branch] for branch in branches] if self._split_guidance else [branches]
-        predictions = []
-        for group in groups:
-            model_input = torch.cat([latents] * len(group)) if len(group) > 1 else latents
-            conditioning = nullcontext()
-            if references:
-                conditioning = self.subject.conditioning.rendered(conditions.subject_features(group))
-            with conditioning:
-                output = self.unet(
-                    scheduler.scale_model_input(model_input, timestep),
-                    timestep,
-                    encoder_hidden_states=conditions.text_states(group, num_frames),
-                    cross_attention_kwargs=self.cross_attention_kwargs,
-                    added_cond_kwargs=conditions.image_states(group),
-                ).sample
-            predictions.extend(output.chunk(len(group)))
-        return combine(predictions, scales)
-
-    def denoise(
-        self,
-        run: DenoisingRun,
-        conditions: Conditions,
-        hooks: Sequence[DenoisingHook] = (),
-        extra_step_kwargs: dict[str, Any] | None = None,
-        pose_guidance: tuple[float, float] = (0.0, 1.0),
-        on_step_end: Callable[[int, Tensor, Tensor], Tensor] | None = None,
-        description: str = "denoise",
-    ) -> Tensor:
-        """Runs the schedule from `run.latents`; returns the final latents `(batch, channels, frames, h, w)`.
-
-        `on_step_end(index, timestep, latents)` is called after each step and returns the latents to go on with.
-        """
-        steps = len(run.timesteps)
-        begin, end = (share * steps for share in pose_guidance)
-        warm_up = steps - self._num_inference_steps * run.scheduler.order
-        with self.progress_bar(total=steps) as progress:
-            progress.set_description(description)
-            for index, timestep in enumerate(run.timesteps):
-                if self.interrupt:
-                    continue
-                with ExitStack() as during_unet_call:
-                    step = DenoisingStep(index, timestep, during_unet_call)
-                    for hook in hooks:
-                        hook.before_step(run, step)
-                    prediction = self.predict_noise(
-                        run.latents, timestep, run.scheduler, conditions, references=begin <= index < end
-                    )
-                if hooks:
-                    step.predicted_original = run.noise_levels.predict_original(prediction, run.latents, index)
-                run.latents = run.scheduler.step(
-                    prediction, timestep, run.latents, **(extra_step_kwargs or {})
-                ).prev_sample
-                for hook in hooks:
-                    hook.after_step(run, step)
-                if on_step_end is not None:
-                    run.latents = on_step_end(index, timestep, run.latents)
-                if index == steps - 1 or ((index + 1) > warm_up and (index + 1) % run.scheduler.order == 0):
-                    progress.update()
-        return run.latents
-
-    def decode_latents(self, latents: Tensor, decode_chunk_size: int = 16) -> Tensor:
-        """Decodes `(batch, channels, frames, h, w)` to `(batch, 3, frames, H, W)` in [-1, 1], in chunks of frames."""
-        frames = latents.transpose(1, 2).flatten(0, 1)
-        chunks = frames.split(decode_chunk_size)
-        with self.progress_bar(total=len(chunks)) as progress:
-            progress.set_description("decode")
-            decoded = []
-            for chunk in chunks:
-                # The order of operations is AnimateDiffPipeline's, so that results agree to the last bit.
-                decoded.append(self.vae.decode(1 / self.vae.config.scaling_factor * chunk).sample)
-                progress.update()
-        return torch.cat(decoded).unflatten(0, (latents.shape[0], latents.shape[2])).transpose(1, 2).float()
-
-    def preview(
-        self,
-        num_steps: int,
-        latents: Tensor,  # [B, C, F, h, w]
-        conditions: Conditions,
-        extra_step_kwargs: dict[str, Any],
-    ) -> Tensor:
-        """A short pass from the same noise without hooks, on a copy of the scheduler; returns final latents."""
-        scheduler = copy.deepcopy(self.scheduler)
-        scheduler.set_timesteps(num_steps, device=latents.device)
-        run = DenoisingRun(
-            latents=latents,
-            cameras=None,
-            unet=self.unet,
-            scheduler=scheduler,
-            timesteps=scheduler.timesteps,
-            noise_levels=None,
-            generator=None,
-            randn=None,
-            anchor_geometry=None,
-        )
-        return self.denoise(run, conditions, extra_step_kwargs=extra_step_kwargs, description="preview")
-
-
-# --- hooks/consistent_aware_latent_completion.py: Consistent-aware latent completion (CLC): new, coherent content where the anchor saw nothing.
-
-
-@dataclass
-class ConsistentAwareLatentCompletion(DenoisingHook):
-    """Keeps the disoccluded regions open to new content in the early steps.
-
-    Without it, what the anchor frame did not see tends to repeat what it saw. For the first steps, the latents there
-    are replaced by the current prediction of the clean latents, noised again with fresh noise:
-    `x_t ← M ⊙ x_t + (1 − M) ⊙ (alpha_t x̂_0 + sigma_t noise)`, M the anchor's visibility at latent resolution.
-
-    x̂_0 is the one that the step has just predicted and t is the level that the step arrives at, so no further U-Net
-    call is needed. The last step that acts is never the last of the schedule, which would leave noise in the views.
-
-    Source: MVCustom (arXiv 2510.13702), consistent-aware latent completion.
-
-    Args:
-        start (`float`, defaults to 0.0): Share of the steps after which it begins to act.
-        end (`float`, defaults to 0.2): Share of the steps after which it ends (τ of the paper: 10 of 50 steps).
-    """
-
-    start: float = 0.0
-    end: float = 0.2
-
-    name: ClassVar[str] = "consistent_aware_latent_completion"
-    needs_several_frames: ClassVar[bool] = True
-    needs_geometry: ClassVar[bool] = True
-
-    def prepare(self, run: DenoisingRun) -> None:
-        height, width = run.latents.shape[-2:]
-        run.state[id(self)] = run.anchor_geometry().visibility(height, width)[:, None]  # [B, 1, F, h, w]
-
-    def after_step(self, run: DenoisingRun, step: DenoisingStep) -> None:
-        arrived = step.index + 1
-        if not run.covers(self, step.index) or arrived >= len(run.timesteps):
-            return
-        noise = run.randn(tuple(run.latents.shape))
-        imagined = run.noise_levels.add_noise(step.predicted_original, noise, arrived)
-        run.latents = torch.where(run.state[id(self)], run.latents, imagined)
-
-
-# --- hooks/feature_map_sizes.py: At which size each motion module of a U-Net works.
-
-
-def motion_module_sizes(unet: nn.Module, height: int, width: int) -> dict[str, tuple[int, int]]:
-    """The feature map's (height, width) at every motion module, in execution order, without running the U-Net.
-
-    Args:
-        unet (`UNetMotionModel`): The motion U-Net.
-        height (`int`), width (`int`): The latents' size.
-
-    Returns:
-        `dict` from module name (as in `unet.named_modules()`) to the size of its input.
-    """
-    sizes: dict[str, tuple[int, int]] = {}
-    levels = []
-    for i, block in enumerate(unet.down_blocks):
-        levels.append((height, width))
-        sizes.update({f"down_blocks.{i}.motion_modules.{j}": levels[-1] for j in range(len(block.motion_modules))})
-        if block.downsamplers is not None:  # stride 2 with padding 1: sizes are rounded up
-            height, width = (height + 1) // 2, (width + 1) // 2
-    for j in range(len(getattr(unet.mid_block, "motion_modules", None) or ())):
-        sizes[f"mid_block.motion_modules.{j}"] = (height, width)
-    for i, block in enumerate(unet.up_blocks):
-        size = levels[len(levels) - 1 - i]
-        sizes.update({f"up_blocks.{i}.motion_modules.{j}": size for j in range(len(block.motion_modules))})
-    return sizes
-
-
-# --- hooks/depth_aware_feature_rendering.py: Depth-aware feature rendering (DFR): the anchor's features, rendered into every other view through its depth.
-
-
-@dataclass
-class DepthAwareFeatureRendering(DenoisingHook):
-    """Replaces, in chosen layers, what the anchor saw by the anchor's own features seen from each camera.
-
-    `F̂_n = M_n ⊙ R(F_a, φ_n) + (1 − M_n) ⊙ F_n` for every frame n that is no anchor: F_a are the anchor's features at
-    this layer and step, R renders them through the anchor's feature mesh, M_n is where the mesh is visible. The
-    replaced features are the inputs of the chosen motion modules, so the dense spatio-temporal attention sees them.
-    Mesh, visibility and barycentrics do not depend on the step: a step is a gather.
-
-    Source: MVCustom (arXiv 2510.13702), depth-aware feature rendering.
-
-    Args:
-        start (`float`, defaults to 0.0): Share of the steps after which it begins to act.
-        end (`float`, defaults to 0.7): Share of the steps after which it ends (35 of 50 in the paper).
-        layers (`str`, defaults to the motion modules of the up blocks): Regular expression that names the motion
-            modules (as in `unet.named_modules()`) whose inputs are replaced.
-    """
-
-    start: float = 0.0
-    end: float = 0.7
-    layers: str = r"up_blocks\.\d+\.motion_modules\.\d+"
-
-    name: ClassVar[str] = "depth_aware_feature_rendering"
-    needs_several_frames: ClassVar[bool] = True
-    needs_geometry: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        try:
-            re.compile(self.layers)
-        except (re.error, TypeError) as error:
-            raise MVCustomError(
-                f"DepthAwareFeatureRendering.layers: expected a regular expression, got {self.layers!r} ({error})."
-            ) from error
-
-    def prepare(self, run: DenoisingRun) -> None:
-        height, width = run.latents.shape[-2:]
-        sizes = motion_module_sizes(run.unet, height, width)
-        chosen = {name: size for name, size in sizes.items() if re.fullmatch(self.layers, name)}
-        if not chosen:
-            raise MVCustomError(
-                f"DepthAwareFeatureRendering.layers: {self.layers!r} names no motion module of this U-Net; it has "
-                f"{list(sizes)}."
-            )
-        geometry = run.anchor_geometry()
-        for size in set(chosen.values()):
-            geometry.warps(*size)
-        run.state[id(self)] = (list(chosen), geometry)
-
-    def before_step(self, run: DenoisingRun, step: DenoisingStep) -> None:
-        if run.covers(self, step.index):
-            names, geometry = run.state[id(self)]
-            modules = [run.unet.get_submodule(name) for name in names]
-            step.during_unet_call.enter_context(rendering_anchor_features(modules, geometry))
-
-
-@contextmanager
-def rendering_anchor_features(modules: list[nn.Module], geometry: AnchorGeometry) -> Iterator[None]:
-    """Replaces the inputs of `modules` by anchor features rendered into the other frames, for this context."""
-
-    def replace_input(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        # Blocks pass the hidden states by position or by name.
-        if args:
-            return (geometry.render(args[0]), *args[1:]), kwargs
-        return args, {**kwargs, "hidden_states": geometry.render(kwargs["hidden_states"])}
-
-    handles = []
-    try:
-        for module in modules:
-            handles.append(module.register_forward_pre_hook(replace_input, with_kwargs=True))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-# --- hooks/built_in_hooks.py: The hooks whose settings are saved with a pipeline.
-
-
-BUILT_IN_HOOKS = (DepthAwareFeatureRendering, ConsistentAwareLatentCompletion)
-
-
-# --- pipelines/hook_settings.py: The pipeline's own hooks and anchor: set, saved with the pipeline and restored.
-
-
-class HookSettingsMixin:
-    """Holds `pipe.hooks` and `pipe.anchor`, and keeps their settings in the pipeline's configuration."""
-
-    def _init_hooks(self, denoising_hooks: dict[str, Any] | None, anchor: dict[str, Any] | None) -> None:
-        if denoising_hooks is None:
-            has_depth = self.depth_estimator is not None and self.depth_image_processor is not None
-            hooks = [DepthAwareFeatureRendering(), ConsistentAwareLatentCompletion()] if has_depth else []
-        else:
-            by_name = {hook.name: hook for hook in BUILT_IN_HOOKS}
-            unknown = sorted(set(denoising_hooks) - set(by_name))
-            if unknown:
-                raise MVCustomError(f"denoising_hooks: unknown hooks {unknown}; there are {sorted(by_name)}.")
-            hooks = [by_name[name].from_dict(settings) for name, settings in denoising_hooks.items()]
-        self.set_hooks(hooks, AnchorSettings.from_dict(anchor or {}))
-
-    @property
-    def hooks(self) -> tuple[DenoisingHook, ...]:
-        """The hooks of a call that names none, in the order in which they act."""
-        return self._hooks
-
-    @property
-    def anchor(self) -> AnchorSettings:
-        """The anchor settings of a call that names none."""
-        return self._anchor
-
-    def set_hooks(self, hooks: Sequence[DenoisingHook], anchor: AnchorSettings | None = None) -> None:
-        """Sets the hooks (and the anchor settings) that calls use by default.
-
-        Built-in hooks are saved with the pipeline, in their order; hooks of your own are code, and are not.
-
-        Args:
-            hooks (sequence of [`DenoisingHook`]): In the order in which they act.
-            anchor ([`AnchorSettings`], *optional*): `None` keeps the present ones.
-
-        Raises:
-            MVCustomError: for something that is no hook, or a built-in hook given twice.
-        """
-        hooks = tuple(hooks)
-        for hook in hooks:
-            if not isinstance(hook, DenoisingHook):
-                raise MVCustomError(f"hooks: expected instances of DenoisingHook, got {hook!r}.")
-        names = [hook.name for hook in hooks if hook.name is not None]
-        if len(set(names)) != len(names):
-            raise MVCustomError(f"hooks: expected each built-in hook at most once, got {names}.")
-        self._hooks = hooks
-        if anchor is not None:
-            self._anchor = anchor
-        self.register_to_config(
-            denoising_hooks={hook.name: hook.to_dict() for hook in hooks if hook.name is not None},
-            anchor=self._anchor.to_dict(),
-        )
-
-
 # --- cameras/conventions.py: Converters at the border: other camera conventions in and out.
 
 
@@ -4421,26 +4095,45 @@ def check_num_frames(num_frames: int, max_seq_length: int) -> None:
         )
 
 
-def check_prompts(prompt: str | Sequence[str] | None, token: str | None) -> None:
-    """Raises for an empty list of prompts, a prompt that is no text, or one that lacks the loaded subject's token."""
+def check_prompts(
+    prompt: str | Sequence[str] | None, negative_prompt: str | Sequence[str] | None, token: str | None
+) -> None:
+    """Raises for an empty list of prompts, a prompt that is no text, one that lacks the loaded subject's token, or
+    negative prompts that do not go with the prompts."""
     if prompt is None:
         return
-    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-    if not prompts:
-        raise MVCustomError("prompt: expected at least one prompt, got an empty list.")
+    prompts = _prompt_texts("prompt", prompt)
     for i, text in enumerate(prompts):
-        if not isinstance(text, str):
-            raise MVCustomError(f"prompt: expected text, got {type(text).__name__} at index {i}.")
         if token is not None and token not in text:
             raise MVCustomError(
                 f"prompt: expected the loaded subject's token {token!r} in every prompt, got {text!r} at index {i}. "
                 "Name the subject, or take it out with unload_subject()."
             )
+    if negative_prompt is None:
+        return
+    negative_prompts = _prompt_texts("negative_prompt", negative_prompt)
+    if isinstance(negative_prompt, str) != isinstance(prompt, str) or len(negative_prompts) != len(prompts):
+        kinds = ["one text" if isinstance(one, str) else f"a list of {len(one)}" for one in (prompt, negative_prompt)]
+        raise MVCustomError(
+            f"negative_prompt: expected one for each prompt ({kinds[0]}), in the same form, got {kinds[1]}."
+        )
+
+
+def _prompt_texts(name: str, given: str | Sequence[str]) -> list[str]:
+    if not isinstance(given, (str, list)):
+        raise MVCustomError(f"{name}: expected a text or a list of texts, got {type(given).__name__}.")
+    texts = [given] if isinstance(given, str) else given
+    if not texts:
+        raise MVCustomError(f"{name}: expected at least one text, got an empty list.")
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise MVCustomError(f"{name}: expected text, got {type(text).__name__} at index {i}.")
+    return texts
 
 
 def check_share(name: str, start: float, end: float) -> None:
     """Raises unless `0 <= start <= end <= 1`."""
-    if not (0 <= start <= end <= 1):
+    if not all(isinstance(share, (int, float)) for share in (start, end)) or not (0 <= start <= end <= 1):
         raise MVCustomError(
             f"{name}_start, {name}_end: expected shares of the steps with 0 <= start <= end <= 1, got {start}, {end}."
         )
@@ -4448,14 +4141,474 @@ def check_share(name: str, start: float, end: float) -> None:
 
 def check_scale(name: str, value: float | None) -> None:
     """Raises for a scale that is not a finite number."""
-    if value is not None and not (isinstance(value, (int, float)) and math.isfinite(value)):
+    if value is not None and not (
+        isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    ):
         raise MVCustomError(f"{name}: expected a finite number, got {value!r}.")
 
 
-def check_count(name: str, value: int) -> None:
-    """Raises unless `value` is a whole number above 0."""
+def check_count(name: str, value: int | None) -> None:
+    """Raises unless `value` is a whole number above 0, or not given."""
+    if value is None:
+        return
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise MVCustomError(f"{name}: expected a whole number above 0, got {value!r}.")
+
+
+# --- pipelines/call_checks.py: Everything about a call that can be refused before a model runs.
+
+
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+
+
+class CallChecksMixin:
+    """The checks of [`MVCustomPipeline`]'s call, beyond diffusers' own `check_inputs`."""
+
+    def check_call(
+        self,
+        cameras: Cameras,
+        hooks: Sequence[DenoisingHook],
+        anchor: AnchorSettings,
+        *,
+        prompt: str | list[str] | None,
+        negative_prompt: str | list[str] | None,
+        prompt_embeds: Tensor | None,
+        negative_prompt_embeds: Tensor | None,
+        ip_adapter_image: Any,
+        ip_adapter_image_embeds: list[Tensor] | None,
+        num_images_per_prompt: int,
+        generator: torch.Generator | list[torch.Generator] | None,
+        latents: Tensor | None,
+        anchor_depth: Tensor | None,
+        output_type: str,
+        callback_on_step_end_tensor_inputs: list[str],
+        counts: dict[str, int | None],
+        scales: dict[str, float | None],
+        pose_guidance: tuple[float, float],
+    ) -> tuple[int, ...]:
+        """Refuses what cannot be used before anything expensive happens.
+
+        Returns:
+            `tuple[int, ...]`: The shape of the latents, `(batch, channels, frames, h, w)`.
+
+        Raises:
+            MVCustomError: naming the argument.
+        """
+        check_view_size(cameras.height, cameras.width, max(8, self.vae_scale_factor))
+        check_num_frames(len(cameras), self.unet.config.motion_max_seq_length)
+        for name, count in {"num_images_per_prompt": num_images_per_prompt, **counts}.items():
+            check_count(name, count)
+        for name, scale in scales.items():
+            check_scale(name, scale)
+        check_share("pose_guidance", *pose_guidance)
+        if output_type not in OUTPUT_TYPES:
+            raise MVCustomError(f"output_type: expected one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}.")
+        check_prompts(prompt, negative_prompt, None if self.subject is None else self.subject.config.token)
+        self.check_inputs(
+            prompt,
+            cameras.height,
+            cameras.width,
+            None,
+            negative_prompt,
+            prompt_embeds,
+            negative_prompt_embeds,
+            ip_adapter_image,
+            ip_adapter_image_embeds,
+            callback_on_step_end_tensor_inputs,
+        )
+        self._check_embeds(prompt_embeds, negative_prompt_embeds)
+        self._check_ip_adapter(ip_adapter_image, ip_adapter_image_embeds)
+        num_prompts = 1 if isinstance(prompt, str) else len(prompt if prompt is not None else prompt_embeds)
+        batch_size = num_prompts * num_images_per_prompt
+        factor = self.vae_scale_factor
+        shape = (
+            batch_size,
+            self.unet.config.in_channels,
+            len(cameras),
+            cameras.height // factor,
+            cameras.width // factor,
+        )
+        if latents is not None and tuple(latents.shape) != shape:
+            raise MVCustomError(f"latents: expected shape {shape}, got {tuple(latents.shape)}.")
+        if isinstance(generator, list) and len(generator) != batch_size:
+            raise MVCustomError(
+                f"generator: expected one, or {batch_size} of them (prompts × num_images_per_prompt), got {len(generator)}."
+            )
+        self._check_subject(cameras, scales.get("reference_guidance_scale"))
+        self._check_hooks(hooks, anchor, len(cameras), anchor_depth)
+        return shape
+
+    def _check_embeds(self, prompt_embeds: Tensor | None, negative_prompt_embeds: Tensor | None) -> None:
+        width = self.unet.config.cross_attention_dim
+        for name, embeds in (
+            ("prompt_embeds", prompt_embeds),
+            ("negative_prompt_embeds", negative_prompt_embeds),
+        ):
+            fits = embeds is None or (embeds.ndim == 3 and embeds.shape[-1] == width and 0 not in embeds.shape)
+            if not fits:
+                raise MVCustomError(
+                    f"{name}: expected shape (batch, length, {width}) as the U-Net takes them, got {tuple(embeds.shape)}."
+                )
+
+    def _check_ip_adapter(self, image: Any, embeds: list[Tensor] | None) -> None:
+        given = image is not None or embeds is not None
+        loaded = self.unet.config.encoder_hid_dim_type == "ip_image_proj"
+        if given and not loaded:
+            raise MVCustomError("ip_adapter_image: there is no IP-Adapter to see it; call load_ip_adapter first.")
+        if loaded and not given:
+            raise MVCustomError(
+                "ip_adapter_image: an IP-Adapter is loaded and needs an image (or ip_adapter_image_embeds); or call "
+                "unload_ip_adapter."
+            )
+
+    def _check_subject(self, cameras: Cameras, reference_guidance_scale: float | None) -> None:
+        if self.subject is not None:
+            self.subject.check_cameras(cameras)
+        elif reference_guidance_scale is not None:
+            raise MVCustomError(
+                "reference_guidance_scale: there are no references to guide by; call load_subject first."
+            )
+
+    def _check_hooks(
+        self, hooks: Sequence[DenoisingHook], anchor: AnchorSettings, num_frames: int, anchor_depth: Tensor | None
+    ) -> None:
+        for hook in hooks:
+            if not isinstance(hook, DenoisingHook):
+                raise MVCustomError(f"hooks: expected instances of DenoisingHook, got {hook!r}.")
+        if not any(hook.needs_geometry for hook in hooks):
+            return
+        anchor.resolve(num_frames)
+        has_depth = self.depth_estimator is not None and self.depth_image_processor is not None
+        if anchor_depth is None and not has_depth:
+            raise MVCustomError(
+                "hooks: depth-aware rendering and completion need the anchor's depth, and this pipeline has no "
+                "depth_estimator and depth_image_processor. Load it with them, pass anchor_depth=, or hooks=[]."
+            )
+
+
+# --- pipelines/denoising.py: The denoising loop: guided prediction, scheduler, hooks; the preview pass; decoding.
+
+
+class DenoisingMixin:
+    """The steps of [`MVCustomPipeline`] in which its models run over and over."""
+
+    def predict_noise(
+        self,
+        latents: Tensor,  # [B, C, F, h, w]
+        timestep: Tensor,
+        scheduler: SchedulerMixin,
+        conditions: Conditions,
+        references: bool,
+    ) -> Tensor:
+        """The guided prediction of the U-Net at one timestep, of the shape of `latents`."""
+        num_frames = latents.shape[2]
+        references = references and conditions.features is not None
+        branches, scales = guidance_branches(self.guidance_scale, self.reference_guidance_scale, references)
+        groups = [[branch] for branch in branches] if self._split_guidance else [branches]
+        predictions = []
+        for group in groups:
+            model_input = torch.cat([latents] * len(group)) if len(group) > 1 else latents
+            conditioning = nullcontext()
+            if references:
+                conditioning = self.subject.conditioning.rendered(conditions.subject_features(group))
+            with conditioning:
+                output = self.unet(
+                    scheduler.scale_model_input(model_input, timestep),
+                    timestep,
+                    encoder_hidden_states=conditions.text_states(group, num_frames),
+                    cross_attention_kwargs=self.cross_attention_kwargs,
+                    added_cond_kwargs=conditions.image_states(group),
+                ).sample
+            predictions.extend(output.chunk(len(group)))
+        return combine(predictions, scales)
+
+    def denoise(
+        self,
+        run: DenoisingRun,
+        conditions: Conditions,
+        hooks: Sequence[DenoisingHook] = (),
+        extra_step_kwargs: dict[str, Any] | None = None,
+        pose_guidance: tuple[float, float] = (0.0, 1.0),
+        on_step_end: Callable[[int, Tensor, Tensor], Tensor] | None = None,
+        description: str = "denoise",
+    ) -> Tensor:
+        """Runs the schedule from `run.latents`; returns the final latents `(batch, channels, frames, h, w)`.
+
+        `on_step_end(index, timestep, latents)` is called after each step and returns the latents to go on with.
+        """
+        steps = len(run.timesteps)
+        begin, end = (share * steps for share in pose_guidance)
+        warm_up = steps - self._num_inference_steps * run.scheduler.order
+        with self.progress_bar(total=steps) as progress:
+            progress.set_description(description)
+            for index, timestep in enumerate(run.timesteps):
+                if self.interrupt:
+                    continue
+                with ExitStack() as during_unet_call:
+                    step = DenoisingStep(index, timestep, during_unet_call)
+                    for hook in hooks:
+                        hook.before_step(run, step)
+                    prediction = self.predict_noise(
+                        run.latents, timestep, run.scheduler, conditions, references=begin <= index < end
+                    )
+                if hooks:
+                    step.predicted_original = run.noise_levels.predict_original(prediction, run.latents, index)
+                run.latents = run.scheduler.step(
+                    prediction, timestep, run.latents, **(extra_step_kwargs or {})
+                ).prev_sample
+                for hook in hooks:
+                    hook.after_step(run, step)
+                if on_step_end is not None:
+                    run.latents = on_step_end(index, timestep, run.latents)
+                if index == steps - 1 or ((index + 1) > warm_up and (index + 1) % run.scheduler.order == 0):
+                    progress.update()
+        return run.latents
+
+    def decode_latents(self, latents: Tensor, decode_chunk_size: int = 16) -> Tensor:
+        """Decodes `(batch, channels, frames, h, w)` to `(batch, 3, frames, H, W)` in [-1, 1], in chunks of frames."""
+        frames = latents.transpose(1, 2).flatten(0, 1)
+        chunks = frames.split(decode_chunk_size)
+        with self.progress_bar(total=len(chunks)) as progress:
+            progress.set_description("decode")
+            decoded = []
+            for chunk in chunks:
+                # The order of operations is AnimateDiffPipeline's, so that results agree to the last bit.
+                decoded.append(self.vae.decode(1 / self.vae.config.scaling_factor * chunk).sample)
+                progress.update()
+        return torch.cat(decoded).unflatten(0, (latents.shape[0], latents.shape[2])).transpose(1, 2).float()
+
+    def preview(
+        self,
+        num_steps: int,
+        latents: Tensor,  # [B, C, F, h, w]
+        conditions: Conditions,
+        extra_step_kwargs: dict[str, Any],
+    ) -> Tensor:
+        """A short pass from the same noise without hooks, on a copy of the scheduler; returns final latents."""
+        scheduler = copy.deepcopy(self.scheduler)
+        scheduler.set_timesteps(num_steps, device=latents.device)
+        run = DenoisingRun(
+            latents=latents,
+            cameras=None,
+            unet=self.unet,
+            scheduler=scheduler,
+            timesteps=scheduler.timesteps,
+            noise_levels=None,
+            generator=None,
+            randn=None,
+            anchor_geometry=None,
+        )
+        return self.denoise(run, conditions, extra_step_kwargs=extra_step_kwargs, description="preview")
+
+
+# --- hooks/consistent_aware_latent_completion.py: Consistent-aware latent completion (CLC): new, coherent content where the anchor saw nothing.
+
+
+@dataclass
+class ConsistentAwareLatentCompletion(DenoisingHook):
+    """Keeps the disoccluded regions open to new content in the early steps.
+
+    Without it, what the anchor frame did not see tends to repeat what it saw. For the first steps, the latents there
+    are replaced by the current prediction of the clean latents, noised again with fresh noise:
+    `x_t ← M ⊙ x_t + (1 − M) ⊙ (alpha_t x̂_0 + sigma_t noise)`, M the anchor's visibility at latent resolution.
+
+    x̂_0 is the one that the step has just predicted and t is the level that the step arrives at, so no further U-Net
+    call is needed. The last step that acts is never the last of the schedule, which would leave noise in the views.
+
+    Source: MVCustom (arXiv 2510.13702), consistent-aware latent completion.
+
+    Args:
+        start (`float`, defaults to 0.0): Share of the steps after which it begins to act.
+        end (`float`, defaults to 0.2): Share of the steps after which it ends (τ of the paper: 10 of 50 steps).
+    """
+
+    start: float = 0.0
+    end: float = 0.2
+
+    name: ClassVar[str] = "consistent_aware_latent_completion"
+    needs_several_frames: ClassVar[bool] = True
+    needs_geometry: ClassVar[bool] = True
+
+    def prepare(self, run: DenoisingRun) -> None:
+        height, width = run.latents.shape[-2:]
+        run.state[id(self)] = run.anchor_geometry().visibility(height, width)[:, None]  # [B, 1, F, h, w]
+
+    def after_step(self, run: DenoisingRun, step: DenoisingStep) -> None:
+        arrived = step.index + 1
+        if not run.covers(self, step.index) or arrived >= len(run.timesteps):
+            return
+        noise = run.randn(tuple(run.latents.shape))
+        imagined = run.noise_levels.add_noise(step.predicted_original, noise, arrived)
+        run.latents = torch.where(run.state[id(self)], run.latents, imagined)
+
+
+# --- hooks/feature_map_sizes.py: At which size each motion module of a U-Net works.
+
+
+def motion_module_sizes(unet: nn.Module, height: int, width: int) -> dict[str, tuple[int, int]]:
+    """The feature map's (height, width) at every motion module, in execution order, without running the U-Net.
+
+    Args:
+        unet (`UNetMotionModel`): The motion U-Net.
+        height (`int`), width (`int`): The latents' size.
+
+    Returns:
+        `dict` from module name (as in `unet.named_modules()`) to the size of its input.
+    """
+    sizes: dict[str, tuple[int, int]] = {}
+    levels = []
+    for i, block in enumerate(unet.down_blocks):
+        levels.append((height, width))
+        sizes.update({f"down_blocks.{i}.motion_modules.{j}": levels[-1] for j in range(len(block.motion_modules))})
+        if block.downsamplers is not None:  # stride 2 with padding 1: sizes are rounded up
+            height, width = (height + 1) // 2, (width + 1) // 2
+    for j in range(len(getattr(unet.mid_block, "motion_modules", None) or ())):
+        sizes[f"mid_block.motion_modules.{j}"] = (height, width)
+    for i, block in enumerate(unet.up_blocks):
+        size = levels[len(levels) - 1 - i]
+        sizes.update({f"up_blocks.{i}.motion_modules.{j}": size for j in range(len(block.motion_modules))})
+    return sizes
+
+
+# --- hooks/depth_aware_feature_rendering.py: Depth-aware feature rendering (DFR): the anchor's features, rendered into every other view through its depth.
+
+
+@dataclass
+class DepthAwareFeatureRendering(DenoisingHook):
+    """Replaces, in chosen layers, what the anchor saw by the anchor's own features seen from each camera.
+
+    `F̂_n = M_n ⊙ R(F_a, φ_n) + (1 − M_n) ⊙ F_n` for every frame n that is no anchor: F_a are the anchor's features at
+    this layer and step, R renders them through the anchor's feature mesh, M_n is where the mesh is visible. The
+    replaced features are the inputs of the chosen motion modules, so the dense spatio-temporal attention sees them.
+    Mesh, visibility and barycentrics do not depend on the step: a step is a gather.
+
+    Source: MVCustom (arXiv 2510.13702), depth-aware feature rendering.
+
+    Args:
+        start (`float`, defaults to 0.0): Share of the steps after which it begins to act.
+        end (`float`, defaults to 0.7): Share of the steps after which it ends (35 of 50 in the paper).
+        layers (`str`, defaults to the motion modules of the up blocks): Regular expression that names the motion
+            modules (as in `unet.named_modules()`) whose inputs are replaced.
+    """
+
+    start: float = 0.0
+    end: float = 0.7
+    layers: str = r"up_blocks\.\d+\.motion_modules\.\d+"
+
+    name: ClassVar[str] = "depth_aware_feature_rendering"
+    needs_several_frames: ClassVar[bool] = True
+    needs_geometry: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        try:
+            re.compile(self.layers)
+        except (re.error, TypeError) as error:
+            raise MVCustomError(
+                f"DepthAwareFeatureRendering.layers: expected a regular expression, got {self.layers!r} ({error})."
+            ) from error
+
+    def prepare(self, run: DenoisingRun) -> None:
+        height, width = run.latents.shape[-2:]
+        sizes = motion_module_sizes(run.unet, height, width)
+        chosen = {name: size for name, size in sizes.items() if re.fullmatch(self.layers, name)}
+        if not chosen:
+            raise MVCustomError(
+                f"DepthAwareFeatureRendering.layers: {self.layers!r} names no motion module of this U-Net; it has "
+                f"{list(sizes)}."
+            )
+        geometry = run.anchor_geometry()
+        for size in set(chosen.values()):
+            geometry.warps(*size)
+        run.state[id(self)] = (list(chosen), geometry)
+
+    def before_step(self, run: DenoisingRun, step: DenoisingStep) -> None:
+        if run.covers(self, step.index):
+            names, geometry = run.state[id(self)]
+            modules = [run.unet.get_submodule(name) for name in names]
+            step.during_unet_call.enter_context(rendering_anchor_features(modules, geometry))
+
+
+@contextmanager
+def rendering_anchor_features(modules: list[nn.Module], geometry: AnchorGeometry) -> Iterator[None]:
+    """Replaces the inputs of `modules` by anchor features rendered into the other frames, for this context."""
+
+    def replace_input(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        # Blocks pass the hidden states by position or by name.
+        if args:
+            return (geometry.render(args[0]), *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": geometry.render(kwargs["hidden_states"])}
+
+    handles = []
+    try:
+        for module in modules:
+            handles.append(module.register_forward_pre_hook(replace_input, with_kwargs=True))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+# --- hooks/built_in_hooks.py: The hooks whose settings are saved with a pipeline.
+
+
+BUILT_IN_HOOKS = (DepthAwareFeatureRendering, ConsistentAwareLatentCompletion)
+
+
+# --- pipelines/hook_settings.py: The pipeline's own hooks and anchor: set, saved with the pipeline and restored.
+
+
+class HookSettingsMixin:
+    """Holds `pipe.hooks` and `pipe.anchor`, and keeps their settings in the pipeline's configuration."""
+
+    def _init_hooks(self, denoising_hooks: dict[str, Any] | None, anchor: dict[str, Any] | None) -> None:
+        if denoising_hooks is None:
+            has_depth = self.depth_estimator is not None and self.depth_image_processor is not None
+            hooks = [DepthAwareFeatureRendering(), ConsistentAwareLatentCompletion()] if has_depth else []
+        else:
+            by_name = {hook.name: hook for hook in BUILT_IN_HOOKS}
+            unknown = sorted(set(denoising_hooks) - set(by_name))
+            if unknown:
+                raise MVCustomError(f"denoising_hooks: unknown hooks {unknown}; there are {sorted(by_name)}.")
+            hooks = [by_name[name].from_dict(settings) for name, settings in denoising_hooks.items()]
+        self.set_hooks(hooks, AnchorSettings.from_dict(anchor or {}))
+
+    @property
+    def hooks(self) -> tuple[DenoisingHook, ...]:
+        """The hooks of a call that names none, in the order in which they act."""
+        return self._hooks
+
+    @property
+    def anchor(self) -> AnchorSettings:
+        """The anchor settings of a call that names none."""
+        return self._anchor
+
+    def set_hooks(self, hooks: Sequence[DenoisingHook], anchor: AnchorSettings | None = None) -> None:
+        """Sets the hooks (and the anchor settings) that calls use by default.
+
+        Built-in hooks are saved with the pipeline, in their order; hooks of your own are code, and are not.
+
+        Args:
+            hooks (sequence of [`DenoisingHook`]): In the order in which they act.
+            anchor ([`AnchorSettings`], *optional*): `None` keeps the present ones.
+
+        Raises:
+            MVCustomError: for something that is no hook, or a built-in hook given twice.
+        """
+        hooks = tuple(hooks)
+        for hook in hooks:
+            if not isinstance(hook, DenoisingHook):
+                raise MVCustomError(f"hooks: expected instances of DenoisingHook, got {hook!r}.")
+        names = [hook.name for hook in hooks if hook.name is not None]
+        if len(set(names)) != len(names):
+            raise MVCustomError(f"hooks: expected each built-in hook at most once, got {names}.")
+        self._hooks = hooks
+        if anchor is not None:
+            self._anchor = anchor
+        self.register_to_config(
+            denoising_hooks={hook.name: hook.to_dict() for hook in hooks if hook.name is not None},
+            anchor=self._anchor.to_dict(),
+        )
 
 
 # --- pipelines/persistence.py: Saving and loading a pipeline together with its subject.
@@ -4863,6 +5016,48 @@ class MVCustomPipelineOutput(BaseOutput):
         save_views(folder, self.frames, self.cameras, fps=fps)
 
 
+# --- pipelines/step_callback.py: diffusers' `callback_on_step_end` in the denoising loop: what it is offered, and what becomes of its changes.
+
+
+StepEndCallback = Callable | PipelineCallback | MultiPipelineCallbacks
+
+
+class StepCallback:
+    """Calls the user's callback after a step; changed prompts count from the next step on.
+
+    Args:
+        pipe ([`MVCustomPipeline`]): The pipeline of the call.
+        callback (`Callable`): `callback(pipe, step, timestep, kwargs) -> dict`.
+        tensor_inputs (sequence of `str`): Names of the tensors that it is given.
+        conditions ([`Conditions`]): Where changed prompts go.
+    """
+
+    def __init__(
+        self, pipe: MVCustomPipeline, callback: StepEndCallback, tensor_inputs: Sequence[str], conditions: Conditions
+    ) -> None:
+        self.pipe = pipe
+        self.callback = callback
+        self.tensor_inputs = tensor_inputs
+        self.conditions = conditions
+
+    def __call__(self, index: int, timestep: Tensor, latents: Tensor) -> Tensor:
+        """The latents to go on with, `(batch, channels, frames, h, w)`."""
+        conditions = self.conditions
+        negative, batch_size = conditions.negative_prompt_embeds, len(conditions.prompt_embeds)
+        embeds = [conditions.prompt_embeds] if negative is None else [negative, conditions.prompt_embeds]
+        offered = {"latents": latents, "prompt_embeds": torch.cat(embeds), "negative_prompt_embeds": negative}
+        given = {name: offered[name] for name in self.tensor_inputs}
+        returned = self.callback(self.pipe, index, timestep, given) or {}
+        changed = returned.get("prompt_embeds", offered["prompt_embeds"])
+        changed_negative = returned.get("negative_prompt_embeds", negative)
+        if changed is not offered["prompt_embeds"]:  # negative prompts first, as offered
+            changed_negative = changed[:batch_size] if len(changed) > batch_size else changed_negative
+            conditions.replace_text(changed[-batch_size:], changed_negative)
+        elif changed_negative is not negative:
+            conditions.replace_text(conditions.prompt_embeds, changed_negative)
+        return returned.get("latents", latents)
+
+
 # --- models/feature_nerf_config.py: Settings of a FeatureNeRF.
 
 
@@ -4952,6 +5147,66 @@ class FeatureNeRFConfig:
         if unknown:
             raise MVCustomError(f"unknown keys {unknown}, expected some of {sorted(known)}. Made by a newer version?")
         return cls(**values)
+
+
+# --- models/feature_nerf_inputs.py: What a FeatureNeRF accepts: shapes that fit each other.
+
+
+AttendText = Callable[[Tensor, Tensor], Tensor]
+"""A block's text attention with its residual: `(N, P, C)` points and `(N, L, D)` texts to `(N, P, C)`."""
+
+
+def check_feature_nerf_inputs(
+    channels: int,
+    reference_features: Tensor,  # [B, V, C, h_r, w_r]
+    reference_camera_to_world: Tensor,  # [B, V, 4, 4]
+    reference_intrinsics: Tensor,  # [B, V, 3, 3]
+    target_camera_to_world: Tensor,  # [B, M, 4, 4]
+    target_intrinsics: Tensor,  # [B, M, 3, 3]
+    height: int,
+    width: int,
+    reference_masks: Tensor | None,  # [B, V, h_r, w_r]
+    encoder_hidden_states: Tensor | None,  # [B, T, L, D]
+    attend_text: AttendText | None,
+    rays_per_chunk: int | None,
+) -> None:
+    """Raises for arguments of [`FeatureNeRF`] that do not fit each other or its `channels`; see there for the shapes.
+
+    Raises:
+        MVCustomError: naming the argument.
+    """
+    if reference_features.ndim != 5 or reference_features.shape[2] != channels:
+        raise MVCustomError(
+            f"reference_features: expected shape (B, V, {channels}, h, w), got {tuple(reference_features.shape)}."
+        )
+    batch, views = reference_features.shape[:2]
+    map_size = tuple(reference_features.shape[-2:])
+    targets = target_camera_to_world.shape[1] if target_camera_to_world.ndim == 4 else "M"
+    expected = {
+        "reference_camera_to_world": (reference_camera_to_world, (batch, views, 4, 4)),
+        "reference_intrinsics": (reference_intrinsics, (batch, views, 3, 3)),
+        "target_camera_to_world": (target_camera_to_world, (batch, targets, 4, 4)),
+        "target_intrinsics": (target_intrinsics, (batch, targets, 3, 3)),
+        "reference_masks": (reference_masks, (batch, views, *map_size)),
+    }
+    for name, (value, shape) in expected.items():
+        if value is not None and tuple(value.shape) != shape:
+            raise MVCustomError(f"{name}: expected shape {shape}, got {tuple(value.shape)}.")
+    if 0 in reference_features.shape or targets == 0:
+        raise MVCustomError("reference_features, target_camera_to_world: expected at least one view and camera.")
+    for name, value in (("height", height), ("width", width), ("rays_per_chunk", rays_per_chunk)):
+        if value is not None and value < 1:
+            raise MVCustomError(f"{name}: expected at least 1, got {value}.")
+    if (encoder_hidden_states is None) != (attend_text is None):
+        raise MVCustomError("encoder_hidden_states, attend_text: expected both or neither.")
+    if encoder_hidden_states is not None and (
+        encoder_hidden_states.ndim != 4 or encoder_hidden_states.shape[0] != batch
+    ):
+        raise MVCustomError(
+            f"encoder_hidden_states: expected shape ({batch}, T, L, D), got {tuple(encoder_hidden_states.shape)}."
+        )
+    if encoder_hidden_states is not None and encoder_hidden_states.shape[1] == 0:
+        raise MVCustomError("encoder_hidden_states: expected at least one text.")
 
 
 # --- models/feature_sampling.py: Bilinear sampling of feature maps at many points, channels last, with zeros outside.
@@ -5283,7 +5538,6 @@ def _mean_depth_within_bin(depth: Tensor) -> Tensor:
 # --- models/feature_nerf.py: FeatureNeRF: subject features at target cameras, rendered from the features of posed reference views.
 
 
-AttendText = Callable[[Tensor, Tensor], Tensor]
 _CHUNK_BYTES = 256 * 2**20
 """Memory that the chunk of rays in work may take, where `rays_per_chunk` does not say otherwise."""
 
@@ -5417,8 +5671,8 @@ class FeatureNeRF(nn.Module):
         Raises:
             MVCustomError: naming the argument whose shape does not fit.
         """
-        self._check_inputs(
-            reference_features, reference_camera_to_world, reference_intrinsics, target_camera_to_world,
+        check_feature_nerf_inputs(
+            self.channels, reference_features, reference_camera_to_world, reference_intrinsics, target_camera_to_world,
             target_intrinsics, height, width, reference_masks, encoder_hidden_states, attend_text, rays_per_chunk,
         )  # fmt: skip
         geometry_dtype = torch.promote_types(self.density_and_rgb.weight.dtype, torch.float32)
@@ -5603,56 +5857,6 @@ class FeatureNeRF(nn.Module):
     def _encode(self, values: Tensor, num_frequencies: int) -> Tensor:
         encoded = positional_encoding(values, num_frequencies, self.config.encoding_octaves)
         return encoded.to(self.ray_projection.weight.dtype)
-
-    # --- input ---
-
-    def _check_inputs(
-        self,
-        reference_features: Tensor,
-        reference_camera_to_world: Tensor,
-        reference_intrinsics: Tensor,
-        target_camera_to_world: Tensor,
-        target_intrinsics: Tensor,
-        height: int,
-        width: int,
-        reference_masks: Tensor | None,
-        encoder_hidden_states: Tensor | None,
-        attend_text: AttendText | None,
-        rays_per_chunk: int | None,
-    ) -> None:
-        if reference_features.ndim != 5 or reference_features.shape[2] != self.channels:
-            raise MVCustomError(
-                f"reference_features: expected shape (B, V, {self.channels}, h, w), got "
-                f"{tuple(reference_features.shape)}."
-            )
-        batch, views = reference_features.shape[:2]
-        map_size = tuple(reference_features.shape[-2:])
-        targets = target_camera_to_world.shape[1] if target_camera_to_world.ndim == 4 else "M"
-        expected = {
-            "reference_camera_to_world": (reference_camera_to_world, (batch, views, 4, 4)),
-            "reference_intrinsics": (reference_intrinsics, (batch, views, 3, 3)),
-            "target_camera_to_world": (target_camera_to_world, (batch, targets, 4, 4)),
-            "target_intrinsics": (target_intrinsics, (batch, targets, 3, 3)),
-            "reference_masks": (reference_masks, (batch, views, *map_size)),
-        }
-        for name, (value, shape) in expected.items():
-            if value is not None and tuple(value.shape) != shape:
-                raise MVCustomError(f"{name}: expected shape {shape}, got {tuple(value.shape)}.")
-        if 0 in reference_features.shape or targets == 0:
-            raise MVCustomError("reference_features, target_camera_to_world: expected at least one view and camera.")
-        for name, value in (("height", height), ("width", width), ("rays_per_chunk", rays_per_chunk)):
-            if value is not None and value < 1:
-                raise MVCustomError(f"{name}: expected at least 1, got {value}.")
-        if (encoder_hidden_states is None) != (attend_text is None):
-            raise MVCustomError("encoder_hidden_states, attend_text: expected both or neither.")
-        if encoder_hidden_states is not None and (
-            encoder_hidden_states.ndim != 4 or encoder_hidden_states.shape[0] != batch
-        ):
-            raise MVCustomError(
-                f"encoder_hidden_states: expected shape ({batch}, T, L, D), got {tuple(encoder_hidden_states.shape)}."
-            )
-        if encoder_hidden_states is not None and encoder_hidden_states.shape[1] == 0:
-            raise MVCustomError("encoder_hidden_states: expected at least one text.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -6487,7 +6691,7 @@ _DOWNLOADED = (  # and nothing else: no code, and not a whole model by mistake
 
 
 def save_subject_files(
-    adapter: SubjectAdapter, folder: str | PathLike[str], samples: Mapping[str, Image] | None = None
+    adapter: SubjectAdapter, folder: str | PathLike[str], samples: Mapping[str, Image.Image] | None = None
 ) -> None:
     """Writes the subject's folder. See [`SubjectAdapter.save_pretrained`]."""
     with _replaced_folder(Path(folder)) as new:
@@ -6540,7 +6744,7 @@ def load_subject_files(
 
 
 def save_and_upload_subject(
-    adapter: SubjectAdapter, repo_id: str, *, samples: Mapping[str, Image] | None = None, **kwargs
+    adapter: SubjectAdapter, repo_id: str, *, samples: Mapping[str, Image.Image] | None = None, **kwargs
 ) -> str:
     """Writes the folder to a temporary place and uploads it. See [`SubjectAdapter.push_to_hub`]."""
     with tempfile.TemporaryDirectory() as temporary:
@@ -7129,7 +7333,7 @@ class SubjectAdapter(nn.Module):
         self,
         save_directory: str | PathLike[str],
         *,
-        samples: Mapping[str, Image] | None = None,
+        samples: Mapping[str, Image.Image] | None = None,
         push_to_hub: bool = False,
         **kwargs,
     ) -> None:
@@ -7191,7 +7395,7 @@ class SubjectAdapter(nn.Module):
         self,
         repo_id: str,
         *,
-        samples: Mapping[str, Image] | None = None,
+        samples: Mapping[str, Image.Image] | None = None,
         private: bool | None = None,
         token: str | bool | None = None,
         commit_message: str = "Upload subject",
@@ -7676,7 +7880,9 @@ def _lora_name(subject_name: str) -> str:
 # --- pipelines/pipeline_mvcustom.py: `MVCustomPipeline`: a prompt, a subject and target cameras become consistent views.
 
 
-class MVCustomPipeline(SubjectLoadingMixin, HookSettingsMixin, PersistenceMixin, DenoisingMixin, AnimateDiffPipeline):
+class MVCustomPipeline(
+    SubjectLoadingMixin, HookSettingsMixin, PersistenceMixin, CallChecksMixin, DenoisingMixin, AnimateDiffPipeline
+):
     r"""Pipeline for multi-view customization: your own object, seen from any camera, in any scene you can describe.
 
     Stock diffusers components with dense spatio-temporal attention in the motion modules, a subject adapter
@@ -7782,38 +7988,11 @@ class MVCustomPipeline(SubjectLoadingMixin, HookSettingsMixin, PersistenceMixin,
     def reference_guidance_scale(self) -> float | None:
         return self._reference_guidance_scale
 
-    # --- the lifecycle of a call, in order ---
-
-    def check_call(
-        self,
-        cameras: Cameras,
-        hooks: Sequence[DenoisingHook],
-        anchor_depth: Tensor | None,
-        latents: Tensor | None,
-        latents_shape: tuple[int, ...],
-    ) -> None:
-        """Everything that can be refused before anything expensive happens, beyond diffusers' own `check_inputs`."""
-        check_num_frames(len(cameras), self.unet.config.motion_max_seq_length)
-        if latents is not None and tuple(latents.shape) != latents_shape:
-            raise MVCustomError(f"latents: expected shape {latents_shape}, got {tuple(latents.shape)}.")
-        if self.subject is not None:
-            self.subject.check_cameras(cameras)
-        if self.subject is None and self.reference_guidance_scale is not None:
-            raise MVCustomError(
-                "reference_guidance_scale: there are no references to guide by; call load_subject first."
-            )
-        has_depth = self.depth_estimator is not None and self.depth_image_processor is not None
-        if any(hook.needs_geometry for hook in hooks) and anchor_depth is None and not has_depth:
-            raise MVCustomError(
-                "hooks: depth-aware rendering and completion need the anchor's depth, and this pipeline has no "
-                "depth_estimator and depth_image_processor. Load it with them, pass anchor_depth=, or hooks=[]."
-            )
-
     @torch.no_grad()
     def __call__(
         self,
         prompt: str | list[str] | None = None,
-        cameras: CamerasInput | None = None,
+        cameras: Cameras | str | PathLike | Tensor | None = None,
         height: int | None = None,
         width: int | None = None,
         num_inference_steps: int = 50,
@@ -7832,7 +8011,7 @@ class MVCustomPipeline(SubjectLoadingMixin, HookSettingsMixin, PersistenceMixin,
         return_dict: bool = True,
         cross_attention_kwargs: dict[str, Any] | None = None,
         clip_skip: int | None = None,
-        callback_on_step_end: Callable | PipelineCallback | MultiPipelineCallbacks | None = None,
+        callback_on_step_end: StepEndCallback | None = None,
         callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006  (diffusers' own form)
         decode_chunk_size: int = 16,
         pose_guidance_start: float = 0.0,
@@ -7910,23 +8089,39 @@ class MVCustomPipeline(SubjectLoadingMixin, HookSettingsMixin, PersistenceMixin,
             cameras, convention=camera_convention, intrinsics=camera_intrinsics, height=height, width=width
         )
         height, width, num_frames = cameras.height, cameras.width, len(cameras)
-        check_view_size(height, width, max(8, self.vae_scale_factor))
         hooks = list(self.hooks if hooks is None else hooks)
         if num_frames == 1:
-            hooks = [hook for hook in hooks if not hook.needs_several_frames]
+            hooks = [hook for hook in hooks if not getattr(hook, "needs_several_frames", False)]
         anchor = self.anchor.with_frames(anchor)
-        for name, value in (
-            ("num_inference_steps", num_inference_steps),
-            ("num_images_per_prompt", num_images_per_prompt),
-            ("decode_chunk_size", decode_chunk_size),
-        ):
-            check_count(name, value)
-        for name, value in (
-            ("guidance_scale", guidance_scale),
-            ("reference_guidance_scale", reference_guidance_scale),
-        ):
-            check_scale(name, value)
-        check_share("pose_guidance", pose_guidance_start, pose_guidance_end)
+        if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
+            callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
+        latents_shape = self.check_call(
+            cameras,
+            hooks,
+            anchor,
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            prompt_embeds=prompt_embeds,
+            negative_prompt_embeds=negative_prompt_embeds,
+            ip_adapter_image=ip_adapter_image,
+            ip_adapter_image_embeds=ip_adapter_image_embeds,
+            num_images_per_prompt=num_images_per_prompt,
+            generator=generator,
+            latents=latents,
+            anchor_depth=anchor_depth,
+            output_type=output_type,
+            callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
+            counts={
+                "num_inference_steps": num_inference_steps,
+                "decode_chunk_size": decode_chunk_size,
+                "num_references": num_references,
+            },
+            scales={"guidance_scale": guidance_scale, "reference_guidance_scale": reference_guidance_scale},
+            pose_guidance=(pose_guidance_start, pose_guidance_end),
+        )
+        batch_size = latents_shape[0]
+        if anchor_depth is not None:
+            anchor_depth = resolve_anchor_depth(anchor_depth, batch_size, len(anchor.resolve(num_frames)))
         self._guidance_scale = guidance_scale
         self._reference_guidance_scale = reference_guidance_scale
         self._clip_skip = clip_skip
@@ -7934,35 +8129,6 @@ class MVCustomPipeline(SubjectLoadingMixin, HookSettingsMixin, PersistenceMixin,
         self._split_guidance = split_guidance
         self._num_inference_steps = num_inference_steps
         self._interrupt = False
-        if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
-            callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
-        check_prompts(prompt, None if self.subject is None else self.subject.config.token)
-        self.check_inputs(
-            prompt,
-            height,
-            width,
-            None,
-            negative_prompt,
-            prompt_embeds,
-            negative_prompt_embeds,
-            ip_adapter_image,
-            ip_adapter_image_embeds,
-            callback_on_step_end_tensor_inputs,
-        )
-        num_prompts = 1 if isinstance(prompt, str) else len(prompt if prompt is not None else prompt_embeds)
-        batch_size = num_prompts * num_images_per_prompt
-        latents_shape = (
-            batch_size,
-            self.unet.config.in_channels,
-            num_frames,
-            height // self.vae_scale_factor,
-            width // self.vae_scale_factor,
-        )
-        self.check_call(cameras, hooks, anchor_depth, latents, latents_shape)
-        if anchor_depth is not None:
-            anchor_depth = resolve_anchor_depth(anchor_depth, batch_size, len(anchor.resolve(num_frames)))
-        if any(hook.needs_geometry for hook in hooks):
-            anchor.resolve(num_frames)
         device = self._execution_device
 
         # 2. Text and image conditions
@@ -7999,48 +8165,19 @@ class MVCustomPipeline(SubjectLoadingMixin, HookSettingsMixin, PersistenceMixin,
         self.scheduler.set_timesteps(num_inference_steps, device=device)
         timesteps = self.scheduler.timesteps
         latents = self.prepare_latents(
-            *latents_shape[:3],
-            height,
-            width,
-            prompt_embeds.dtype,
-            device,
-            generator,
-            latents,
+            *latents_shape[:3], height, width, prompt_embeds.dtype, device, generator, latents
         )
         extra_step_kwargs = self.prepare_extra_step_kwargs(generator, eta)
 
         # 5. Geometry from the anchor(s): made when the first hook asks for it
+        cameras_there = cameras.to(device, torch.float32)
         preparation = AnchorPreparation(
-            self,
-            anchor,
-            cameras.to(device, torch.float32),
-            latents,
-            conditions,
-            rendering,
-            anchor_depth,
-            extra_step_kwargs,
+            self, anchor, cameras_there, latents, conditions, rendering, anchor_depth, extra_step_kwargs
         )
 
-        def on_step_end(index: int, timestep: Tensor, latents: Tensor) -> Tensor:
-            if callback_on_step_end is None:
-                return latents
-            negative = conditions.negative_prompt_embeds
-            embeds = [conditions.prompt_embeds] if negative is None else [negative, conditions.prompt_embeds]
-            offered = {
-                "latents": latents,
-                "prompt_embeds": torch.cat(embeds),
-                "negative_prompt_embeds": negative,
-            }
-            given = {name: offered[name] for name in callback_on_step_end_tensor_inputs}
-            returned = callback_on_step_end(self, index, timestep, given) or {}
-            changed = returned.get("prompt_embeds", offered["prompt_embeds"])
-            changed_negative = returned.get("negative_prompt_embeds", negative)
-            if changed is not offered["prompt_embeds"]:  # negative prompts first, as offered
-                changed_negative = changed[:batch_size] if len(changed) > batch_size else changed_negative
-                conditions.replace_text(changed[-batch_size:], changed_negative)
-            elif changed_negative is not negative:
-                conditions.replace_text(conditions.prompt_embeds, changed_negative)
-            return returned.get("latents", latents)
+        on_step_end = None
+        if callback_on_step_end is not None:
+            on_step_end = StepCallback(self, callback_on_step_end, callback_on_step_end_tensor_inputs, conditions)
 
         # 6. Denoise, by FreeInit's iterations if it is enabled
         for iteration in range(self._free_init_num_iters if self.free_init_enabled else 1):

@@ -4,6 +4,7 @@
 """
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -169,3 +170,18 @@ def test_hub_form_is_current():
     build = HUB_FORM.parent / "build.py"
     process = subprocess.run([sys.executable, str(build), "--check"], capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
+
+
+def test_one_name_for_two_imports_is_refused(tmp_path):
+    """In one file a later import would take the name from an earlier one, and only running code would tell."""
+    copy = tmp_path / "pipelines" / "build.py"
+    copy.parent.mkdir()
+    shutil.copy(HUB_FORM.parent / "build.py", copy)
+    entry = tmp_path / "src" / "diffusers_mvcustom" / "pipelines" / "pipeline_mvcustom.py"
+    entry.parent.mkdir(parents=True)
+    entry.write_text("from PIL import Image\n\nfrom .other import draw\n")
+    for line, refused in (("from PIL import Image", False), ("from PIL.Image import Image", True)):
+        entry.with_name("other.py").write_text(f"{line}\n\n\ndef draw():\n    return Image\n")
+        process = subprocess.run([sys.executable, str(copy)], capture_output=True, text=True)
+        assert ("'Image' means different things" in process.stderr) == refused
+        assert bool(process.returncode) == refused

@@ -152,7 +152,9 @@ def test_interrupt(pipe, run):
 
 
 def test_split_guidance_gives_the_same_views(pipe, run):
-    torch.testing.assert_close(run(pipe, split_guidance=True), run(pipe), rtol=1e-3, atol=1e-3)
+    depth = torch.full((8, 8), 0.9)  # an estimated depth turns rounding into other triangles
+    together, apart = (run(pipe, anchor_depth=depth, split_guidance=split) for split in (False, True))
+    torch.testing.assert_close(apart, together, rtol=1e-3, atol=1e-3)
 
 
 def test_decode_chunks_do_not_matter(pipe, run):
@@ -169,16 +171,6 @@ def test_attention_slicing(pipe, run, window):
     expected = run(pipe, hooks=[])
     pipe.enable_attention_slicing()
     torch.testing.assert_close(run(pipe, hooks=[]), expected, rtol=1e-3, atol=1e-3)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="offloading needs an accelerator")
-@pytest.mark.parametrize("offload", ["enable_model_cpu_offload", "enable_sequential_cpu_offload"])
-def test_offload(make_pipe, run, offload):
-    expected = run(make_pipe().to("cuda")).cpu()
-    pipe = make_pipe()
-    getattr(pipe, offload)()
-    torch.testing.assert_close(run(pipe).cpu(), expected, rtol=1e-2, atol=1e-2)
 
 
 def test_layers_offloaded_one_by_one(make_pipe, run):

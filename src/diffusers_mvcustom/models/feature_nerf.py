@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +20,7 @@ from ..geometry.rays import (
     transform_points,
 )
 from .feature_nerf_config import FeatureNeRFConfig
+from .feature_nerf_inputs import AttendText, check_feature_nerf_inputs
 from .feature_sampling import BilinearSampler
 from .positional_encoding import encoding_size, positional_encoding
 from .ray_sampling import RayDistribution, RaySamples, even_distribution, sample_rays, spread_weights
@@ -28,7 +28,6 @@ from .volume_rendering import expected_distance, rendering_weights, truncated_ex
 
 __all__ = ["FeatureNeRF", "FeatureNeRFConfig", "RenderedFeatures"]
 
-AttendText = Callable[[Tensor, Tensor], Tensor]
 _CHUNK_BYTES = 256 * 2**20
 """Memory that the chunk of rays in work may take, where `rays_per_chunk` does not say otherwise."""
 
@@ -162,8 +161,8 @@ class FeatureNeRF(nn.Module):
         Raises:
             MVCustomError: naming the argument whose shape does not fit.
         """
-        self._check_inputs(
-            reference_features, reference_camera_to_world, reference_intrinsics, target_camera_to_world,
+        check_feature_nerf_inputs(
+            self.channels, reference_features, reference_camera_to_world, reference_intrinsics, target_camera_to_world,
             target_intrinsics, height, width, reference_masks, encoder_hidden_states, attend_text, rays_per_chunk,
         )  # fmt: skip
         geometry_dtype = torch.promote_types(self.density_and_rgb.weight.dtype, torch.float32)
@@ -348,56 +347,6 @@ class FeatureNeRF(nn.Module):
     def _encode(self, values: Tensor, num_frequencies: int) -> Tensor:
         encoded = positional_encoding(values, num_frequencies, self.config.encoding_octaves)
         return encoded.to(self.ray_projection.weight.dtype)
-
-    # --- input ---
-
-    def _check_inputs(
-        self,
-        reference_features: Tensor,
-        reference_camera_to_world: Tensor,
-        reference_intrinsics: Tensor,
-        target_camera_to_world: Tensor,
-        target_intrinsics: Tensor,
-        height: int,
-        width: int,
-        reference_masks: Tensor | None,
-        encoder_hidden_states: Tensor | None,
-        attend_text: AttendText | None,
-        rays_per_chunk: int | None,
-    ) -> None:
-        if reference_features.ndim != 5 or reference_features.shape[2] != self.channels:
-            raise MVCustomError(
-                f"reference_features: expected shape (B, V, {self.channels}, h, w), got "
-                f"{tuple(reference_features.shape)}."
-            )
-        batch, views = reference_features.shape[:2]
-        map_size = tuple(reference_features.shape[-2:])
-        targets = target_camera_to_world.shape[1] if target_camera_to_world.ndim == 4 else "M"
-        expected = {
-            "reference_camera_to_world": (reference_camera_to_world, (batch, views, 4, 4)),
-            "reference_intrinsics": (reference_intrinsics, (batch, views, 3, 3)),
-            "target_camera_to_world": (target_camera_to_world, (batch, targets, 4, 4)),
-            "target_intrinsics": (target_intrinsics, (batch, targets, 3, 3)),
-            "reference_masks": (reference_masks, (batch, views, *map_size)),
-        }
-        for name, (value, shape) in expected.items():
-            if value is not None and tuple(value.shape) != shape:
-                raise MVCustomError(f"{name}: expected shape {shape}, got {tuple(value.shape)}.")
-        if 0 in reference_features.shape or targets == 0:
-            raise MVCustomError("reference_features, target_camera_to_world: expected at least one view and camera.")
-        for name, value in (("height", height), ("width", width), ("rays_per_chunk", rays_per_chunk)):
-            if value is not None and value < 1:
-                raise MVCustomError(f"{name}: expected at least 1, got {value}.")
-        if (encoder_hidden_states is None) != (attend_text is None):
-            raise MVCustomError("encoder_hidden_states, attend_text: expected both or neither.")
-        if encoder_hidden_states is not None and (
-            encoder_hidden_states.ndim != 4 or encoder_hidden_states.shape[0] != batch
-        ):
-            raise MVCustomError(
-                f"encoder_hidden_states: expected shape ({batch}, T, L, D), got {tuple(encoder_hidden_states.shape)}."
-            )
-        if encoder_hidden_states is not None and encoder_hidden_states.shape[1] == 0:
-            raise MVCustomError("encoder_hidden_states: expected at least one text.")
 
 
 @dataclass(frozen=True, eq=False)

@@ -90,26 +90,45 @@ def check_num_frames(num_frames: int, max_seq_length: int) -> None:
         )
 
 
-def check_prompts(prompt: str | Sequence[str] | None, token: str | None) -> None:
-    """Raises for an empty list of prompts, a prompt that is no text, or one that lacks the loaded subject's token."""
+def check_prompts(
+    prompt: str | Sequence[str] | None, negative_prompt: str | Sequence[str] | None, token: str | None
+) -> None:
+    """Raises for an empty list of prompts, a prompt that is no text, one that lacks the loaded subject's token, or
+    negative prompts that do not go with the prompts."""
     if prompt is None:
         return
-    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-    if not prompts:
-        raise MVCustomError("prompt: expected at least one prompt, got an empty list.")
+    prompts = _prompt_texts("prompt", prompt)
     for i, text in enumerate(prompts):
-        if not isinstance(text, str):
-            raise MVCustomError(f"prompt: expected text, got {type(text).__name__} at index {i}.")
         if token is not None and token not in text:
             raise MVCustomError(
                 f"prompt: expected the loaded subject's token {token!r} in every prompt, got {text!r} at index {i}. "
                 "Name the subject, or take it out with unload_subject()."
             )
+    if negative_prompt is None:
+        return
+    negative_prompts = _prompt_texts("negative_prompt", negative_prompt)
+    if isinstance(negative_prompt, str) != isinstance(prompt, str) or len(negative_prompts) != len(prompts):
+        kinds = ["one text" if isinstance(one, str) else f"a list of {len(one)}" for one in (prompt, negative_prompt)]
+        raise MVCustomError(
+            f"negative_prompt: expected one for each prompt ({kinds[0]}), in the same form, got {kinds[1]}."
+        )
+
+
+def _prompt_texts(name: str, given: str | Sequence[str]) -> list[str]:
+    if not isinstance(given, (str, list)):
+        raise MVCustomError(f"{name}: expected a text or a list of texts, got {type(given).__name__}.")
+    texts = [given] if isinstance(given, str) else given
+    if not texts:
+        raise MVCustomError(f"{name}: expected at least one text, got an empty list.")
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise MVCustomError(f"{name}: expected text, got {type(text).__name__} at index {i}.")
+    return texts
 
 
 def check_share(name: str, start: float, end: float) -> None:
     """Raises unless `0 <= start <= end <= 1`."""
-    if not (0 <= start <= end <= 1):
+    if not all(isinstance(share, (int, float)) for share in (start, end)) or not (0 <= start <= end <= 1):
         raise MVCustomError(
             f"{name}_start, {name}_end: expected shares of the steps with 0 <= start <= end <= 1, got {start}, {end}."
         )
@@ -117,11 +136,15 @@ def check_share(name: str, start: float, end: float) -> None:
 
 def check_scale(name: str, value: float | None) -> None:
     """Raises for a scale that is not a finite number."""
-    if value is not None and not (isinstance(value, (int, float)) and math.isfinite(value)):
+    if value is not None and not (
+        isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    ):
         raise MVCustomError(f"{name}: expected a finite number, got {value!r}.")
 
 
-def check_count(name: str, value: int) -> None:
-    """Raises unless `value` is a whole number above 0."""
+def check_count(name: str, value: int | None) -> None:
+    """Raises unless `value` is a whole number above 0, or not given."""
+    if value is None:
+        return
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise MVCustomError(f"{name}: expected a whole number above 0, got {value!r}.")

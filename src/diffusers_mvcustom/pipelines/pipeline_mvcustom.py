@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
+from os import PathLike
 from typing import Any
 
 import torch
@@ -33,25 +34,20 @@ from ..errors import MVCustomError
 from ..hooks import AnchorGeometry, AnchorSettings, DenoisingHook, DenoisingRun, NoiseLevels
 from ..models import AttentionWindows, enable_spatio_temporal_attention
 from .anchors import AnchorPreparation, resolve_anchor_depth
+from .call_checks import CallChecksMixin
 from .denoising import DenoisingMixin
 from .guidance import Conditions
 from .hook_settings import HookSettingsMixin
-from .inputs import (
-    CamerasInput,
-    check_count,
-    check_num_frames,
-    check_prompts,
-    check_scale,
-    check_share,
-    check_view_size,
-    resolve_cameras,
-)
+from .inputs import resolve_cameras
 from .persistence import PersistenceMixin
 from .pipeline_output import MVCustomPipelineOutput
+from .step_callback import StepCallback, StepEndCallback
 from .subject_loading import SubjectLoadingMixin, SubjectRendering
 
 
-class MVCustomPipeline(SubjectLoadingMixin, HookSettingsMixin, PersistenceMixin, DenoisingMixin, AnimateDiffPipeline):
+class MVCustomPipeline(
+    SubjectLoadingMixin, HookSettingsMixin, PersistenceMixin, CallChecksMixin, DenoisingMixin, AnimateDiffPipeline
+):
     r"""Pipeline for multi-view customization: your own object, seen from any camera, in any scene you can describe.
 
     Stock diffusers components with dense spatio-temporal attention in the motion modules, a subject adapter
@@ -157,38 +153,11 @@ class MVCustomPipeline(SubjectLoadingMixin, HookSettingsMixin, PersistenceMixin,
     def reference_guidance_scale(self) -> float | None:
         return self._reference_guidance_scale
 
-    # --- the lifecycle of a call, in order ---
-
-    def check_call(
-        self,
-        cameras: Cameras,
-        hooks: Sequence[DenoisingHook],
-        anchor_depth: Tensor | None,
-        latents: Tensor | None,
-        latents_shape: tuple[int, ...],
-    ) -> None:
-        """Everything that can be refused before anything expensive happens, beyond diffusers' own `check_inputs`."""
-        check_num_frames(len(cameras), self.unet.config.motion_max_seq_length)
-        if latents is not None and tuple(latents.shape) != latents_shape:
-            raise MVCustomError(f"latents: expected shape {latents_shape}, got {tuple(latents.shape)}.")
-        if self.subject is not None:
-            self.subject.check_cameras(cameras)
-        if self.subject is None and self.reference_guidance_scale is not None:
-            raise MVCustomError(
-                "reference_guidance_scale: there are no references to guide by; call load_subject first."
-            )
-        has_depth = self.depth_estimator is not None and self.depth_image_processor is not None
-        if any(hook.needs_geometry for hook in hooks) and anchor_depth is None and not has_depth:
-            raise MVCustomError(
-                "hooks: depth-aware rendering and completion need the anchor's depth, and this pipeline has no "
-                "depth_estimator and depth_image_processor. Load it with them, pass anchor_depth=, or hooks=[]."
-            )
-
     @torch.no_grad()
     def __call__(
         self,
         prompt: str | list[str] | None = None,
-        cameras: CamerasInput | None = None,
+        cameras: Cameras | str | PathLike | Tensor | None = None,
         height: int | None = None,
         width: int | None = None,
         num_inference_steps: int = 50,
@@ -207,7 +176,7 @@ class MVCustomPipeline(SubjectLoadingMixin, HookSettingsMixin, PersistenceMixin,
         return_dict: bool = True,
         cross_attention_kwargs: dict[str, Any] | None = None,
         clip_skip: int | None = None,
-        callback_on_step_end: Callable | PipelineCallback | MultiPipelineCallbacks | None = None,
+        callback_on_step_end: StepEndCallback | None = None,
         callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006  (diffusers' own form)
         decode_chunk_size: int = 16,
         pose_guidance_start: float = 0.0,
@@ -285,23 +254,39 @@ class MVCustomPipeline(SubjectLoadingMixin, HookSettingsMixin, PersistenceMixin,
             cameras, convention=camera_convention, intrinsics=camera_intrinsics, height=height, width=width
         )
         height, width, num_frames = cameras.height, cameras.width, len(cameras)
-        check_view_size(height, width, max(8, self.vae_scale_factor))
         hooks = list(self.hooks if hooks is None else hooks)
         if num_frames == 1:
-            hooks = [hook for hook in hooks if not hook.needs_several_frames]
+            hooks = [hook for hook in hooks if not getattr(hook, "needs_several_frames", False)]
         anchor = self.anchor.with_frames(anchor)
-        for name, value in (
-            ("num_inference_steps", num_inference_steps),
-            ("num_images_per_prompt", num_images_per_prompt),
-            ("decode_chunk_size", decode_chunk_size),
-        ):
-            check_count(name, value)
-        for name, value in (
-            ("guidance_scale", guidance_scale),
-            ("reference_guidance_scale", reference_guidance_scale),
-        ):
-            check_scale(name, value)
-        check_share("pose_guidance", pose_guidance_start, pose_guidance_end)
+        if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
+            callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
+        latents_shape = self.check_call(
+            cameras,
+            hooks,
+            anchor,
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            prompt_embeds=prompt_embeds,
+            negative_prompt_embeds=negative_prompt_embeds,
+            ip_adapter_image=ip_adapter_image,
+            ip_adapter_image_embeds=ip_adapter_image_embeds,
+            num_images_per_prompt=num_images_per_prompt,
+            generator=generator,
+            latents=latents,
+            anchor_depth=anchor_depth,
+            output_type=output_type,
+            callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
+            counts={
+                "num_inference_steps": num_inference_steps,
+                "decode_chunk_size": decode_chunk_size,
+                "num_references": num_references,
+            },
+            scales={"guidance_scale": guidance_scale, "reference_guidance_scale": reference_guidance_scale},
+            pose_guidance=(pose_guidance_start, pose_guidance_end),
+        )
+        batch_size = latents_shape[0]
+        if anchor_depth is not None:
+            anchor_depth = resolve_anchor_depth(anchor_depth, batch_size, len(anchor.resolve(num_frames)))
         self._guidance_scale = guidance_scale
         self._reference_guidance_scale = reference_guidance_scale
         self._clip_skip = clip_skip
@@ -309,35 +294,6 @@ class MVCustomPipeline(SubjectLoadingMixin, HookSettingsMixin, PersistenceMixin,
         self._split_guidance = split_guidance
         self._num_inference_steps = num_inference_steps
         self._interrupt = False
-        if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
-            callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
-        check_prompts(prompt, None if self.subject is None else self.subject.config.token)
-        self.check_inputs(
-            prompt,
-            height,
-            width,
-            None,
-            negative_prompt,
-            prompt_embeds,
-            negative_prompt_embeds,
-            ip_adapter_image,
-            ip_adapter_image_embeds,
-            callback_on_step_end_tensor_inputs,
-        )
-        num_prompts = 1 if isinstance(prompt, str) else len(prompt if prompt is not None else prompt_embeds)
-        batch_size = num_prompts * num_images_per_prompt
-        latents_shape = (
-            batch_size,
-            self.unet.config.in_channels,
-            num_frames,
-            height // self.vae_scale_factor,
-            width // self.vae_scale_factor,
-        )
-        self.check_call(cameras, hooks, anchor_depth, latents, latents_shape)
-        if anchor_depth is not None:
-            anchor_depth = resolve_anchor_depth(anchor_depth, batch_size, len(anchor.resolve(num_frames)))
-        if any(hook.needs_geometry for hook in hooks):
-            anchor.resolve(num_frames)
         device = self._execution_device
 
         # 2. Text and image conditions
@@ -374,48 +330,19 @@ class MVCustomPipeline(SubjectLoadingMixin, HookSettingsMixin, PersistenceMixin,
         self.scheduler.set_timesteps(num_inference_steps, device=device)
         timesteps = self.scheduler.timesteps
         latents = self.prepare_latents(
-            *latents_shape[:3],
-            height,
-            width,
-            prompt_embeds.dtype,
-            device,
-            generator,
-            latents,
+            *latents_shape[:3], height, width, prompt_embeds.dtype, device, generator, latents
         )
         extra_step_kwargs = self.prepare_extra_step_kwargs(generator, eta)
 
         # 5. Geometry from the anchor(s): made when the first hook asks for it
+        cameras_there = cameras.to(device, torch.float32)
         preparation = AnchorPreparation(
-            self,
-            anchor,
-            cameras.to(device, torch.float32),
-            latents,
-            conditions,
-            rendering,
-            anchor_depth,
-            extra_step_kwargs,
+            self, anchor, cameras_there, latents, conditions, rendering, anchor_depth, extra_step_kwargs
         )
 
-        def on_step_end(index: int, timestep: Tensor, latents: Tensor) -> Tensor:
-            if callback_on_step_end is None:
-                return latents
-            negative = conditions.negative_prompt_embeds
-            embeds = [conditions.prompt_embeds] if negative is None else [negative, conditions.prompt_embeds]
-            offered = {
-                "latents": latents,
-                "prompt_embeds": torch.cat(embeds),
-                "negative_prompt_embeds": negative,
-            }
-            given = {name: offered[name] for name in callback_on_step_end_tensor_inputs}
-            returned = callback_on_step_end(self, index, timestep, given) or {}
-            changed = returned.get("prompt_embeds", offered["prompt_embeds"])
-            changed_negative = returned.get("negative_prompt_embeds", negative)
-            if changed is not offered["prompt_embeds"]:  # negative prompts first, as offered
-                changed_negative = changed[:batch_size] if len(changed) > batch_size else changed_negative
-                conditions.replace_text(changed[-batch_size:], changed_negative)
-            elif changed_negative is not negative:
-                conditions.replace_text(conditions.prompt_embeds, changed_negative)
-            return returned.get("latents", latents)
+        on_step_end = None
+        if callback_on_step_end is not None:
+            on_step_end = StepCallback(self, callback_on_step_end, callback_on_step_end_tensor_inputs, conditions)
 
         # 6. Denoise, by FreeInit's iterations if it is enabled
         for iteration in range(self._free_init_num_iters if self.free_init_enabled else 1):

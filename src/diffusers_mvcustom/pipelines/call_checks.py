@@ -1,0 +1,141 @@
+"""Everything about a call that can be refused before a model runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..cameras import Cameras
+from ..errors import MVCustomError
+from ..hooks import AnchorSettings, DenoisingHook
+from .inputs import check_count, check_num_frames, check_prompts, check_scale, check_share, check_view_size
+
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+
+
+class CallChecksMixin:
+    """The checks of [`MVCustomPipeline`]'s call, beyond diffusers' own `check_inputs`."""
+
+    def check_call(
+        self,
+        cameras: Cameras,
+        hooks: Sequence[DenoisingHook],
+        anchor: AnchorSettings,
+        *,
+        prompt: str | list[str] | None,
+        negative_prompt: str | list[str] | None,
+        prompt_embeds: Tensor | None,
+        negative_prompt_embeds: Tensor | None,
+        ip_adapter_image: Any,
+        ip_adapter_image_embeds: list[Tensor] | None,
+        num_images_per_prompt: int,
+        generator: torch.Generator | list[torch.Generator] | None,
+        latents: Tensor | None,
+        anchor_depth: Tensor | None,
+        output_type: str,
+        callback_on_step_end_tensor_inputs: list[str],
+        counts: dict[str, int | None],
+        scales: dict[str, float | None],
+        pose_guidance: tuple[float, float],
+    ) -> tuple[int, ...]:
+        """Refuses what cannot be used before anything expensive happens.
+
+        Returns:
+            `tuple[int, ...]`: The shape of the latents, `(batch, channels, frames, h, w)`.
+
+        Raises:
+            MVCustomError: naming the argument.
+        """
+        check_view_size(cameras.height, cameras.width, max(8, self.vae_scale_factor))
+        check_num_frames(len(cameras), self.unet.config.motion_max_seq_length)
+        for name, count in {"num_images_per_prompt": num_images_per_prompt, **counts}.items():
+            check_count(name, count)
+        for name, scale in scales.items():
+            check_scale(name, scale)
+        check_share("pose_guidance", *pose_guidance)
+        if output_type not in OUTPUT_TYPES:
+            raise MVCustomError(f"output_type: expected one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}.")
+        check_prompts(prompt, negative_prompt, None if self.subject is None else self.subject.config.token)
+        self.check_inputs(
+            prompt,
+            cameras.height,
+            cameras.width,
+            None,
+            negative_prompt,
+            prompt_embeds,
+            negative_prompt_embeds,
+            ip_adapter_image,
+            ip_adapter_image_embeds,
+            callback_on_step_end_tensor_inputs,
+        )
+        self._check_embeds(prompt_embeds, negative_prompt_embeds)
+        self._check_ip_adapter(ip_adapter_image, ip_adapter_image_embeds)
+        num_prompts = 1 if isinstance(prompt, str) else len(prompt if prompt is not None else prompt_embeds)
+        batch_size = num_prompts * num_images_per_prompt
+        factor = self.vae_scale_factor
+        shape = (
+            batch_size,
+            self.unet.config.in_channels,
+            len(cameras),
+            cameras.height // factor,
+            cameras.width // factor,
+        )
+        if latents is not None and tuple(latents.shape) != shape:
+            raise MVCustomError(f"latents: expected shape {shape}, got {tuple(latents.shape)}.")
+        if isinstance(generator, list) and len(generator) != batch_size:
+            raise MVCustomError(
+                f"generator: expected one, or {batch_size} of them (prompts × num_images_per_prompt), got {len(generator)}."
+            )
+        self._check_subject(cameras, scales.get("reference_guidance_scale"))
+        self._check_hooks(hooks, anchor, len(cameras), anchor_depth)
+        return shape
+
+    def _check_embeds(self, prompt_embeds: Tensor | None, negative_prompt_embeds: Tensor | None) -> None:
+        width = self.unet.config.cross_attention_dim
+        for name, embeds in (
+            ("prompt_embeds", prompt_embeds),
+            ("negative_prompt_embeds", negative_prompt_embeds),
+        ):
+            fits = embeds is None or (embeds.ndim == 3 and embeds.shape[-1] == width and 0 not in embeds.shape)
+            if not fits:
+                raise MVCustomError(
+                    f"{name}: expected shape (batch, length, {width}) as the U-Net takes them, got {tuple(embeds.shape)}."
+                )
+
+    def _check_ip_adapter(self, image: Any, embeds: list[Tensor] | None) -> None:
+        given = image is not None or embeds is not None
+        loaded = self.unet.config.encoder_hid_dim_type == "ip_image_proj"
+        if given and not loaded:
+            raise MVCustomError("ip_adapter_image: there is no IP-Adapter to see it; call load_ip_adapter first.")
+        if loaded and not given:
+            raise MVCustomError(
+                "ip_adapter_image: an IP-Adapter is loaded and needs an image (or ip_adapter_image_embeds); or call "
+                "unload_ip_adapter."
+            )
+
+    def _check_subject(self, cameras: Cameras, reference_guidance_scale: float | None) -> None:
+        if self.subject is not None:
+            self.subject.check_cameras(cameras)
+        elif reference_guidance_scale is not None:
+            raise MVCustomError(
+                "reference_guidance_scale: there are no references to guide by; call load_subject first."
+            )
+
+    def _check_hooks(
+        self, hooks: Sequence[DenoisingHook], anchor: AnchorSettings, num_frames: int, anchor_depth: Tensor | None
+    ) -> None:
+        for hook in hooks:
+            if not isinstance(hook, DenoisingHook):
+                raise MVCustomError(f"hooks: expected instances of DenoisingHook, got {hook!r}.")
+        if not any(hook.needs_geometry for hook in hooks):
+            return
+        anchor.resolve(num_frames)
+        has_depth = self.depth_estimator is not None and self.depth_image_processor is not None
+        if anchor_depth is None and not has_depth:
+            raise MVCustomError(
+                "hooks: depth-aware rendering and completion need the anchor's depth, and this pipeline has no "
+                "depth_estimator and depth_image_processor. Load it with them, pass anchor_depth=, or hooks=[]."
+            )
