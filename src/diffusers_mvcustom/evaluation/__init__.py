@@ -1,0 +1,18 @@
+"""Metrics for generated views: cameras, geometric consistency, identity, text alignment.
+
+Each is a function and a class that accumulates over many sets of views and over processes ([`Metric`]). What could not be
+scored counts as the worst value and is reported as k of n.
+"""
+
+from .camera_accuracy import CameraAccuracy, PoseErrors, camera_accuracy, relative_pose_errors
+from .metric import Metric, MetricUnavailable, gather_rows
+
+__all__ = [
+    "CameraAccuracy",
+    "Metric",
+    "MetricUnavailable",
+    "PoseErrors",
+    "camera_accuracy",
+    "gather_rows",
+    "relative_pose_errors",
+]
