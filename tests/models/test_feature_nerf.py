@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
-from reference.feature_nerf_scenes import look_at, perturbed_nerf, random_scene, text_block
+from reference.feature_nerf_scenes import float_scene, look_at, perturbed_nerf, random_scene, text_block
 
-from diffusers_mvcustom.errors import MVCustomError
-from diffusers_mvcustom.geometry import camera_rays, pixel_centers, project
+from diffusers_mvcustom.geometry import camera_rays, pixel_centers
 from diffusers_mvcustom.models import FeatureNeRF, FeatureNeRFConfig, RayDistribution
-from diffusers_mvcustom.models.feature_sampling import BilinearSampler
-from diffusers_mvcustom.models.positional_encoding import encoding_size, positional_encoding
+from diffusers_mvcustom.models.positional_encoding import encoding_size
 
 CONFIG = FeatureNeRFConfig(hidden_channels=6, num_samples=8, point_frequencies=4, ray_frequencies=2)
 OUTPUTS = ("features", "opacity", "rgb", "depth", "density")
-
-
-def float_scene(*arguments) -> dict:
-    return {
-        name: value.float() if isinstance(value, torch.Tensor) else value
-        for name, value in random_scene(*arguments).items()
-    }
 
 
 def assert_same(found, expected, names=OUTPUTS, **tolerances):
@@ -180,6 +170,42 @@ def test_autocast_keeps_float32_geometry():
     assert_same(found, expected, ("opacity", "depth"), rtol=0, atol=torch.finfo(torch.bfloat16).eps)
 
 
+def test_rendering_is_exact_under_autocast():
+    """Point features that are exact in bfloat16 and the same everywhere come out as opacity times them, to float32."""
+    nerf = perturbed_nerf(8, replace(CONFIG, num_samples=24), torch.float32)
+    constant = torch.tensor([1.0, -2.0, 0.5, 4.0, -8.0, 0.25, 16.0, -1.0])
+    with torch.no_grad():
+        nerf.output_projection.weight.zero_()
+        nerf.output_projection.bias.copy_(constant)
+    scene = float_scene(1, 3, 1, 8, (6, 6), (6, 6))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = nerf(**scene)
+    expected = found.opacity.flatten(2)[..., None] * constant  # [1, 1, 36, 8]
+    assert 0.1 < found.opacity.mean() < 1
+    torch.testing.assert_close(found.features[:, 0], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [(2, 2), (2, 3)])
+def test_reference_maps_of_another_resolution_are_the_same_views(scale):
+    """A map that is linear across the view says the same at any size, as long as its camera goes with it."""
+    nerf = perturbed_nerf(4, CONFIG)
+    targets = torch.stack([look_at((0.1, 0.1, -1.0)), look_at((-0.2, 0.0, -0.9))])[None]
+    references = torch.stack([look_at((0.3, 0.2, -4.0)), look_at((-0.4, 0.1, -5.0))])[None]
+    narrow = torch.tensor([[30.0, 0, 2.5], [0, 30, 2], [0, 0, 1]], dtype=torch.float64).expand(1, 2, 3, 3)
+    generator = torch.Generator().manual_seed(0)
+    slopes = torch.randn(2, 4, 3, generator=generator, dtype=torch.float64)
+
+    def render(height, width):
+        pixels = pixel_centers(height, width, dtype=torch.float64) / torch.tensor([width, height])  # in [0, 1]
+        maps = torch.einsum("vck,hwk->vchw", slopes, F.pad(pixels, (0, 1), value=1.0))
+        intrinsics = torch.tensor(
+            [[1.5 * width, 0, 0.4 * width], [0, 1.4 * height, 0.6 * height], [0, 0, 1]], dtype=torch.float64
+        )
+        return nerf(maps[None], references, intrinsics.expand(1, 2, 3, 3), targets, narrow, 4, 5)
+
+    assert_same(render(8 * scale[0], 10 * scale[1]), render(8, 10))
+
+
 def test_no_grad_gives_the_same():
     nerf = perturbed_nerf(4, CONFIG)
     scene = random_scene(1, 2, 2, 4, (3, 4), (3, 2))
@@ -296,76 +322,49 @@ def test_gradients_are_finite_for_a_density_beyond_all_bounds():
     assert all(parameter.grad.isfinite().all() for parameter in nerf.parameters())
 
 
-# --- input ---
+# --- weights ---
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"reference_features": torch.zeros(1, 2, 5, 3, 3)}, r"reference_features: expected shape \(B, V, 4, h, w\)"),
-        ({"reference_features": torch.zeros(2, 4, 3, 3)}, "reference_features: expected"),
-        (
-            {"reference_camera_to_world": torch.eye(4).expand(1, 3, 4, 4)},
-            r"reference_camera_to_world: .*\(1, 2, 4, 4\)",
-        ),
-        ({"reference_intrinsics": torch.eye(3)}, r"reference_intrinsics: expected shape \(1, 2, 3, 3\)"),
-        ({"target_camera_to_world": torch.eye(4).expand(3, 4, 4)}, "target_camera_to_world: expected shape"),
-        ({"target_camera_to_world": torch.zeros(1, 0, 4, 4)}, "target_intrinsics: expected shape"),
-        ({"target_intrinsics": torch.eye(3).expand(1, 2, 3, 3)}, r"target_intrinsics: expected shape \(1, 3, 3, 3\)"),
-        ({"reference_masks": torch.ones(1, 2, 1, 3, 3)}, r"reference_masks: expected shape \(1, 2, 3, 3\)"),
-        ({"height": 0}, "height: expected at least 1, got 0"),
-        ({"rays_per_chunk": 0}, "rays_per_chunk: expected at least 1, got 0"),
-        ({"encoder_hidden_states": torch.zeros(1, 1, 2, 3)}, "attend_text: expected both or neither"),
-        (
-            {"encoder_hidden_states": torch.zeros(1, 2, 3), "attend_text": max},
-            r"encoder_hidden_states: .*\(1, T, L, D\)",
-        ),
-        (
-            {"encoder_hidden_states": torch.zeros(1, 0, 2, 3), "attend_text": max},
-            "encoder_hidden_states: .*at least one",
-        ),
-        (
-            {"previous": RayDistribution(torch.zeros(1, 2, 2, 2, 3), torch.zeros(1, 2, 2, 2, 2))},
-            r"previous: .*\(1, 3\), got \(1, 2\).*other cameras",
-        ),
-    ],
-)
-def test_input_of_another_shape_is_refused_by_name(change, message):
-    scene = {**float_scene(1, 2, 3, 4, (3, 3), (2, 2)), **change}
-    with pytest.raises(MVCustomError, match=message):
-        FeatureNeRF(4, CONFIG)(**scene)
+def test_layers_that_act_in_parts_start_as_one_layer_would():
+    """Uniform within ±1/√n, n the inputs of all parts together: `nn.Linear`'s own start for the undivided layer."""
+    torch.manual_seed(0)
+    channels, config = 64, FeatureNeRFConfig()  # as wide as to tell 1/√n from the parts' own bounds
+    nerf = FeatureNeRF(channels, config)
+    point_size, plucker_size, direction_size = (
+        encoding_size(size, frequencies)
+        for size, frequencies in (
+            (3, config.point_frequencies),
+            (6, config.ray_frequencies),
+            (3, config.ray_frequencies),
+        )
+    )
+    first = [nerf.feature_projection.weight, nerf.point_projection.weight, nerf.ray_projection.weight]
+    score = [nerf.feature_score.weight, nerf.direction_score.weight]
+    for weights, inputs in (
+        ([*first, nerf.ray_projection.bias], channels + point_size + plucker_size),
+        (score, channels + direction_size),
+    ):
+        bound = 1 / math.sqrt(inputs)
+        for weight in weights:
+            assert weight.abs().max() <= bound
+            assert weight.abs().max() > 0.9 * bound
+            assert abs(weight.mean()) < 0.3 * bound
+    assert (nerf.density_and_rgb.weight == 0).all()
+    assert (nerf.density_and_rgb.bias == 0).all()
 
 
-# --- settings ---
-
-
-def test_settings_go_through_json():
-    config = FeatureNeRFConfig(hidden_channels=12, num_samples=7, far=3.5, predict_rgb=False)
-    assert FeatureNeRFConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
-    assert FeatureNeRFConfig.from_dict({}) == FeatureNeRFConfig()
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"num_sampels": 3}, r"unknown keys \['num_sampels'\]"),
-        ({"num_samples": 0}, "num_samples: expected a whole number of at least 1, got 0"),
-        ({"num_samples": 2.5}, "num_samples: .* got 2.5"),
-        ({"num_samples": True}, "num_samples: .* got True"),
-        ({"hidden_channels": 0}, "hidden_channels: .* got 0"),
-        ({"near": 0.0}, r"near: expected a length in \(0, far = 2\), got 0"),
-        ({"near": 2.0}, r"near: expected a length in \(0, far = 2\), got 2"),
-        ({"far": math.inf}, "far: expected a positive length, got inf"),
-        ({"far": "2"}, "far: expected a positive length, got '2'"),
-        ({"importance_share": 1.0}, r"importance_share: expected a number in \[0, 1\), got 1"),
-        ({"initial_opacity": 0.0}, r"initial_opacity: expected a number in \(0, 1\), got 0"),
-        ({"encoding_octaves": -1.0}, "encoding_octaves: .* got -1"),
-        ({"predict_rgb": 1}, "predict_rgb: expected true or false, got 1"),
-    ],
-)
-def test_settings_that_cannot_be_used_are_refused_by_name(values, message):
-    with pytest.raises(MVCustomError, match=message):
-        FeatureNeRFConfig.from_dict(values)
+def test_the_score_of_a_fresh_module_weighs_the_views():
+    """A blend that starts as the plain mean would learn more slowly which view to trust."""
+    scene = float_scene(1, 3, 1, 8, (4, 5), (4, 4))
+    torch.manual_seed(0)
+    nerf = FeatureNeRF(8, CONFIG)
+    first = nerf(**scene).features
+    for score in (nerf.feature_score, nerf.direction_score):
+        kept = score.weight.detach().clone()
+        torch.nn.init.zeros_(score.weight)
+        assert (nerf(**scene).features - first).abs().max() > 1e-3
+        with torch.no_grad():
+            score.weight.copy_(kept)
 
 
 def test_weights_go_from_one_module_to_another():
@@ -373,67 +372,3 @@ def test_weights_go_from_one_module_to_another():
     nerf, other = perturbed_nerf(4, CONFIG), FeatureNeRF(4, CONFIG).double()
     other.load_state_dict(nerf.state_dict())
     assert_same(other(**scene), nerf(**scene), rtol=0, atol=0)
-
-
-# --- parts ---
-
-
-@pytest.mark.parametrize(("height", "width"), [(3, 5), (1, 4), (6, 1)])
-def test_sampling_is_that_of_grid_sample_with_half_pixel_centers(height, width):
-    """`align_corners=False` with zeros outside is the package's pixel convention: x / width in [0, 1] to [-1, 1]."""
-    generator = torch.Generator().manual_seed(0)
-    maps = torch.randn(2, 4, height, width, generator=generator, dtype=torch.float64).requires_grad_()
-    size = torch.tensor([width, height], dtype=torch.float64)
-    pixels = torch.rand(2, 200, 2, generator=generator, dtype=torch.float64) * (size + 4) - 2  # also outside
-    pixels[0, :4] = torch.tensor([[-1e4, -1e4], [1e30, 0.5], [0.5, -1e30], [0.5, 0.5]], dtype=torch.float64)
-    sampler = BilinearSampler.at(pixels, height, width)
-    found = torch.stack([sampler.sample(v, maps[v].flatten(1).T) for v in range(2)])
-    grid = (2 * pixels / size - 1).clamp(-100, 100)[:, None]
-    options = {"mode": "bilinear", "padding_mode": "zeros", "align_corners": False}
-    expected = F.grid_sample(maps, grid, **options)[:, :, 0].transpose(1, 2)
-    torch.testing.assert_close(found, expected)
-    ones = F.grid_sample(torch.ones_like(maps[:, :1]), grid, **options)[:, 0, 0]
-    torch.testing.assert_close(sampler.coverage, ones)
-    towards = torch.randn(found.shape, generator=generator, dtype=torch.float64)
-    for x, y in zip(*(torch.autograd.grad((f * towards).sum(), maps) for f in (found, expected))):
-        torch.testing.assert_close(x, y)
-
-
-def test_a_pixel_center_is_sampled_as_its_pixel():
-    maps = torch.arange(12.0).view(12, 1)
-    sampler = BilinearSampler.at(pixel_centers(3, 4).view(1, 12, 2), 3, 4)
-    assert torch.equal(sampler.sample(0, maps), maps)
-
-
-def test_positional_encoding_distinguishes_neighbouring_pixels():
-    """A pixel of a 64 × 64 map at distance 1 is a large step in the finest frequency, and float32 resolves it."""
-    config = FeatureNeRFConfig()
-    points = torch.tensor([[0.7, -0.2, 1.3]]).expand(2, 3).clone()
-    points[1, 0] += 1 / 64
-    encoded = positional_encoding(points, config.point_frequencies, config.encoding_octaves)
-    assert encoded.shape == (2, encoding_size(3, config.point_frequencies))
-    assert (encoded[0] - encoded[1]).abs().max() > 0.5
-    exact = positional_encoding(points.double(), config.point_frequencies, config.encoding_octaves)
-    assert (encoded - exact).abs().max() < 1e-3
-
-
-def test_what_a_view_sees_lies_on_the_epipolar_line():
-    """Only the reference pixels near a target ray's image have an influence on that ray."""
-    nerf = perturbed_nerf(4, replace(CONFIG, num_samples=64), torch.float64)
-    scene = random_scene(1, 1, 1, 4, (16, 16), (1, 1))
-    scene["target_camera_to_world"][0, 0] = look_at((0.0, 0.0, -1.0))
-    scene["reference_camera_to_world"][0, 0] = look_at((0.9, 0.3, -0.2))
-    features = scene["reference_features"].requires_grad_()
-    (gradient,) = torch.autograd.grad(nerf(**scene).features.sum(), features)
-    touched = gradient[0, 0].abs().sum(0) > 0
-    assert touched.sum() >= 16
-
-    pose, intrinsics = scene["target_camera_to_world"][0, 0], scene["target_intrinsics"][0, 0]
-    origin, direction = camera_rays(pose, intrinsics, torch.tensor([[0.5, 0.5]], dtype=torch.float64))
-    ends = origin + torch.tensor([[0.9], [1.1]], dtype=torch.float64) * direction
-    reference = torch.linalg.inv(scene["reference_camera_to_world"][0, 0])
-    (a, b), _ = project(ends, reference, scene["reference_intrinsics"][0, 0])
-    normal = torch.stack([-(b - a)[1], (b - a)[0]]) / (b - a).norm()
-    away = ((pixel_centers(16, 16, dtype=torch.float64) - a) @ normal).abs()
-    assert (away[touched] < 2**0.5).all()  # corners of the cells that the line crosses
-    assert (away[~touched] > 2**0.5).any()

@@ -194,6 +194,36 @@ def test_an_exception_leaves_nothing_behind(context):
     assert not [value for value in vars(ours).values() if isinstance(value, torch.Tensor)]
 
 
+def test_other_features_for_the_rest_of_a_context():
+    ours = conditioned(stock_block(), trained=True)
+    first, second = rendered_features(3), rendered_features(4)
+    expected = []
+    for features in (first, second):
+        with ours.conditioning.rendered({"up.0": features}):
+            expected.append(ours(**inputs()))
+    assert not torch.allclose(*expected)
+    with ours.conditioning.rendered({"up.0": first}):
+        assert torch.equal(ours(**inputs()), expected[0])
+        ours.conditioning.replace_rendered({"up.0": second})
+        assert torch.equal(ours(**inputs()), expected[1])
+    assert not ours.conditioning.active
+    with ours.conditioning.rendered({"up.0": first}):  # nothing of the replacement is left
+        assert torch.equal(ours(**inputs()), expected[0])
+
+
+def test_features_are_replaced_only_where_some_are_rendered():
+    conditioning = PoseConditioning()
+    with pytest.raises(RuntimeError, match=r"open rendered\(\) context"):
+        conditioning.replace_rendered({"up.0": rendered_features()})
+    assert not conditioning.active
+    with conditioning.collecting(), pytest.raises(RuntimeError, match=r"open rendered\(\) context"):
+        conditioning.replace_rendered({"up.0": rendered_features()})
+    with conditioning.rendered({}):
+        pass
+    with pytest.raises(RuntimeError, match=r"open rendered\(\) context"):  # a context that is over
+        conditioning.replace_rendered({"up.0": rendered_features()})
+
+
 def test_a_missing_block_is_named():
     ours = conditioned(stock_block())
     with (
@@ -240,12 +270,38 @@ def test_modes_of_training_are_left_as_they_are():
     assert ours.training == block.training == ours.pose_conditioner.projection.training
 
 
-def test_forward_chunking_gives_the_same():
+@pytest.mark.parametrize("context", ["rendered", "collecting"])
+@pytest.mark.parametrize(("chunk_size", "dim", "shapes"), [(2, 1, 3 * [(BATCH, 2)]), (1, 0, BATCH * [(1, PIXELS)])])
+def test_the_feed_forward_goes_in_chunks_and_gives_the_same(context, chunk_size, dim, shapes):
+    """The chunks are those of the normed, mixed states, each once and in their order."""
     ours = conditioned(stock_block(), trained=True)
-    with ours.conditioning.rendered({"up.0": rendered_features()}):
-        expected = ours(**inputs())
-        ours.set_chunk_feed_forward(2, dim=1)
-        torch.testing.assert_close(ours(**inputs()), expected)
+    arguments = ({"up.0": rendered_features()},) if context == "rendered" else ()
+    seen = []
+    with getattr(ours.conditioning, context)(*arguments):
+        with torch.no_grad():
+            expected = ours(**inputs())
+        ours.ff.register_forward_hook(lambda _, states, __: seen.append(states[0]))
+        with torch.no_grad():
+            whole = ours(**inputs())
+            (normed,) = seen
+            seen.clear()
+            ours.set_chunk_feed_forward(chunk_size, dim=dim)
+            found = ours(**inputs())
+    assert torch.equal(whole, expected)
+    assert [tuple(states.shape[:2]) for states in seen] == shapes
+    assert torch.equal(torch.cat(seen, dim=dim), normed)
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_chunk_that_does_not_divide_the_states_is_refused():
+    ours = conditioned(stock_block(), trained=True)
+    ours.set_chunk_feed_forward(4, dim=1)
+    with (
+        pytest.raises(ValueError, match="divisible by chunk size: 4"),
+        ours.conditioning.rendered({"up.0": rendered_features()}),
+    ):
+        ours(**inputs())
+    assert not ours.conditioning.active
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

@@ -60,6 +60,14 @@ def random_scene(
     }
 
 
+def float_scene(*arguments) -> dict:
+    """The same in float32."""
+    return {
+        name: value.float() if isinstance(value, torch.Tensor) else value
+        for name, value in random_scene(*arguments).items()
+    }
+
+
 def perturbed_nerf(channels: int, config: FeatureNeRFConfig, dtype: torch.dtype = torch.float64) -> FeatureNeRF:
     """A FeatureNeRF as after training: no weight is zero."""
     torch.manual_seed(0)
