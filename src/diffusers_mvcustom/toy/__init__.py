@@ -4,6 +4,7 @@ The world has scenes of known geometry: [`sample_scene`] draws one, [`render`] g
 [`describe`] its caption. [`random_components`] builds pipeline components with random weights.
 """
 
+from .attribute_reader import AttributeReader, text_alignment
 from .attributes import ATTRIBUTE_VALUES, SceneAttributes
 from .captions import caption_words, describe, read_caption
 from .random_components import random_components, random_unet2d_and_motion_adapter, save_random_model
@@ -15,6 +16,7 @@ __all__ = [
     "ATTRIBUTE_VALUES",
     "HELD_OUT_PAIRS",
     "SPLITS",
+    "AttributeReader",
     "RenderedViews",
     "Scene",
     "SceneAttributes",
@@ -28,4 +30,5 @@ __all__ = [
     "sample_attributes",
     "sample_scene",
     "save_random_model",
+    "text_alignment",
 ]

@@ -47,6 +47,11 @@ def set_averaging_weights(vae: AutoencoderKL) -> None:
             if resnet.conv_shortcut is not None and not wide:
                 _in_pairs(resnet.conv_shortcut)
                 wide = True
+            elif resnet.conv_shortcut is not None:
+                _clear(resnet.conv_shortcut)
+                for channel in range(8):
+                    resnet.conv_shortcut.weight[channel, channel, 0, 0] = 1.0
+                _constant(resnet.conv_shortcut, 8)
         for downsampler in block.downsamplers or ():
             _clear(downsampler.conv)
             for channel in range(8 if wide else 4):

@@ -24,11 +24,12 @@ from .scene import Scene, lowest_point
 from .subjects import PART_NOUNS, build_subject
 from .surroundings import build_ground, build_light, build_objects
 
-Split = Literal["train", "validation", "unseen_subjects", "unseen_combinations"]
+Split = Literal["train", "validation", "unseen_subjects", "unseen_combinations", "reader"]
 
-SPLITS: tuple[Split, ...] = ("train", "validation", "unseen_subjects", "unseen_combinations")
+SPLITS: tuple[Split, ...] = ("train", "validation", "unseen_subjects", "unseen_combinations", "reader")
 """`train`; `validation` (the same pairs, other subjects: for choices made while building); `unseen_subjects` (likewise,
-for reporting only); `unseen_combinations` (held-out pairs of category and colour, for reporting only)."""
+for reporting only); `unseen_combinations` (held-out pairs of category and colour, for reporting only); `reader` (all
+pairs, other subjects: what the attribute reader, and nothing else, is trained on)."""
 
 HELD_OUT_PAIRS: frozenset[tuple[str, str]] = frozenset(
     (category, tuple(COLORS)[(3 * index + shift) % len(COLORS)])
@@ -68,8 +69,10 @@ def sample_attributes(split: Split, index: int) -> SceneAttributes:
     """The attributes of scene `index` of a split."""
     choose = Chooser(3 * scene_seed(split, index))
     pairs = [(category, color) for category in CATEGORIES for color in COLORS]
-    held_out = split == "unseen_combinations"
-    category, color = choose.choice([pair for pair in pairs if (pair in HELD_OUT_PAIRS) == held_out])
+    if split != "reader":
+        held_out = split == "unseen_combinations"
+        pairs = [pair for pair in pairs if (pair in HELD_OUT_PAIRS) == held_out]
+    category, color = choose.choice(pairs)
     return SceneAttributes(
         category,
         color,

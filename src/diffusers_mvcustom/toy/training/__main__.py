@@ -23,7 +23,7 @@ from .depth_model import depth_run, train_depth_model
 from .image_model import LatentStore, image_model_run, train_image_model
 from .view_store import ViewStore
 
-STEPS = {"autoencoder": 4_000, "depth": 6_000, "images": 60_000}
+STEPS = {"autoencoder": 3_000, "depth": 6_000, "images": 60_000}
 BATCH = {"autoencoder": 16, "depth": 16, "images": 32}
 
 

@@ -24,13 +24,15 @@ class TrainingRun:
     Args:
         folder (`Path`): Checkpoints and `metrics.jsonl`.
         modules (`dict[str, nn.Module]`): What is trained.
-        learning_rate (`float`): Of AdamW, after `warm_up` steps; from 80 % of the steps on it falls to a tenth.
+        learning_rate (`float`): Of AdamW, after `warm_up` steps; from the share `decay_from` of the steps on it falls to
+            a twentieth.
         max_steps (`int`): Steps in all.
         batch_size (`int`): Samples a step.
         ema_decay (`float`, *optional*): Of the averaged weights; `None` keeps none.
         device (`torch.device`): Where to train.
         seed (`int`): Of everything drawn while training.
         save_every (`int`): Steps between checkpoints.
+        autocast (`torch.dtype`, *optional*): What convolutions and matrix products compute in; weights stay float32.
     """
 
     def __init__(
@@ -47,18 +49,23 @@ class TrainingRun:
         device: torch.device | str = "cpu",
         seed: int = 0,
         save_every: int = 500,
+        decay_from: float = 0.8,
+        autocast: torch.dtype | None = torch.bfloat16,
     ) -> None:
         self.folder, self.modules, self.device = folder, dict(modules), torch.device(device)
         self.max_steps, self.batch_size, self.seed, self.save_every = max_steps, batch_size, seed, save_every
-        self.learning_rate, self.warm_up = learning_rate, warm_up
+        self.learning_rate, self.warm_up, self.decay_from = learning_rate, warm_up, decay_from
+        self.autocast = autocast
         for module in self.modules.values():
             module.to(self.device).train()
         self.weights = {
             f"{part}.{name}": weight for part, module in modules.items() for name, weight in module.named_parameters()
         }
         parameters = list(self.weights.values())
-        self.optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, betas=(0.9, 0.99))
-        self.ema = None if ema_decay is None else EMAModel(parameters, decay=ema_decay)
+        self.optimizer = torch.optim.AdamW(
+            parameters, lr=learning_rate, weight_decay=weight_decay, betas=(0.9, 0.99), fused=True
+        )
+        self.ema = None if ema_decay is None else EMAModel(parameters, decay=ema_decay, foreach=True)
         self.checkpoints = Checkpoints(folder / "checkpoints", total_limit=2)
         self.step = 0
         newest = self.checkpoints.latest()
@@ -82,7 +89,8 @@ class TrainingRun:
             while self.step < last and not interrupt.requested:
                 torch.manual_seed(derived_seed(self.seed, "step", self.step))
                 numbers = list(range(self.step * self.batch_size, (self.step + 1) * self.batch_size))
-                values = loss(self.step, numbers)
+                with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
+                    values = loss(self.step, numbers)
                 values["loss"].backward()
                 norm = nn.utils.clip_grad_norm_(list(self.weights.values()), 1.0)
                 if not torch.isfinite(norm):
@@ -139,5 +147,5 @@ class TrainingRun:
     def _schedule(self) -> float:
         if self.step < self.warm_up:
             return (self.step + 1) / self.warm_up
-        share = max(0.0, (self.step / self.max_steps - 0.8) / 0.2)
-        return 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * share))
+        share = max(0.0, (self.step / self.max_steps - self.decay_from) / (1 - self.decay_from))
+        return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * share))

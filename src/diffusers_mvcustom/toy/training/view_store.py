@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...cameras import Cameras
 from ...errors import MVCustomError
-from ..attributes import Chooser
+from ..attributes import Chooser, SceneAttributes
 from ..captions import describe
 from ..rendering import render
 from ..splits import Split, sample_attributes, sample_scene
@@ -93,9 +93,15 @@ class ViewStore:
 
     def caption(self, index: int, wording: int) -> str:
         """A caption of a view: `wording` chooses the words and which attributes are named."""
-        attributes = sample_attributes(self.split, index // VIEWS_PER_SCENE)
-        count = int(self.objects[index])
-        return describe(attributes, Chooser(wording), object_count=min(count, attributes.object_count))
+        return describe(self.attributes(index), Chooser(wording), object_count=self.object_count(index))
+
+    def attributes(self, index: int) -> SceneAttributes:
+        """The attributes of a view's scene."""
+        return sample_attributes(self.split, index // VIEWS_PER_SCENE)
+
+    def object_count(self, index: int) -> int:
+        """How many of the scene's other objects a view shows."""
+        return min(int(self.objects[index]), self.attributes(index).object_count)
 
     def _file(self, name: str, shape: tuple[int, ...], dtype: type) -> np.memmap:
         path = self.folder / f"{name}.npy"
