@@ -261,8 +261,8 @@ def test_agrees_with_embree_away_from_silhouettes(record_property):
         f"visibility agrees on {agreement.mean():.4%} of {agreement.size} pixels, "
         f"depth within {error.max():.2e} on {error.size}"
     )
-    record_property("visibility_agreement", agreement.mean())
-    record_property("largest_relative_depth_error", error.max())
+    record_property("visibility_agreement", float(agreement.mean()))
+    record_property("largest_relative_depth_error", float(error.max()))
     assert agreement.size > 50_000
     assert error.size > 20_000
     assert agreement.mean() >= 0.995
