@@ -34,9 +34,9 @@ def mvcustom(tmp_path):
     [(), ("generate",), ("random-model",), ("prepare",), ("train-lora",), ("train-backbone",), ("subject", "create"), ("cameras", "show"), ("cameras", "convert")],
 )
 def test_every_command_has_help_with_an_example(mvcustom, command):
-    text = mvcustom(*command, "--help").stdout
-    assert "Usage" in text
-    assert not command or "Example" in text
+    text = mvcustom(*command, "--help").stdout.lower()
+    assert "usage" in text
+    assert not command or "example" in text
 
 
 def test_from_posed_photos_to_views(mvcustom, cube_capture, tmp_path):

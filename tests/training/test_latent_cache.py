@@ -18,11 +18,11 @@ def images():
 
 def test_they_are_the_autoencoders_posterior_scaled(vae, images):
     means, stds = LatentCache(vae).encode(images)
-    with torch.no_grad():
+    with torch.no_grad():  # all at once: kernels round otherwise than for one at a time
         posterior = vae.encode(images * 2 - 1).latent_dist
     scale = vae.config.scaling_factor
-    assert torch.allclose(means, posterior.mean * scale, atol=1e-6)
-    assert torch.allclose(stds, posterior.std * scale, atol=1e-6)
+    assert torch.allclose(means, posterior.mean * scale, atol=1e-4)
+    assert torch.allclose(stds, posterior.std * scale, atol=1e-4)
 
 
 def test_each_image_is_encoded_once(vae, images, tmp_path):
