@@ -193,8 +193,8 @@ def test_two_processes_compute_what_one_would(tmp_path):
             """
         )
     )
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", str(program)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", str(program)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 0, ended.stderr[-3000:]
     lines = sorted(line for line in ended.stdout.splitlines() if "RESULT" in line)
     for rank, line in enumerate(lines):

@@ -6,9 +6,9 @@ import math
 
 import pytest
 import torch
-from reference.feature_nerf_scenes import look_at
+from reference.feature_nerf_scenes import look_at, perturbed_nerf, random_scene
 
-from diffusers_mvcustom.geometry import camera_rays, pixel_centers
+from diffusers_mvcustom.geometry import camera_rays, pixel_centers, project
 from diffusers_mvcustom.models import FeatureNeRF, FeatureNeRFConfig, RenderedFeatures
 
 HEIGHT, WIDTH, CHANNELS = 5, 7, 4
@@ -138,3 +138,27 @@ def test_a_constant_image_looks_the_same_from_everywhere_at_any_size(size):
         ).features
 
     torch.testing.assert_close(seen(*size, scaled), seen(8, 8, intrinsics))
+
+
+def test_what_a_view_sees_lies_on_the_epipolar_line():
+    """Only the reference pixels near a target ray's image have an influence on that ray."""
+    nerf = perturbed_nerf(
+        4, FeatureNeRFConfig(hidden_channels=6, num_samples=64, point_frequencies=4, ray_frequencies=2), torch.float64
+    )
+    scene = random_scene(1, 1, 1, 4, (16, 16), (1, 1))
+    scene["target_camera_to_world"][0, 0] = look_at((0.0, 0.0, -1.0))
+    scene["reference_camera_to_world"][0, 0] = look_at((0.9, 0.3, -0.2))
+    features = scene["reference_features"].requires_grad_()
+    (gradient,) = torch.autograd.grad(nerf(**scene).features.sum(), features)
+    touched = gradient[0, 0].abs().sum(0) > 0
+    assert touched.sum() >= 16
+
+    pose, intrinsics = scene["target_camera_to_world"][0, 0], scene["target_intrinsics"][0, 0]
+    origin, direction = camera_rays(pose, intrinsics, torch.tensor([[0.5, 0.5]], dtype=torch.float64))
+    ends = origin + torch.tensor([[0.9], [1.1]], dtype=torch.float64) * direction
+    reference = torch.linalg.inv(scene["reference_camera_to_world"][0, 0])
+    (a, b), _ = project(ends, reference, scene["reference_intrinsics"][0, 0])
+    normal = torch.stack([-(b - a)[1], (b - a)[0]]) / (b - a).norm()
+    away = ((pixel_centers(16, 16, dtype=torch.float64) - a) @ normal).abs()
+    assert (away[touched] < 2**0.5).all()  # corners of the cells that the line crosses
+    assert (away[~touched] > 2**0.5).any()

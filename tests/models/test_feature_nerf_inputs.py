@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from reference.feature_nerf_scenes import float_scene
 
 from diffusers_mvcustom.errors import MVCustomError
 from diffusers_mvcustom.models import FeatureNeRF, FeatureNeRFConfig, RayDistribution
