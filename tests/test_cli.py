@@ -31,7 +31,17 @@ def mvcustom(tmp_path):
 
 @pytest.mark.parametrize(
     "command",
-    [(), ("generate",), ("random-model",), ("prepare",), ("train-lora",), ("train-backbone",), ("subject", "create"), ("cameras", "show"), ("cameras", "convert")],
+    [
+        (),
+        ("generate",),
+        ("random-model",),
+        ("prepare",),
+        ("train-lora",),
+        ("train-backbone",),
+        ("subject", "create"),
+        ("cameras", "show"),
+        ("cameras", "convert"),
+    ],
 )
 def test_every_command_has_help_with_an_example(mvcustom, command):
     text = mvcustom(*command, "--help").stdout.lower()
