@@ -183,6 +183,11 @@ def restore_optimizer(optimizer: Any, tensors: Mapping[str, Tensor], values: Map
         for saved, group in zip(values["groups"], current["param_groups"])
     ]
     optimizer.load_state_dict({"state": entries, "param_groups": groups})
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                # Fused updates walk through both in memory order; files keep no memory format.
+                state[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _plain(value: Any) -> Any:

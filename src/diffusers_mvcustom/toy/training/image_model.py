@@ -7,17 +7,20 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from diffusers.training_utils import compute_snr
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from ...training.losses import denoising_loss, denoising_target, min_snr_weights
+from ...training.losses import denoising_loss, denoising_target
 from ..captions import caption_words
 from ..tokenizer import word_tokenizer
 from .training_run import TrainingRun
-from .view_store import ViewStore
+from .view_store import VIEWS_PER_SCENE, ViewStore
 
 TEXT_DROPOUT = 0.1
 SNR_GAMMA = 5.0
+"""Below this signal-to-noise ratio all errors of the velocity count alike; above it they count less, as in Min-SNR."""
 TEXT_WIDTH = 128
 
 
@@ -75,19 +78,19 @@ def new_image_model(tokenizer: CLIPTokenizer, seed: int = 0) -> dict[str, torch.
 
 
 class LatentStore:
-    """Latents of a view store's views, encoded once: the posterior's mean, scaled.
+    """Latents of a view store's views and of their mirror images, encoded once: the posterior's mean, scaled.
 
     Args:
-        store ([`ViewStore`]): The views.
+        store ([`ViewStore`]): The views. View `i` is sample `2 i`, its mirror image sample `2 i + 1`.
         vae (`AutoencoderKL`): Encodes them.
-        folder (`Path`): Where the latents lie. They are of this autoencoder as long as nobody trains it further.
+        folder (`Path`): Where the latents lie. They are of this autoencoder as long as nobody trains its encoder further.
     """
 
     def __init__(self, store: ViewStore, vae: AutoencoderKL, folder: Path) -> None:
         self.store, self.vae = store, vae
         folder.mkdir(parents=True, exist_ok=True)
         path, done = folder / "latents.npy", folder / "encoded.npy"
-        count, side = store.num_scenes * 2, store.size // 4
+        count, side = store.num_scenes * VIEWS_PER_SCENE * 2, store.size // 4
         if path.exists():
             self.latents = np.lib.format.open_memmap(path, mode="r+")
             self.encoded = np.lib.format.open_memmap(done, mode="r+")
@@ -95,16 +98,22 @@ class LatentStore:
             self.latents = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=(count, 4, side, side))
             self.encoded = np.lib.format.open_memmap(done, mode="w+", dtype=np.bool_, shape=(count,))
 
+    def __len__(self) -> int:
+        return 2 * len(self.store)
+
     @torch.no_grad()
-    def __getitem__(self, indices: list[int]) -> Tensor:
-        """Latents `(N, 4, h, w)` of these views."""
-        missing = [index for index in dict.fromkeys(indices) if not self.encoded[index]]
+    def __getitem__(self, samples: list[int]) -> Tensor:
+        """Latents `(N, 4, h, w)` of these samples."""
+        missing = [sample for sample in dict.fromkeys(samples) if not self.encoded[sample]]
         if missing:
-            pixels = self.store.pixels(missing).to(self.vae.device)
-            fresh = self.vae.encode(pixels).latent_dist.mode() * self.vae.config.scaling_factor
+            pixels = self.store.pixels([sample // 2 for sample in missing])
+            mirrored = torch.tensor([sample % 2 == 1 for sample in missing])
+            pixels = torch.where(mirrored.view(-1, 1, 1, 1), pixels.flip(-1), pixels).to(self.vae.device)
+            with torch.autocast(pixels.device.type, enabled=False):
+                fresh = self.vae.encode(pixels).latent_dist.mode() * self.vae.config.scaling_factor
             self.latents[missing] = fresh.cpu().numpy().astype(np.float16)
             self.encoded[missing] = True
-        return torch.from_numpy(self.latents[indices].astype(np.float32))
+        return torch.from_numpy(self.latents[samples].astype(np.float32))
 
 
 def image_model_run(folder: Path, *, max_steps: int, batch_size: int, device: str, seed: int) -> TrainingRun:
@@ -112,7 +121,7 @@ def image_model_run(folder: Path, *, max_steps: int, batch_size: int, device: st
     return TrainingRun(
         folder,
         new_image_model(toy_tokenizer(), seed),
-        learning_rate=5e-4,
+        learning_rate=7e-4,
         max_steps=max_steps,
         batch_size=batch_size,
         ema_decay=0.9995,
@@ -127,22 +136,26 @@ def train_image_model(run: TrainingRun, latents: LatentStore, until: int | None 
     """Trains to the last step, or to step `until`."""
     tokenizer, scheduler = toy_tokenizer(), DDPMScheduler.from_config(toy_scheduler().config)
     text_encoder, unet = run.modules["text_encoder"], run.modules["unet"]
+    if run.device.type == "cpu" and run.autocast == torch.bfloat16:
+        # The fused attention's backward pass is slow there.
+        unet.set_attn_processor(AttnProcessor())
+        text_encoder.set_attn_implementation("eager")
 
     def loss(step: int, numbers: list[int]) -> dict[str, Tensor]:
-        indices = torch.randint(len(latents.store), (len(numbers),)).tolist()
+        samples = torch.randint(len(latents), (len(numbers),)).tolist()
         dropped = (torch.rand(len(numbers)) < TEXT_DROPOUT).tolist()
         texts = [
-            "" if drop else latents.store.caption(index, number)
-            for index, number, drop in zip(indices, numbers, dropped)
+            "" if drop else latents.store.caption(sample // 2, number)
+            for sample, number, drop in zip(samples, numbers, dropped)
         ]
-        clean = latents[indices].to(run.device)
+        clean = latents[samples].to(run.device)
         noise = torch.randn(clean.shape).to(run.device)
         timesteps = torch.randint(1000, (len(numbers),)).to(run.device)
         ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
         states = text_encoder(ids.to(run.device))[0]
         prediction = unet(scheduler.add_noise(clean, noise, timesteps), timesteps, states).sample
         error = denoising_loss(prediction, denoising_target(scheduler, clean, noise, timesteps))
-        weights = min_snr_weights(scheduler, timesteps, SNR_GAMMA).clamp(min=0.05)  # the last level counts too
+        weights = ((SNR_GAMMA + 1) / (compute_snr(scheduler, timesteps) + 1)).clamp(max=1)
         return {"loss": (weights * error).mean(), "error": error.mean()}
 
     run.train(loss, until)

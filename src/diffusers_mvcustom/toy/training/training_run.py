@@ -18,6 +18,15 @@ from ...training.records import Records
 from ...training.sampling import derived_seed
 
 
+def fast_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where matrix products in it are fast, else float32: CPUs without such instructions emulate it, slowly."""
+    if device.type != "cpu":
+        return torch.bfloat16
+    # Not in every torch of the supported range; without it float32 is right everywhere.
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return torch.bfloat16 if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else torch.float32
+
+
 class TrainingRun:
     """Trains modules in a folder; called again it goes on from the newest checkpoint, exactly.
 
@@ -32,7 +41,8 @@ class TrainingRun:
         device (`torch.device`): Where to train.
         seed (`int`): Of everything drawn while training.
         save_every (`int`): Steps between checkpoints.
-        autocast (`torch.dtype`, *optional*): What convolutions and matrix products compute in; weights stay float32.
+        autocast (`torch.dtype`, *optional*): What convolutions and matrix products compute in; weights stay float32. By
+            default bfloat16 where the device multiplies it; `torch.float32` for full precision.
     """
 
     def __init__(
@@ -50,14 +60,14 @@ class TrainingRun:
         seed: int = 0,
         save_every: int = 500,
         decay_from: float = 0.8,
-        autocast: torch.dtype | None = torch.bfloat16,
+        autocast: torch.dtype | None = None,
     ) -> None:
         self.folder, self.modules, self.device = folder, dict(modules), torch.device(device)
         self.max_steps, self.batch_size, self.seed, self.save_every = max_steps, batch_size, seed, save_every
         self.learning_rate, self.warm_up, self.decay_from = learning_rate, warm_up, decay_from
-        self.autocast = autocast
+        self.autocast = fast_dtype(self.device) if autocast is None else autocast
         for module in self.modules.values():
-            module.to(self.device).train()
+            module.to(self.device, memory_format=torch.channels_last).train()
         self.weights = {
             f"{part}.{name}": weight for part, module in modules.items() for name, weight in module.named_parameters()
         }
@@ -89,7 +99,7 @@ class TrainingRun:
             while self.step < last and not interrupt.requested:
                 torch.manual_seed(derived_seed(self.seed, "step", self.step))
                 numbers = list(range(self.step * self.batch_size, (self.step + 1) * self.batch_size))
-                with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
+                with torch.autocast(self.device.type, self.autocast, enabled=self.autocast != torch.float32):
                     values = loss(self.step, numbers)
                 values["loss"].backward()
                 norm = nn.utils.clip_grad_norm_(list(self.weights.values()), 1.0)
@@ -140,7 +150,8 @@ class TrainingRun:
                 weight.copy_(stored[name])
         restore_optimizer(self.optimizer, state.tensors["optimizer"], state.values["optimizer"])
         if self.ema is not None:
-            shadow = [state.tensors["ema"][name].to(self.device) for name in self.weights]
+            ema = state.tensors["ema"]
+            shadow = [torch.empty_like(weight).copy_(ema[name]) for name, weight in self.weights.items()]
             self.ema.load_state_dict({**state.values["ema"], "shadow_params": shadow})
         self.step = state.step
 
