@@ -2,8 +2,12 @@
 
 python -m diffusers_mvcustom.toy.training views --output toy/          # render (in the background of the rest)
 python -m diffusers_mvcustom.toy.training autoencoder --output toy/
-python -m diffusers_mvcustom.toy.training depth --output toy/
+python -m diffusers_mvcustom.toy.training latents --output toy/        # optional: encode ahead of the image model
 python -m diffusers_mvcustom.toy.training images --output toy/         # text encoder and U-Net, on single views
+python -m diffusers_mvcustom.toy.training decoder --output toy/        # optional: the decoder alone, further
+python -m diffusers_mvcustom.toy.training depth --output toy/
+python -m diffusers_mvcustom.toy.training reader --output toy/         # attributes, for measuring
+python -m diffusers_mvcustom.toy.training clips --output toy/          # for train_backbone.py
 python -m diffusers_mvcustom.toy.training assemble --output toy/ --model models/toy
 """
 
@@ -17,19 +21,21 @@ import torch
 from tqdm.auto import tqdm
 
 from .assembly import assemble
-from .autoencoder import autoencoder_run, finished_autoencoder, train_autoencoder
+from .attribute_reader import reader_run, train_reader
+from .autoencoder import autoencoder_run, decoder_run, finished_autoencoder, train_autoencoder
 from .clips import export_clips
 from .depth_model import depth_run, train_depth_model
 from .image_model import LatentStore, image_model_run, train_image_model
 from .view_store import ViewStore
 
-STEPS = {"autoencoder": 3_000, "depth": 6_000, "images": 60_000}
-BATCH = {"autoencoder": 16, "depth": 16, "images": 32}
+STEPS = {"autoencoder": 3_000, "decoder": 3_000, "images": 60_000, "depth": 6_000, "reader": 6_000}
+BATCH = {"autoencoder": 16, "decoder": 16, "images": 32, "depth": 16, "reader": 32}
+READER_SCENES = 8_000
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=["views", *STEPS, "clips", "assemble"])
+    parser.add_argument("stage", choices=["views", "latents", *STEPS, "clips", "assemble"])
     parser.add_argument("--output", type=Path, required=True, help="folder of views and checkpoints")
     parser.add_argument("--scenes", type=int, default=40_000, help="scenes of the training split, two views each")
     parser.add_argument("--clips", type=int, default=4_000, help="camera paths of the training split")
@@ -48,30 +54,45 @@ def main() -> None:
             parser.error("assemble: --model is needed")
         assemble(options.output, options.model, motion_adapter=options.motion_adapter)
         return
-    store = ViewStore(options.output / "views", num_scenes=options.scenes)
-    if options.stage == "views":
+    scenes, split = options.scenes, "train"
+    if options.stage == "reader":
+        scenes, split = READER_SCENES, "reader"
+    store = ViewStore(options.output / ("views" if split == "train" else f"{split}-views"), split, scenes)
+    if options.stage in ("views", "reader"):
         ViewStore(options.output / "validation-views", "validation", 300).fill(tqdm)
         store.fill(tqdm)
+    if options.stage == "views":
         return
-    while len(store) < min(2_000, 2 * options.scenes):
+    while len(store) < min(2_000, 2 * scenes):
         print(f"waiting for views: {len(store)} so far")
         time.sleep(20)
-    settings = {
-        "max_steps": options.max_steps or STEPS[options.stage],
-        "batch_size": options.batch_size or BATCH[options.stage],
-        "device": options.device,
-        "seed": options.seed,
-    }
-    runs = {"autoencoder": autoencoder_run, "depth": depth_run, "images": image_model_run}
-    run = runs[options.stage](options.output / options.stage, **settings)
+    _train(options, store)
+
+
+def _train(options: argparse.Namespace, store: ViewStore) -> None:
+    settings = {"device": options.device, "seed": options.seed}
+    folder = options.output / options.stage
+    if options.stage in STEPS:
+        settings["max_steps"] = options.max_steps or STEPS[options.stage]
+        settings["batch_size"] = options.batch_size or BATCH[options.stage]
     if options.stage == "autoencoder":
-        train_autoencoder(run, store)
+        run = autoencoder_run(folder, **settings)
+        train_autoencoder(run, run.modules["vae"], store)
     elif options.stage == "depth":
-        train_depth_model(run, store)
+        train_depth_model(depth_run(folder, **settings), store)
+    elif options.stage == "reader":
+        train_reader(reader_run(folder, **settings), store)
     else:
-        settings["max_steps"] = settings["batch_size"] = 1  # of the autoencoder, which is only read
-        vae = finished_autoencoder(autoencoder_run(options.output / "autoencoder", **settings), store)
-        train_image_model(run, LatentStore(store, vae, options.output / "latents"))
+        only_read = {**settings, "max_steps": 1, "batch_size": 1}
+        vae = finished_autoencoder(autoencoder_run(options.output / "autoencoder", **only_read), store)
+        if options.stage == "decoder":
+            train_autoencoder(decoder_run(folder, vae, **settings), vae, store)
+            return
+        latents = LatentStore(store, vae, options.output / "latents")
+        if options.stage == "latents":
+            latents.fill(tqdm)
+        else:
+            train_image_model(image_model_run(folder, **settings), latents)
 
 
 if __name__ == "__main__":

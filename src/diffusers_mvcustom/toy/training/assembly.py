@@ -12,7 +12,7 @@ from torch import nn
 
 from ...errors import MVCustomError
 from ...training import fresh_motion_adapter
-from .autoencoder import autoencoder_run, finished_autoencoder, reconstruction_psnr
+from .autoencoder import autoencoder_run, decoder_run, finished_autoencoder, reconstruction_psnr
 from .depth_model import depth_error, depth_image_processor, depth_run
 from .image_model import image_model_run, toy_scheduler, toy_tokenizer
 from .training_run import TrainingRun
@@ -25,6 +25,8 @@ ANY = {"max_steps": 1, "batch_size": 1, "device": "cpu", "seed": 0}
 def image_components(folder: Path, store: ViewStore) -> dict[str, Any]:
     """The trained image model: `vae`, `text_encoder`, `unet` (2-D), `tokenizer`, `scheduler`."""
     vae = finished_autoencoder(_trained(autoencoder_run(folder / "autoencoder", **ANY)), store)
+    if (folder / "decoder" / "checkpoints").is_dir():
+        decoder_run(folder / "decoder", vae, **ANY).use_averaged_weights()
     images = _trained(image_model_run(folder / "images", **ANY))
     images.use_averaged_weights()
     return {
@@ -77,7 +79,7 @@ def assemble(
     pipe = MVCustomPipeline(**components, attention_window=window)
     pipe.to(dtype=dtype)
     pipe.save_pretrained(model)
-    steps = {stage: _steps(folder / stage) for stage in ("autoencoder", "images", "depth")}
+    steps = {stage: _steps(folder / stage) for stage in ("autoencoder", "decoder", "images", "depth")}
     (model / "README.md").write_text(_card(pipe, steps, measured, motion_adapter), encoding="utf-8")
 
 

@@ -85,9 +85,34 @@ def autoencoder_run(folder: Path, *, max_steps: int, batch_size: int, device: st
     )
 
 
-def train_autoencoder(run: TrainingRun, store: ViewStore) -> None:
-    """Trains to the end."""
-    vae = run.modules["vae"]
+def decoder_run(
+    folder: Path, vae: AutoencoderKL, *, max_steps: int, batch_size: int, device: str, seed: int
+) -> TrainingRun:
+    """Training of a finished autoencoder's decoder alone: latents, and all that was trained on them, stay valid.
+
+    Args:
+        folder (`Path`): Of the stage.
+        vae (`AutoencoderKL`): From [`finished_autoencoder`]; its decoder takes the newest checkpoint's weights.
+    """
+    vae.encoder.requires_grad_(False)
+    vae.quant_conv.requires_grad_(False)
+    return TrainingRun(
+        folder,
+        {"decoder": vae.decoder, "post_quant_conv": vae.post_quant_conv},
+        learning_rate=5e-4,
+        max_steps=max_steps,
+        batch_size=batch_size,
+        ema_decay=0.99,
+        warm_up=50,
+        decay_from=0.2,
+        device=device,
+        seed=seed,
+        save_every=100,
+    )
+
+
+def train_autoencoder(run: TrainingRun, vae: AutoencoderKL, store: ViewStore) -> None:
+    """Trains what the run trains of the autoencoder, to the end."""
 
     def loss(step: int, numbers: list[int]) -> dict[str, Tensor]:
         whole = step >= WHOLE_VIEWS_FROM * run.max_steps
@@ -109,7 +134,7 @@ def finished_autoencoder(run: TrainingRun, store: ViewStore, views: int = 512) -
     vae = run.modules["vae"]
     latents = torch.cat(
         [
-            vae.encode(store.pixels(list(range(start, start + 32))).to(run.device)).latent_dist.sample()
+            vae.encode(store.pixels(list(range(start, start + 32))).to(run.device)).latent_dist.mode()
             for start in range(0, min(views, len(store) - 31), 32)
         ]
     )

@@ -101,6 +101,11 @@ class LatentStore:
     def __len__(self) -> int:
         return 2 * len(self.store)
 
+    def fill(self, progress=iter, block: int = 64) -> None:
+        """Encodes what is missing so far, ahead of a training that reads the same folder."""
+        for start in progress(range(0, len(self), block)):
+            _ = self[list(range(start, min(start + block, len(self))))]
+
     @torch.no_grad()
     def __getitem__(self, samples: list[int]) -> Tensor:
         """Latents `(N, 4, h, w)` of these samples."""
@@ -121,10 +126,11 @@ def image_model_run(folder: Path, *, max_steps: int, batch_size: int, device: st
     return TrainingRun(
         folder,
         new_image_model(toy_tokenizer(), seed),
-        learning_rate=7e-4,
+        learning_rate=6e-4,
         max_steps=max_steps,
         batch_size=batch_size,
-        ema_decay=0.9995,
+        ema_decay=0.999,
+        decay_from=0.5,
         warm_up=500,
         device=device,
         seed=seed,
