@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from .assembly import assemble
 from .attribute_reader import reader_run, train_reader
-from .autoencoder import autoencoder_run, decoder_run, finished_autoencoder, train_autoencoder
+from .autoencoder import autoencoder_run, decoder_run, latent_autoencoder, train_autoencoder
 from .clips import export_clips
 from .depth_model import depth_run, train_depth_model
 from .image_model import LatentStore, image_model_run, train_image_model
@@ -40,6 +40,9 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=40_000, help="scenes of the training split, two views each")
     parser.add_argument("--clips", type=int, default=4_000, help="camera paths of the training split")
     parser.add_argument("--model", type=Path, help="folder that assemble writes to")
+    parser.add_argument(
+        "--start-from", type=Path, help="model folder whose weights stages without a checkpoint start from"
+    )
     parser.add_argument("--motion-adapter", type=Path, help="result of the backbone trainer, for assemble")
     parser.add_argument("--max-steps", type=int)
     parser.add_argument("--batch-size", type=int)
@@ -52,7 +55,7 @@ def main() -> None:
     if options.stage == "assemble":
         if options.model is None:
             parser.error("assemble: --model is needed")
-        assemble(options.output, options.model, motion_adapter=options.motion_adapter)
+        assemble(options.output, options.model, motion_adapter=options.motion_adapter, start_from=options.start_from)
         return
     scenes, split = options.scenes, "train"
     if options.stage == "reader":
@@ -79,12 +82,12 @@ def _train(options: argparse.Namespace, store: ViewStore) -> None:
         run = autoencoder_run(folder, **settings)
         train_autoencoder(run, run.modules["vae"], store)
     elif options.stage == "depth":
-        train_depth_model(depth_run(folder, **settings), store)
+        train_depth_model(depth_run(folder, **settings, start_from=options.start_from), store)
     elif options.stage == "reader":
         train_reader(reader_run(folder, **settings), store)
     else:
         only_read = {**settings, "max_steps": 1, "batch_size": 1}
-        vae = finished_autoencoder(autoencoder_run(options.output / "autoencoder", **only_read), store)
+        vae = latent_autoencoder(options.output, store, options.start_from, **only_read)
         if options.stage == "decoder":
             train_autoencoder(decoder_run(folder, vae, **settings), vae, store)
             return
@@ -92,7 +95,7 @@ def _train(options: argparse.Namespace, store: ViewStore) -> None:
         if options.stage == "latents":
             latents.fill(tqdm)
         else:
-            train_image_model(image_model_run(folder, **settings), latents)
+            train_image_model(image_model_run(folder, **settings, start_from=options.start_from), latents)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from torch import nn
 
 from ...errors import MVCustomError
 from ...training import fresh_motion_adapter
-from .autoencoder import autoencoder_run, decoder_run, finished_autoencoder, reconstruction_psnr
+from .autoencoder import decoder_run, latent_autoencoder, reconstruction_psnr
 from .depth_model import depth_error, depth_image_processor, depth_run
 from .image_model import image_model_run, toy_scheduler, toy_tokenizer
 from .training_run import TrainingRun
@@ -22,15 +22,23 @@ ANY = {"max_steps": 1, "batch_size": 1, "device": "cpu", "seed": 0}
 """Settings of a stage that is only read."""
 
 
-def image_components(folder: Path, store: ViewStore) -> dict[str, Any]:
-    """The trained image model: `vae`, `text_encoder`, `unet` (2-D), `tokenizer`, `scheduler`."""
-    vae = finished_autoencoder(_trained(autoencoder_run(folder / "autoencoder", **ANY)), store)
-    if (folder / "decoder" / "checkpoints").is_dir():
+def image_components(folder: Path, store: ViewStore, start_from: Path | None = None) -> dict[str, Any]:
+    """The trained image model: `vae`, `text_encoder`, `unet` (2-D), `tokenizer`, `scheduler`.
+
+    Args:
+        folder (`Path`): Of the stages.
+        store ([`ViewStore`]): What the autoencoder was trained on.
+        start_from (`Path`, *optional*): Model folder that parts without a checkpoint are taken from.
+    """
+    vae = latent_autoencoder(folder, store, start_from, **ANY)
+    if _has_checkpoints(folder / "decoder"):
         decoder_run(folder / "decoder", vae, **ANY).use_averaged_weights()
-    images = _trained(image_model_run(folder / "images", **ANY))
+    images = image_model_run(folder / "images", **ANY, start_from=start_from)
+    if start_from is None:
+        _trained(images)
     images.use_averaged_weights()
     return {
-        "vae": vae,
+        "vae": vae.eval(),
         "text_encoder": images.modules["text_encoder"],
         "unet": images.modules["unet"],
         "tokenizer": toy_tokenizer(),
@@ -38,15 +46,23 @@ def image_components(folder: Path, store: ViewStore) -> dict[str, Any]:
     }
 
 
-def depth_components(folder: Path) -> dict[str, Any]:
-    """The trained `depth_estimator` and its `depth_image_processor`."""
-    run = _trained(depth_run(folder / "depth", **ANY))
+def depth_components(folder: Path, start_from: Path | None = None) -> dict[str, Any]:
+    """The trained `depth_estimator` and its `depth_image_processor`; nothing if there is none."""
+    stored = start_from is not None and (start_from / "depth_estimator").is_dir()
+    if not (stored or _has_checkpoints(folder / "depth")):
+        return {}
+    run = depth_run(folder / "depth", **ANY, start_from=start_from if stored else None)
     run.use_averaged_weights()
     return {"depth_estimator": run.modules["depth"], "depth_image_processor": depth_image_processor()}
 
 
 def assemble(
-    folder: Path, model: Path, *, motion_adapter: Path | None = None, dtype: torch.dtype = torch.float16
+    folder: Path,
+    model: Path,
+    *,
+    motion_adapter: Path | None = None,
+    start_from: Path | None = None,
+    dtype: torch.dtype = torch.float16,
 ) -> None:
     """Writes the model folder, with a card that says how it was made.
 
@@ -54,13 +70,14 @@ def assemble(
         folder (`Path`): Of the stages.
         model (`Path`): Where to write.
         motion_adapter (`Path`, *optional*): Result of the backbone trainer; without it motion modules change nothing.
+        start_from (`Path`, *optional*): Model folder that parts without a checkpoint are taken from.
         dtype (`torch.dtype`): Of the saved weights.
     """
     from ...pipelines import MVCustomPipeline
 
     store = ViewStore.at(folder / "views")
     held_out = ViewStore.at(folder / "validation-views")
-    components = image_components(folder, store)
+    components = image_components(folder, store, start_from)
     vae: AutoencoderKL = components["vae"]
     unet2d = components.pop("unet")
     adapter = (
@@ -70,8 +87,7 @@ def assemble(
     )
     window = 1 if motion_adapter is None else adapter.config.get("attention_window", 1)
     components["unet"] = UNetMotionModel.from_unet2d(unet2d, adapter)
-    if (folder / "depth" / "checkpoints").is_dir():
-        components |= depth_components(folder)
+    components |= depth_components(folder, start_from)
     measured = {"autoencoder PSNR on held-out scenes, dB": round(reconstruction_psnr(vae, held_out), 2)}
     if "depth_estimator" in components:
         error = depth_error(components["depth_estimator"], held_out)
@@ -81,6 +97,10 @@ def assemble(
     pipe.save_pretrained(model)
     steps = {stage: _steps(folder / stage) for stage in ("autoencoder", "decoder", "images", "depth")}
     (model / "README.md").write_text(_card(pipe, steps, measured, motion_adapter), encoding="utf-8")
+
+
+def _has_checkpoints(folder: Path) -> bool:
+    return (folder / "checkpoints").is_dir()
 
 
 def _trained(run: TrainingRun) -> TrainingRun:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor
 
+from ...errors import MVCustomError
 from ..averaging_autoencoder import set_averaging_weights
 from .training_run import TrainingRun
 from .view_store import ViewStore
@@ -140,6 +141,19 @@ def finished_autoencoder(run: TrainingRun, store: ViewStore, views: int = 512) -
     )
     vae.register_to_config(scaling_factor=round(1 / latents.std().item(), 5))
     return vae
+
+
+def latent_autoencoder(folder: Path, store: ViewStore, start_from: Path | None = None, **settings) -> AutoencoderKL:
+    """The autoencoder that latents come from: of the stage in `folder`, else of the model folder `start_from`.
+
+    Raises:
+        MVCustomError: if neither is there.
+    """
+    if (folder / "autoencoder" / "checkpoints").is_dir():
+        return finished_autoencoder(autoencoder_run(folder / "autoencoder", **settings), store)
+    if start_from is None:
+        raise MVCustomError(f"{folder}: there is no trained autoencoder yet; run the stage `autoencoder` first.")
+    return AutoencoderKL.from_pretrained(start_from / "vae", torch_dtype=torch.float32).to(settings["device"])
 
 
 def flipped(pixels: Tensor) -> Tensor:

@@ -72,11 +72,18 @@ def depth_losses(predicted: Tensor, depth: Tensor) -> dict[str, Tensor]:
     return {"loss": absolute + EDGE_WEIGHT * edges, "log_error": absolute, "relative_error": relative}
 
 
-def depth_run(folder: Path, *, max_steps: int, batch_size: int, device: str, seed: int) -> TrainingRun:
-    """The stage's training, to go on from its newest checkpoint."""
+def stored_depth_model(model: Path) -> DepthAnythingForDepthEstimation:
+    """The depth model of a model folder, to train it further."""
+    return DepthAnythingForDepthEstimation.from_pretrained(model / "depth_estimator", dtype=torch.float32)
+
+
+def depth_run(
+    folder: Path, *, max_steps: int, batch_size: int, device: str, seed: int, start_from: Path | None = None
+) -> TrainingRun:
+    """The stage's training, to go on from its newest checkpoint, else from `start_from` (a model folder), else anew."""
     return TrainingRun(
         folder,
-        {"depth": new_depth_model(seed)},
+        {"depth": new_depth_model(seed) if start_from is None else stored_depth_model(start_from)},
         learning_rate=1e-3,
         max_steps=max_steps,
         batch_size=batch_size,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, UNet2DConditionModel, UNetMotionModel
 from diffusers.models.attention_processor import AttnProcessor
 from diffusers.training_utils import compute_snr
 from torch import Tensor
@@ -121,11 +121,24 @@ class LatentStore:
         return torch.from_numpy(self.latents[samples].astype(np.float32))
 
 
-def image_model_run(folder: Path, *, max_steps: int, batch_size: int, device: str, seed: int) -> TrainingRun:
-    """The stage's training, to go on from its newest checkpoint."""
+def stored_image_model(model: Path) -> dict[str, torch.nn.Module]:
+    """`text_encoder` and `unet` (2-D, without the motion modules) of a model folder, to train them further."""
+    modules = new_image_model(toy_tokenizer())
+    modules["text_encoder"] = CLIPTextModel.from_pretrained(model / "text_encoder", dtype=torch.float32)
+    weights = UNetMotionModel.from_pretrained(model / "unet", torch_dtype=torch.float32).state_dict()
+    modules["unet"].load_state_dict(
+        {name: weight for name, weight in weights.items() if "motion_modules." not in name}
+    )
+    return modules
+
+
+def image_model_run(
+    folder: Path, *, max_steps: int, batch_size: int, device: str, seed: int, start_from: Path | None = None
+) -> TrainingRun:
+    """The stage's training, to go on from its newest checkpoint, else from `start_from` (a model folder), else anew."""
     return TrainingRun(
         folder,
-        new_image_model(toy_tokenizer(), seed),
+        new_image_model(toy_tokenizer(), seed) if start_from is None else stored_image_model(start_from),
         learning_rate=6e-4,
         max_steps=max_steps,
         batch_size=batch_size,
