@@ -41,6 +41,26 @@ def test_save_and_load_gives_the_same_views(pipe, run, tmp_path):
     assert torch.equal(run(MVCustomPipeline.from_pipe(loaded)), expected)
 
 
+@pytest.mark.parametrize("device_map", ["cpu", "balanced"])
+def test_loading_with_a_device_map(pipe, run, tmp_path, device_map):
+    # "balanced" finds no accelerator on a CPU and leaves everything there.
+    pipe.save_pretrained(tmp_path)
+    loaded = MVCustomPipeline.from_pretrained(tmp_path, device_map=device_map)
+    loaded.set_progress_bar_config(disable=True)
+    assert torch.equal(run(loaded), run(pipe))
+
+
+def test_vae_slicing_and_tiling(pipe, run):
+    expected = run(pipe, output_type="pt")
+    pipe.vae.enable_slicing()
+    assert (run(pipe, output_type="pt") - expected).abs().max() < 1e-5
+    pipe.vae.enable_tiling()
+    pipe.vae.tile_latent_min_size = pipe.vae.tile_sample_min_size // 4
+    tiled = run(pipe, output_type="pt")
+    assert tiled.shape == expected.shape
+    assert (tiled - expected).abs().mean() < 0.05
+
+
 def test_a_saved_pipeline_is_a_stock_animatediff_repository(pipe, tmp_path):
     pipe.save_pretrained(tmp_path)
     stock = diffusers.AnimateDiffPipeline.from_pretrained(tmp_path)
