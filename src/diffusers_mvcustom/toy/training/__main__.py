@@ -28,9 +28,9 @@ from .depth_model import depth_run, train_depth_model
 from .image_model import LatentStore, image_model_run, train_image_model
 from .view_store import ViewStore
 
-STEPS = {"autoencoder": 3_000, "decoder": 3_000, "images": 60_000, "depth": 6_000, "reader": 6_000}
+STEPS = {"autoencoder": 3_000, "decoder": 3_000, "images": 60_000, "depth": 6_000, "reader": 3_000}
 BATCH = {"autoencoder": 16, "decoder": 16, "images": 32, "depth": 16, "reader": 32}
-READER_SCENES = 8_000
+READER_SCENES = 4_000
 
 
 def main() -> None:
@@ -38,6 +38,7 @@ def main() -> None:
     parser.add_argument("stage", choices=["views", "latents", *STEPS, "clips", "assemble"])
     parser.add_argument("--output", type=Path, required=True, help="folder of views and checkpoints")
     parser.add_argument("--scenes", type=int, default=40_000, help="scenes of the training split, two views each")
+    parser.add_argument("--workers", type=int, default=1, help="processes that render views")
     parser.add_argument("--clips", type=int, default=4_000, help="camera paths of the training split")
     parser.add_argument("--model", type=Path, help="folder that assemble writes to")
     parser.add_argument(
@@ -62,8 +63,8 @@ def main() -> None:
         scenes, split = READER_SCENES, "reader"
     store = ViewStore(options.output / ("views" if split == "train" else f"{split}-views"), split, scenes)
     if options.stage in ("views", "reader"):
-        ViewStore(options.output / "validation-views", "validation", 300).fill(tqdm)
-        store.fill(tqdm)
+        ViewStore(options.output / "validation-views", "validation", 300).fill(tqdm, workers=options.workers)
+        store.fill(tqdm, workers=options.workers)
     if options.stage == "views":
         return
     while len(store) < min(2_000, 2 * scenes):

@@ -37,10 +37,10 @@ def new_depth_model(seed: int = 0) -> DepthAnythingForDepthEstimation:
                 backbone_config=backbone,
                 patch_size=8,
                 reassemble_hidden_size=128,
-                neck_hidden_sizes=[32, 48, 64, 64],
-                fusion_hidden_size=48,
+                neck_hidden_sizes=[24, 32, 48, 64],
+                fusion_hidden_size=32,
                 head_in_index=-1,
-                head_hidden_size=32,
+                head_hidden_size=16,
                 depth_estimation_type="metric",
                 max_depth=10,
             )

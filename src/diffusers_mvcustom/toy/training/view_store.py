@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -69,19 +71,31 @@ class ViewStore:
     def __len__(self) -> int:
         return self.rendered_scenes * VIEWS_PER_SCENE
 
-    def fill(self, progress=iter, block: int = 50) -> None:
-        """Renders what is missing."""
-        for start in progress(range(self.rendered_scenes, self.num_scenes, block)):
-            end = min(start + block, self.num_scenes)
-            for scene_index in range(start, end):
-                views = render(sample_scene(self.split, scene_index), view_cameras(self.split, scene_index, self.size))
-                where = slice(scene_index * VIEWS_PER_SCENE, (scene_index + 1) * VIEWS_PER_SCENE)
-                self.images[where] = (views.images * 255).round().byte().numpy()
-                self.depth[where] = views.depth[:, 0].numpy().astype(np.float16)
-                self.objects[where] = views.visible_objects().numpy()
+    def fill(self, progress=iter, block: int = 50, workers: int = 1) -> None:
+        """Renders what is missing, in `workers` processes."""
+        blocks = [
+            range(start, min(start + block, self.num_scenes))
+            for start in range(self.rendered_scenes, self.num_scenes, block)
+        ]
+        if workers == 1:
+            self._store(progress(blocks), map(self._rendered, blocks))
+            return
+        with multiprocessing.get_context("spawn").Pool(
+            workers, initializer=torch.set_num_threads, initargs=(1,)
+        ) as pool:
+            jobs = [(self.split, self.size, scenes) for scenes in blocks]
+            self._store(progress(blocks), pool.imap(_render_block, jobs))
+
+    def _rendered(self, scenes: range) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return _render_block((self.split, self.size, scenes))
+
+    def _store(self, blocks: Iterable[range], rendered: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> None:
+        for scenes, (images, depth, objects) in zip(blocks, rendered):
+            where = slice(scenes.start * VIEWS_PER_SCENE, scenes.stop * VIEWS_PER_SCENE)
+            self.images[where], self.depth[where], self.objects[where] = images, depth, objects
             for file in (self.images, self.depth, self.objects):
                 file.flush()
-            self._write({**self._record(), "rendered_scenes": end})
+            self._write({**self._record(), "rendered_scenes": scenes.stop})
 
     def pixels(self, indices: list[int]) -> Tensor:
         """Views `(N, 3, size, size)` in [-1, 1]."""
@@ -117,6 +131,17 @@ class ViewStore:
         temporary = self.folder / f".{_RECORD_NAME}"
         temporary.write_text(json.dumps(record))
         os.replace(temporary, self.folder / _RECORD_NAME)
+
+
+def _render_block(job: tuple[Split, int, range]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pixels, depth and how many objects show, of all views of some scenes."""
+    split, size, scenes = job
+    each = [render(sample_scene(split, index), view_cameras(split, index, size)) for index in scenes]
+    return (
+        np.concatenate([(views.images * 255).round().byte().numpy() for views in each]),
+        np.concatenate([views.depth[:, 0].numpy().astype(np.float16) for views in each]),
+        np.concatenate([views.visible_objects().numpy() for views in each]),
+    )
 
 
 def view_cameras(split: Split, scene_index: int, size: int, count: int = VIEWS_PER_SCENE) -> Cameras:
