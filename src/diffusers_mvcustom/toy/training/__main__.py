@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     if options.stage == "clips":
-        export_clips(options.output / "clips", "train", options.clips, progress=tqdm)
+        export_clips(options.output / "clips", "train", options.clips, progress=tqdm, workers=options.workers)
         return
     if options.stage == "assemble":
         if options.model is None:

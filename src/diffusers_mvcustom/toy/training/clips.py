@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
+import torch
 from PIL import Image
 
 from ...cameras import Cameras
@@ -19,7 +22,7 @@ NUM_FRAMES = 12
 _FIRST_SCENE = 1_000_000  # scenes that the single views do not have
 
 
-def export_clips(folder: Path, split: Split, count: int, *, size: int = 64, progress=iter) -> None:
+def export_clips(folder: Path, split: Split, count: int, *, size: int = 64, progress=iter, workers: int = 1) -> None:
     """Writes clips as folders of frames, `000123/00.png ...`, each with its caption in `000123.txt` beside it.
 
     A clip is written under another name first, so an interrupted export goes on where it stopped.
@@ -30,24 +33,34 @@ def export_clips(folder: Path, split: Split, count: int, *, size: int = 64, prog
         count (`int`): How many clips there are to be.
         size (`int`): Side of the frames in pixels.
         progress (`Callable`): Wraps the loop.
+        workers (`int`): Processes that render.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for number in progress(range(count)):
-        final = folder / f"{number:06d}"
-        if final.is_dir():
-            continue
-        scene = sample_scene(split, _FIRST_SCENE + number)
-        views = render(scene, path_cameras(split, number, size))
-        temporary = folder / f".{number:06d}.{uuid4().hex}"
-        temporary.mkdir()
-        for frame, image in enumerate((views.images * 255).round().byte().permute(0, 2, 3, 1).numpy()):
-            Image.fromarray(image).save(temporary / f"{frame:02d}.png")
-        seen = int(views.visible_objects().max())
-        caption = describe(
-            scene.attributes, Chooser(number), object_count=min(seen, scene.attributes.object_count), completeness=0.9
-        )
-        final.with_suffix(".txt").write_text(caption + "\n", encoding="utf-8")
-        temporary.rename(final)
+    missing = [number for number in range(count) if not (folder / f"{number:06d}").is_dir()]
+    export = partial(_export_clip, folder, split, size)
+    if workers == 1:
+        for number in progress(missing):
+            export(number)
+        return
+    with multiprocessing.get_context("spawn").Pool(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        for _ in progress(pool.imap(export, missing)):
+            pass
+
+
+def _export_clip(folder: Path, split: Split, size: int, number: int) -> None:
+    final = folder / f"{number:06d}"
+    scene = sample_scene(split, _FIRST_SCENE + number)
+    views = render(scene, path_cameras(split, number, size))
+    temporary = folder / f".{number:06d}.{uuid4().hex}"
+    temporary.mkdir()
+    for frame, image in enumerate((views.images * 255).round().byte().permute(0, 2, 3, 1).numpy()):
+        Image.fromarray(image).save(temporary / f"{frame:02d}.png")
+    seen = int(views.visible_objects().max())
+    caption = describe(
+        scene.attributes, Chooser(number), object_count=min(seen, scene.attributes.object_count), completeness=0.9
+    )
+    final.with_suffix(".txt").write_text(caption + "\n", encoding="utf-8")
+    temporary.rename(final)
 
 
 def path_cameras(split: Split, number: int, size: int, count: int = NUM_FRAMES) -> Cameras:
