@@ -1,11 +1,12 @@
 """Settings from yaml files and flags."""
 
+import re
 from dataclasses import fields
 
 import pytest
 
 from diffusers_mvcustom.errors import MVCustomError
-from diffusers_mvcustom.training import SubjectTrainingConfig
+from diffusers_mvcustom.training import BackboneTrainingConfig, SubjectTrainingConfig
 from diffusers_mvcustom.training.command_line import parse_settings, presets
 
 NEEDED = ["--model", "tiny", "--data", "d", "--output_dir", "o", "--token", "<t>"]
@@ -72,9 +73,16 @@ def test_an_unknown_key_in_a_file_is_an_error(tmp_path):
         parse(*NEEDED, "--config", str(tmp_path / "s.yaml"))
 
 
-def test_help_explains_every_option(capsys):
+@pytest.mark.parametrize("config_class", [SubjectTrainingConfig, BackboneTrainingConfig])
+def test_help_explains_every_option(config_class, capsys):
     with pytest.raises(SystemExit):
-        parse("--help")
-    text = capsys.readouterr().out
-    assert all(f"--{entry.name}" in text for entry in fields(SubjectTrainingConfig))
-    assert "Weight of the colours' error inside the mask (5)" in " ".join(text.split())
+        parse_settings(config_class, ["--help"], program="train.py", description="d", epilog="e")
+    shown = " ".join(capsys.readouterr().out.split())
+    described = {}
+    for base in reversed(config_class.__mro__[:-1]):
+        entries = re.findall(r"^        (\w+): (.*(?:\n            .*)*)", base.__doc__, re.MULTILINE)
+        described |= {name: " ".join(text.split()) for name, text in entries}
+    assert described.keys() == {entry.name for entry in fields(config_class)}
+    for name, text in described.items():
+        assert f"--{name} " in shown
+        assert text in shown, name

@@ -5,12 +5,14 @@ import signal
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 import torch
 
 from diffusers_mvcustom.training.records import read_records
 
+DATA_PARALLEL = Path(__file__).parents[2] / "docs" / "accelerate" / "several_gpus.yaml"
 STEPS = 5
 # Cosine schedule, averaged weights, dropout, class images and captions: all that has a state or is drawn at random.
 SETTINGS = {
@@ -83,8 +85,6 @@ def settings(small_settings, tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def _class_images(settings):
-    from pathlib import Path
-
     from PIL import Image
 
     folder = Path(settings["class_data_dir"])
@@ -186,17 +186,17 @@ def test_two_processes_are_one_with_twice_the_batch(settings, make_trainer, weig
     script = tmp_path / "train.py"
     script.write_text(_PROCESSES)
     together = {**shared, "train_batch_size": 1, "output_dir": str(tmp_path / "two")}
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--config_file",
+        DATA_PARALLEL,
+        script,
+        repr(together),
+    ]
     launched = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--nproc-per-node",
-            "2",
-            "--standalone",
-            script,
-            repr(together),
-        ],
+        command,
         env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
         capture_output=True,
         text=True,

@@ -2,6 +2,9 @@
 
 import json
 import math
+import resource
+import shutil
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -258,6 +261,11 @@ def test_min_snr_weights_change_the_denoising_error_only(make_trainer, tmp_path)
 # --- bad input ---
 
 
+def missing(package):
+    """A test of what happens without a package."""
+    return pytest.mark.skipif(find_spec(package) is not None, reason=f"{package} is installed")
+
+
 def test_a_loss_that_is_no_number_stops_and_names_the_last_good_checkpoint(make_trainer, tmp_path):
     trainer = make_trainer(
         max_train_steps=50, learning_rate=1e30, lr_scheduler="constant_with_warmup", lr_warmup_steps=0
@@ -270,6 +278,25 @@ def test_a_loss_that_is_no_number_stops_and_names_the_last_good_checkpoint(make_
     stored = load_checkpoint(trainer.checkpoints.latest()).tensors["weights"]
     assert all(tensor.isfinite().all() for tensor in stored.values())
     assert not (tmp_path / "out" / "subject").exists()
+
+
+def test_a_disk_that_is_full_at_the_end_costs_nothing(make_trainer, tmp_path, weights_of):
+    whole = make_trainer(max_train_steps=2, output_dir=str(tmp_path / "whole")).train()
+    make_trainer(max_train_steps=2).train()
+    shutil.rmtree(tmp_path / "out" / "subject")
+    trainer = make_trainer(max_train_steps=2, resume_from_checkpoint="latest")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 14, before[1]))  # no file may grow beyond 16 KiB
+    try:
+        with pytest.raises(MVCustomError, match=r"could not be written .* last state is .*checkpoint-2; make room"):
+            trainer.train()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not (tmp_path / "out" / "subject").exists()
+    saved = make_trainer(max_train_steps=2, resume_from_checkpoint="latest").train()
+    ours, theirs = weights_of(saved), weights_of(whole)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 @pytest.mark.parametrize(
@@ -286,13 +313,12 @@ def test_a_loss_that_is_no_number_stops_and_names_the_last_good_checkpoint(make_
         ({"pose_conditioned_blocks": "nothing"}, "blocks: expected text-conditioned transformer blocks"),
         ({"feature_nerf": {"samples": 3}}, "samples"),
         ({"masks": "required", "data": "MASKLESS"}, "masks: expected a mask for every photo"),
-        ({"optimizer": "adamw8bit"}, "adamw8bit needs bitsandbytes"),
+        pytest.param({"optimizer": "adamw8bit"}, "adamw8bit needs bitsandbytes", marks=missing("bitsandbytes")),
+        pytest.param({"optimizer": "prodigy"}, "prodigy needs prodigyopt", marks=missing("prodigyopt")),
     ],
 )
 def test_bad_settings_are_told_before_anything_is_trained(make_trainer, cube_capture, tmp_path, settings, message):
     if settings.get("data") == "MASKLESS":
-        import shutil
-
         folder = shutil.copytree(cube_capture, tmp_path / "maskless")
         content = json.loads((folder / "transforms.json").read_text())
         for frame in content["frames"]:

@@ -31,6 +31,7 @@ def train_backbone(arguments: Sequence[str]) -> None:
     """Parses the settings, loads the model, trains. Errors of the user's are raised as [`MVCustomError`]."""
     from ..training import BackboneTrainer, BackboneTrainingConfig
     from ..training.command_line import parse_settings
+    from ..training.environment_checks import check_environment
 
     config = parse_settings(
         BackboneTrainingConfig,
@@ -40,6 +41,7 @@ def train_backbone(arguments: Sequence[str]) -> None:
         epilog=_EXAMPLES,
         preset_prefix="backbone_",
     )
+    check_environment(config)
     config, pipe = load_backbone(config)
     command = shlex.join(["accelerate", "launch", "train_backbone.py", *arguments])
     BackboneTrainer(config, pipe, command=command).train()

@@ -25,10 +25,12 @@ def train_lora(arguments: Sequence[str]) -> None:
     """Parses the settings, loads the model, trains. Errors of the user's are raised as [`MVCustomError`]."""
     from ..training import SubjectTrainer, SubjectTrainingConfig
     from ..training.command_line import parse_settings
+    from ..training.environment_checks import check_environment
 
     config = parse_settings(
         SubjectTrainingConfig, arguments, program="train_lora.py", description=_DESCRIPTION, epilog=_EXAMPLES
     )
+    check_environment(config)
     pipe = load_training_model(config)
     command = shlex.join(["accelerate", "launch", "train_lora.py", *arguments])
     SubjectTrainer(config, pipe, command=command).train()

@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ..pipelines import MVCustomPipeline
+    from ..training.training_config import TrainingConfig
 
 
-class ModelSettings(Protocol):
-    """The settings that say which model to train on."""
-
-    model: str
-    motion_adapter: str | None
-    revision: str | None
-    variant: str | None
-    offline: bool
-    seed: int
-
-
-def load_training_model(config: ModelSettings) -> MVCustomPipeline:
+def load_training_model(config: TrainingConfig) -> MVCustomPipeline:
     """The pipeline of a model folder or Hub id; `tiny` and `sd15` are models of random weights, to try a trainer with.
 
     Raises:

@@ -297,8 +297,7 @@ class BackboneTrainer(Trainer):
                 bar.write(f"{int(skipped)} videos could not be read and were skipped")
             bar.write(f"motion adapter → {folder}; losses → {self.output / 'losses.png'}")
             if config.push_to_hub:
-                name = config.hub_model_id or self.output.name
-                bar.write(f"uploaded → {upload_motion_adapter(folder, name, private=config.hub_private_repo)}")
+                self._upload(lambda name: upload_motion_adapter(folder, name, private=config.hub_private_repo), bar)
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
         return folder

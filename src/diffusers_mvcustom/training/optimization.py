@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import torch
 from diffusers.optimization import get_scheduler
 
 from ..errors import MVCustomError
+from .training_config import TrainingConfig
 
 
-class OptimizerSettings(Protocol):
-    """The settings that every trainer has for its optimiser."""
+def optimizer_class(name: str) -> type[torch.optim.Optimizer]:
+    """The optimiser of that name: adamw, adamw8bit or prodigy.
 
-    optimizer: str
-    learning_rate: float
-    adam_beta1: float
-    adam_beta2: float
-    adam_weight_decay: float
-    adam_epsilon: float
-    lr_scheduler: str
-    lr_warmup_steps: int
-    lr_num_cycles: int
-    lr_power: float
-    max_train_steps: int
+    Raises:
+        MVCustomError: if its package is not installed.
+    """
+    if name == "adamw":
+        return torch.optim.AdamW
+    try:
+        if name == "adamw8bit":
+            from bitsandbytes.optim import AdamW8bit
+
+            return AdamW8bit
+        from prodigyopt import Prodigy
+
+        return Prodigy
+    except ImportError as error:
+        package = {"adamw8bit": "bitsandbytes", "prodigy": "prodigyopt"}[name]
+        raise MVCustomError(f"optimizer: {name} needs {package}: pip install {package}.") from error
 
 
-def make_optimizer(settings: OptimizerSettings, groups: list[dict]) -> torch.optim.Optimizer:
+def make_optimizer(settings: TrainingConfig, groups: list[dict]) -> torch.optim.Optimizer:
     """The chosen optimiser over groups of parameters, each with its `lr` and, if other, `weight_decay`.
 
     Raises:
@@ -38,22 +42,12 @@ def make_optimizer(settings: OptimizerSettings, groups: list[dict]) -> torch.opt
         "weight_decay": settings.adam_weight_decay,
         "eps": settings.adam_epsilon,
     }
-    if settings.optimizer == "adamw":
-        return torch.optim.AdamW(groups, **options)
-    if settings.optimizer == "adamw8bit":
-        try:
-            from bitsandbytes.optim import AdamW8bit
-        except ImportError as error:
-            raise MVCustomError("optimizer: adamw8bit needs bitsandbytes: pip install bitsandbytes.") from error
-        return AdamW8bit(groups, **options)
-    try:
-        from prodigyopt import Prodigy
-    except ImportError as error:
-        raise MVCustomError("optimizer: prodigy needs prodigyopt: pip install prodigyopt.") from error
-    return Prodigy(groups, **options, decouple=True, use_bias_correction=True, safeguard_warmup=True)
+    if settings.optimizer == "prodigy":
+        options |= {"decouple": True, "use_bias_correction": True, "safeguard_warmup": True}
+    return optimizer_class(settings.optimizer)(groups, **options)
 
 
-def make_lr_scheduler(settings: OptimizerSettings, optimizer: torch.optim.Optimizer):
+def make_lr_scheduler(settings: TrainingConfig, optimizer: torch.optim.Optimizer):
     """The chosen schedule; it is to be stepped once an update of the weights."""
     return get_scheduler(
         settings.lr_scheduler,

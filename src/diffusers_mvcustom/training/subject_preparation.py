@@ -80,7 +80,8 @@ def make_class_views(
     folder = Path(config.class_data_dir) if config.class_data_dir else output / "class_images"
     there = sum(path.suffix.lower() in IMAGE_SUFFIXES for path in folder.iterdir()) if folder.is_dir() else 0
     if not config.class_data_dir and there < config.num_class_images:
-        pipe.to(latents.vae.device)
+        for part in (pipe.unet, pipe.text_encoder):  # and no depth estimator, which would stay there
+            part.to(latents.vae.device)
         generate_class_images(pipe, folder, text, config.num_class_images, resolution, seed=config.seed)
     images, texts = read_class_images(folder, resolution, text)
     means, stds = latents.encode(images)

@@ -199,12 +199,8 @@ class SubjectTrainer(Trainer):
                 self.parts.finished_subject(record).save_pretrained(folder, samples=result.pictures)
             bar.write(f"subject → {folder}; losses → {self.output / 'losses.png'}")
             if self.config.push_to_hub:
-                address = self.parts.adapter.push_to_hub(
-                    self.config.hub_model_id or self.output.name,
-                    private=self.config.hub_private_repo,
-                    samples=result.pictures,
-                )
-                bar.write(f"uploaded → {address}")
+                adapter, private = self.parts.adapter, self.config.hub_private_repo
+                self._upload(lambda name: adapter.push_to_hub(name, private=private, samples=result.pictures), bar)
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
         return folder

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import KW_ONLY, dataclass, field
 
 from ..errors import MVCustomError
+from .training_config import TrainingConfig
 
 
 @dataclass
-class SubjectTrainingConfig:
+class SubjectTrainingConfig(TrainingConfig):
     """Settings of [`SubjectTrainer`]. Steps count updates of the weights.
 
     Args:
@@ -19,8 +19,6 @@ class SubjectTrainingConfig:
         token: New word that names the subject, such as `<my-mug>`.
         class_noun: What the subject is: mug, car, chair. Taken from prepared data if not given.
         motion_adapter: Motion adapter for a model that has none.
-        revision: Branch, tag or commit of the model on the Hub.
-        variant: Variant of the model's files, such as fp16.
         initializer_token: Known word that the new one starts from; the class noun if not given.
         num_token_vectors: Embeddings that the new word stands for.
         resolution: Side of the square training crops in pixels; the model's own if not given.
@@ -43,7 +41,6 @@ class SubjectTrainingConfig:
         num_references: Reference photos drawn at random for each sample (CustomDiffusion360: 5).
         num_generation_references: Reference photos that a generation uses (MVCustom: 8).
         reference_timestep: Noise level at which the U-Net sees the references; 0 leaves them clean.
-        text_dropout: Share of samples without text (10 %).
         reference_dropout: Share of the subject's samples without references, beside the class images.
         prior_probability: Share of samples that are class images without references (25 %); 0 turns them off.
         class_data_dir: Folder of class images; made by the model in `output_dir/class_images` if not given.
@@ -55,57 +52,22 @@ class SubjectTrainingConfig:
         background_loss_weight: Weight of density outside the mask (10).
         background_threshold: Mask below which a ray counts as outside (0.1).
         masked_denoising_loss: Denoising error inside the subject's mask only, where there is one.
-        snr_gamma: Min-SNR weighting of the denoising error, 5 is usual; none if not given.
         max_train_steps: Updates of the weights (1,600).
-        train_batch_size: Samples at a time on each process.
         gradient_accumulation_steps: Batches for an update; batch × accumulation × processes is 4 in the paper.
-        gradient_checkpointing: Compute activations again in the backward pass: less memory, slower.
-        mixed_precision: no, fp16 or bf16.
         learning_rate: Of FeatureNeRF, projections and LoRA (1e-4).
         token_learning_rate: Of the new word's embedding; the learning rate if not given.
         lora_learning_rate: Of the LoRA; the learning rate if not given.
-        optimizer: adamw, adamw8bit (bitsandbytes) or prodigy (prodigyopt; a learning rate of 1 is usual).
-        adam_beta1: First moment's decay.
-        adam_beta2: Second moment's decay.
         adam_weight_decay: Weight decay; never on the embedding.
-        adam_epsilon: Epsilon of Adam.
-        max_grad_norm: Gradients are clipped to this norm; 0 turns it off.
-        lr_scheduler: linear, cosine, cosine_with_restarts, polynomial, constant, constant_with_warmup.
-        lr_warmup_steps: Steps of warm-up.
-        lr_num_cycles: Cycles of cosine_with_restarts.
-        lr_power: Power of polynomial.
-        use_ema: Keep and save an exponential moving average of the weights.
-        ema_decay: Its decay.
-        seed: Seed of all that is random: the same seed, data and settings give the same weights.
-        checkpointing_steps: Steps between checkpoints.
-        checkpoints_total_limit: Newest checkpoints to keep; all if not given.
-        resume_from_checkpoint: latest, or a checkpoint's folder. `latest` starts anew where there is none.
-        validation_steps: Steps between validations; 0 turns them off.
         validation_prompt: Text of the validation views; `{token}` and `{noun}` are filled in.
         num_validation_views: Views generated at each validation, from held-out cameras (or else training cameras); 0
             leaves it at FeatureNeRF's own picture.
-        validation_inference_steps: Denoising steps of a validation view.
-        validation_guidance_scale: Text guidance of a validation view.
-        validation_seed: Seed of the validation views' noise.
-        report_to: tensorboard, wandb, comet_ml, all or none.
-        tracker_project: Name of the run in the tracker.
         cache_latents: Encode the photos once; the cache is keyed by content and lies in `cache_dir`.
-        cache_dir: Folder of cached latents; `output_dir/cache` if not given.
-        allow_tf32: TF32 on Ampere GPUs and newer.
-        push_to_hub: Upload the subject when done.
-        hub_model_id: Repository to upload to; the output folder's name if not given.
-        hub_private_repo: Make the repository private.
-        offline: Read models from the local cache only.
     """
 
-    model: str
     data: str
-    output_dir: str
     token: str
+    _: KW_ONLY
     class_noun: str | None = None
-    motion_adapter: str | None = None
-    revision: str | None = None
-    variant: str | None = None
     initializer_token: str | None = None
     num_token_vectors: int = 1
     # --- data ---
@@ -137,7 +99,6 @@ class SubjectTrainingConfig:
     num_references: int = 5
     num_generation_references: int = 8
     reference_timestep: int = 0
-    text_dropout: float = 0.1
     reference_dropout: float = 0.0
     prior_probability: float = 0.25
     class_data_dir: str | None = None
@@ -150,96 +111,44 @@ class SubjectTrainingConfig:
     background_loss_weight: float = 10.0
     background_threshold: float = 0.1
     masked_denoising_loss: bool = True
-    snr_gamma: float | None = None
     # --- optimisation ---
     max_train_steps: int = 1600
-    train_batch_size: int = 4
-    gradient_accumulation_steps: int = 1
-    gradient_checkpointing: bool = False
-    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
-    learning_rate: float = 1e-4
     token_learning_rate: float | None = None
     lora_learning_rate: float | None = None
-    optimizer: Literal["adamw", "adamw8bit", "prodigy"] = "adamw"
-    adam_beta1: float = 0.9
-    adam_beta2: float = 0.999
-    adam_weight_decay: float = 1e-2
-    adam_epsilon: float = 1e-8
-    max_grad_norm: float = 1.0
-    lr_scheduler: Literal[
-        "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup"
-    ] = "constant"
-    lr_warmup_steps: int = 0
-    lr_num_cycles: int = 1
-    lr_power: float = 1.0
-    use_ema: bool = False
     ema_decay: float = 0.999
-    seed: int = 0
     # --- along the way ---
     checkpointing_steps: int = 500
-    checkpoints_total_limit: int | None = None
-    resume_from_checkpoint: str | None = None
-    validation_steps: int = 0
     validation_prompt: str = "a photo of a {token} {noun}"
     num_validation_views: int = 4
-    validation_inference_steps: int = 25
     validation_guidance_scale: float = 5.0
-    validation_seed: int = 0
-    report_to: str = "tensorboard"
     tracker_project: str = "mvcustom-subject"
     cache_latents: bool = True
-    cache_dir: str | None = None
-    allow_tf32: bool = False
-    push_to_hub: bool = False
-    hub_model_id: str | None = None
-    hub_private_repo: bool = False
-    offline: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("model", "data", "output_dir", "token"):
-            if not getattr(self, name).strip():
-                raise MVCustomError(f"{name}: expected a text that is not empty.")
-        for name, least in (
-            ("num_token_vectors", 1),
-            ("crops_per_photo", 1),
-            ("rank", 1),
-            ("num_references", 1),
-            ("num_generation_references", 1),
-            ("reference_timestep", 0),
-            ("num_class_images", 0),
-            ("max_train_steps", 1),
-            ("train_batch_size", 1),
-            ("gradient_accumulation_steps", 1),
-            ("lr_warmup_steps", 0),
-            ("lr_num_cycles", 1),
-            ("checkpointing_steps", 1),
-            ("validation_steps", 0),
-            ("num_validation_views", 0),
-            ("validation_inference_steps", 1),
-        ):
-            if getattr(self, name) < least:
-                raise MVCustomError(f"{name}: expected at least {least}, got {getattr(self, name)}.")
-        for name in (
-            "text_dropout",
+        super().__post_init__()
+        self._check_text("data")
+        self._check_text("token")
+        self._check_least(
+            num_token_vectors=1,
+            crops_per_photo=1,
+            rank=1,
+            num_references=1,
+            num_generation_references=1,
+            reference_timestep=0,
+            num_class_images=0,
+            num_validation_views=0,
+        )
+        self._check_shares(
             "reference_dropout",
             "prior_probability",
             "importance_sampling_share",
             "background_threshold",
             "lora_dropout",
-        ):
-            if not 0 <= getattr(self, name) <= 1:
-                raise MVCustomError(f"{name}: expected a share in [0, 1], got {getattr(self, name)}.")
+        )
+        self._check_positive("token_learning_rate", "lora_learning_rate")
+        self._check_not_negative("rgb_loss_weight", "opacity_loss_weight", "background_loss_weight")
         if not 0 < self.min_crop <= 1:
             raise MVCustomError(f"min_crop: expected a share in (0, 1], got {self.min_crop}.")
-        for name in ("learning_rate", "token_learning_rate", "lora_learning_rate", "snr_gamma", "adam_epsilon"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise MVCustomError(f"{name}: expected a number above 0, got {value}.")
-        for name in ("rgb_loss_weight", "opacity_loss_weight", "background_loss_weight", "max_grad_norm"):
-            if not getattr(self, name) >= 0:
-                raise MVCustomError(f"{name}: expected 0 or more, got {getattr(self, name)}.")
-        if self.checkpoints_total_limit is not None and self.checkpoints_total_limit < 1:
-            raise MVCustomError(f"checkpoints_total_limit: expected at least 1, got {self.checkpoints_total_limit}.")
         if not (self.train_lora or self.train_token or self.train_feature_nerf):
             raise MVCustomError(
                 "train_lora, train_token, train_feature_nerf: expected at least one of them to be true."

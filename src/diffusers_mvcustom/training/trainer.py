@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -13,17 +13,19 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ..errors import MVCustomError
-from .accelerate_settings import check_distribution, trackers_of
 from .checkpoints import Checkpoints, TrainingState, load_checkpoint, optimizer_state, restore_optimizer
+from .environment_checks import check_environment, trackers_of
 from .interrupts import finishing_on_interrupt
 from .progress import TrainingBar
 from .records import Records
 
 if TYPE_CHECKING:
     from ..pipelines import MVCustomPipeline
+    from .training_config import TrainingConfig
 
 
 class Trainer(ABC):
@@ -50,7 +52,8 @@ class Trainer(ABC):
     uses_every_weight: ClassVar[bool] = True
     """Whether every sample reaches every trained weight (DDP need not look for those it does not)."""
 
-    def __init__(self, config: Any, pipe: MVCustomPipeline, command: str = "") -> None:
+    def __init__(self, config: TrainingConfig, pipe: MVCustomPipeline, command: str = "") -> None:
+        check_environment(config)
         self.config = config
         self.pipe = pipe
         self.command = command
@@ -63,7 +66,6 @@ class Trainer(ABC):
             project_dir=self.output / "logs",
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=not self.uses_every_weight)],
         )
-        check_distribution(self.accelerator)
         self.device = self.accelerator.device
         if config.mixed_precision == "fp16" and self.device.type == "cpu":
             raise MVCustomError("mixed_precision: fp16 needs a GPU; on a CPU take bf16 or no.")
@@ -144,7 +146,13 @@ class Trainer(ABC):
             raise KeyboardInterrupt
         if self.step % config.checkpointing_steps and self.step > start:
             self._save_checkpoint()
-        folder = self._finish(bar)
+        try:
+            folder = self._finish(bar)
+        except (OSError, SafetensorError) as error:
+            raise MVCustomError(
+                f"{self.output / self.result_name}: could not be written ({error}). Nothing is lost: the training's last "
+                f"state is {self.checkpoints.latest()}; make room and go on with --resume_from_checkpoint latest."
+            ) from error
         bar.close()
         return folder
 
@@ -191,6 +199,17 @@ class Trainer(ABC):
         if self.accelerator.num_processes == 1:
             return float(number)
         return float(self.accelerator.reduce(torch.tensor(float(number), device=self.device), reduction="sum"))
+
+    def _upload(self, upload: Callable[[str], str], bar: TrainingBar) -> None:
+        """Uploads the result, which is saved already, with a function of the repository's name."""
+        try:
+            address = upload(self.config.hub_model_id or self.output.name)
+        except Exception as error:  # whatever a network and its libraries raise
+            raise MVCustomError(
+                f"push_to_hub: {error}. The result is whole in {self.output / self.result_name}; upload it with "
+                "--resume_from_checkpoint latest, which trains no further."
+            ) from error
+        bar.write(f"uploaded → {address}")
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:

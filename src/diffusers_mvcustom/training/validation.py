@@ -81,6 +81,7 @@ def generate_validation_views(
             num_inference_steps=steps,
             guidance_scale=guidance,
             generator=generator,
+            decode_chunk_size=1,  # beside what training holds there may be no room for more
         ).frames[0]
     finally:
         pipe.set_progress_bar_config(**quiet)
