@@ -33,6 +33,7 @@ def mvcustom(tmp_path):
     "command",
     [
         (),
+        ("demo",),
         ("generate",),
         ("random-model",),
         ("prepare",),

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from . import cameras, subject
+from .demo import demo
 from .generate import generate
 from .prepare import prepare
 from .random_model import random_model
@@ -22,6 +23,7 @@ app = typer.Typer(
 )
 app.add_typer(cameras.app, name="cameras")
 app.add_typer(subject.app, name="subject")
+app.command()(demo)
 app.command()(generate)
 app.command()(prepare)
 app.command("random-model")(random_model)
