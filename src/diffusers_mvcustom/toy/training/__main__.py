@@ -2,6 +2,7 @@
 
 python -m diffusers_mvcustom.toy.training views --output toy/          # render (in the background of the rest)
 python -m diffusers_mvcustom.toy.training autoencoder --output toy/
+python -m diffusers_mvcustom.toy.training text --output toy/           # optional: a head start for the text encoder
 python -m diffusers_mvcustom.toy.training latents --output toy/        # optional: encode ahead of the image model
 python -m diffusers_mvcustom.toy.training images --output toy/         # text encoder and U-Net, on single views
 python -m diffusers_mvcustom.toy.training decoder --output toy/        # optional: the decoder alone, further
@@ -26,10 +27,11 @@ from .autoencoder import autoencoder_run, decoder_run, latent_autoencoder, train
 from .clips import export_clips
 from .depth_model import depth_run, train_depth_model
 from .image_model import LatentStore, image_model_run, train_image_model
+from .text_encoder import text_run, train_text_encoder, trained_text_encoder
 from .view_store import ViewStore
 
-STEPS = {"autoencoder": 3_000, "decoder": 3_000, "images": 60_000, "depth": 6_000, "reader": 3_000}
-BATCH = {"autoencoder": 16, "decoder": 16, "images": 32, "depth": 16, "reader": 32}
+STEPS = {"text": 600, "autoencoder": 3_000, "decoder": 3_000, "images": 60_000, "depth": 6_000, "reader": 3_000}
+BATCH = {"text": 128, "autoencoder": 16, "decoder": 16, "images": 32, "depth": 16, "reader": 32}
 READER_SCENES = 4_000
 
 
@@ -57,6 +59,10 @@ def main() -> None:
         if options.model is None:
             parser.error("assemble: --model is needed")
         assemble(options.output, options.model, motion_adapter=options.motion_adapter, start_from=options.start_from)
+        return
+    if options.stage == "text":
+        settings = {"max_steps": options.max_steps or STEPS["text"], "batch_size": options.batch_size or BATCH["text"]}
+        train_text_encoder(text_run(options.output / "text", **settings, device=options.device, seed=options.seed))
         return
     scenes, split = options.scenes, "train"
     if options.stage == "reader":
@@ -96,7 +102,9 @@ def _train(options: argparse.Namespace, store: ViewStore) -> None:
         if options.stage == "latents":
             latents.fill(tqdm)
         else:
-            train_image_model(image_model_run(folder, **settings, start_from=options.start_from), latents)
+            text_encoder = trained_text_encoder(options.output / "text", options.device)
+            run = image_model_run(folder, **settings, start_from=options.start_from, text_encoder=text_encoder)
+            train_image_model(run, latents)
 
 
 if __name__ == "__main__":

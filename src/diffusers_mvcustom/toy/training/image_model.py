@@ -12,7 +12,7 @@ from diffusers.training_utils import compute_snr
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from ...training.losses import denoising_loss, denoising_target
+from ...training.losses import denoising_target
 from ..captions import caption_words
 from ..tokenizer import word_tokenizer
 from .training_run import TrainingRun
@@ -20,7 +20,10 @@ from .view_store import VIEWS_PER_SCENE, ViewStore
 
 TEXT_DROPOUT = 0.1
 SNR_GAMMA = 5.0
-"""Below this signal-to-noise ratio all errors of the velocity count alike; above it they count less, as in Min-SNR."""
+"""Below this signal-to-noise ratio all noise levels are trained alike, above it less."""
+CENTRE_WEIGHT = 3.0
+CENTRE_WIDTH = 0.2
+"""Of the bell that weighs errors, in widths of a view."""
 TEXT_WIDTH = 128
 
 
@@ -133,12 +136,28 @@ def stored_image_model(model: Path) -> dict[str, torch.nn.Module]:
 
 
 def image_model_run(
-    folder: Path, *, max_steps: int, batch_size: int, device: str, seed: int, start_from: Path | None = None
+    folder: Path,
+    *,
+    max_steps: int,
+    batch_size: int,
+    device: str,
+    seed: int,
+    start_from: Path | None = None,
+    text_encoder: CLIPTextModel | None = None,
 ) -> TrainingRun:
-    """The stage's training, to go on from its newest checkpoint, else from `start_from` (a model folder), else anew."""
+    """The stage's training, to go on from its newest checkpoint, else from the weights given, else anew.
+
+    Args:
+        folder (`Path`): Of the stage.
+        start_from (`Path`, *optional*): Model folder to start from.
+        text_encoder (`CLIPTextModel`, *optional*): Text encoder to start from, instead of a new or a stored one.
+    """
+    modules = new_image_model(toy_tokenizer(), seed) if start_from is None else stored_image_model(start_from)
+    if text_encoder is not None:
+        modules["text_encoder"] = text_encoder
     return TrainingRun(
         folder,
-        new_image_model(toy_tokenizer(), seed) if start_from is None else stored_image_model(start_from),
+        modules,
         learning_rate=6e-4,
         max_steps=max_steps,
         batch_size=batch_size,
@@ -151,6 +170,29 @@ def image_model_run(
     )
 
 
+def stratified_timesteps(scheduler: DDPMScheduler, count: int) -> Tensor:
+    """Noise levels `(count,)`, one from each of `count` equal shares of their density, in random order.
+
+    The density is even up to a signal-to-noise ratio of [`SNR_GAMMA`] and falls with the inverse ratio beyond it, as
+    Min-SNR weights do: what little is left to learn there takes little of the training.
+    """
+    ratio = compute_snr(scheduler, torch.arange(scheduler.config.num_train_timesteps))
+    density = ((SNR_GAMMA + 1) / (ratio + 1)).clamp(max=1).double().cumsum(0)
+    places = (torch.randperm(count) + torch.rand(count)) / count
+    return torch.searchsorted(density, places.double() * density[-1]).clamp(max=len(density) - 1)
+
+
+def centre_weights(height: int, width: int) -> Tensor:
+    """Weights `(1, 1, height, width)` of mean 1 for the errors of a view's positions: more in the middle.
+
+    The subject is there, and half of what captions say is about it. The weights are the same for all views, so what is learnt
+    is not biased by them.
+    """
+    y, x = (torch.linspace(-0.5 + 0.5 / size, 0.5 - 0.5 / size, size) for size in (height, width))
+    weights = 1 + CENTRE_WEIGHT * torch.exp(-(x[None] ** 2 + y[:, None] ** 2) / (2 * CENTRE_WIDTH**2))
+    return (weights / weights.mean())[None, None]
+
+
 def train_image_model(run: TrainingRun, latents: LatentStore, until: int | None = None) -> None:
     """Trains to the last step, or to step `until`."""
     tokenizer, scheduler = toy_tokenizer(), DDPMScheduler.from_config(toy_scheduler().config)
@@ -159,6 +201,8 @@ def train_image_model(run: TrainingRun, latents: LatentStore, until: int | None 
         # The fused attention's backward pass is slow there.
         unet.set_attn_processor(AttnProcessor())
         text_encoder.set_attn_implementation("eager")
+    side = unet.config.sample_size
+    weights = centre_weights(side, side).to(run.device)
 
     def loss(step: int, numbers: list[int]) -> dict[str, Tensor]:
         samples = torch.randint(len(latents), (len(numbers),)).tolist()
@@ -169,12 +213,11 @@ def train_image_model(run: TrainingRun, latents: LatentStore, until: int | None 
         ]
         clean = latents[samples].to(run.device)
         noise = torch.randn(clean.shape).to(run.device)
-        timesteps = torch.randint(1000, (len(numbers),)).to(run.device)
+        timesteps = stratified_timesteps(scheduler, len(numbers)).to(run.device)
         ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
         states = text_encoder(ids.to(run.device))[0]
-        prediction = unet(scheduler.add_noise(clean, noise, timesteps), timesteps, states).sample
-        error = denoising_loss(prediction, denoising_target(scheduler, clean, noise, timesteps))
-        weights = ((SNR_GAMMA + 1) / (compute_snr(scheduler, timesteps) + 1)).clamp(max=1)
-        return {"loss": (weights * error).mean(), "error": error.mean()}
+        prediction = unet(scheduler.add_noise(clean, noise, timesteps), timesteps, states).sample.float()
+        error = (prediction - denoising_target(scheduler, clean, noise, timesteps)).square()
+        return {"loss": (weights * error).mean(), "error": error.detach().mean()}
 
     run.train(loss, until)
