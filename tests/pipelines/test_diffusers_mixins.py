@@ -10,7 +10,7 @@ pyramid attention broadcast that AnimateDiff's tests call; a stock
 `UNetMotionModel` has no `enable_cache`.
 """
 
-import importlib
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -28,13 +28,13 @@ if not SOURCE:
 
 
 def _import_from_checkout(name):
-    """Imports `tests.<name>` of the checkout; its `tests` package is not ours."""
-    root = str(Path(SOURCE).resolve())
-    sys.path.insert(0, root)
-    try:
-        return importlib.import_module(f"tests.{name}")
-    finally:
-        sys.path.remove(root)
+    """Imports `tests.<name>` of the checkout, under another name: pytest has a `tests` package of ours already."""
+    if "diffusers_tests" not in sys.modules:
+        file = Path(SOURCE).resolve() / "tests" / "__init__.py"
+        spec = importlib.util.spec_from_file_location("diffusers_tests", file)
+        sys.modules["diffusers_tests"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules["diffusers_tests"])
+    return importlib.import_module(f"diffusers_tests.{name}")
 
 
 mixins = _import_from_checkout("pipelines.testing_utils")
