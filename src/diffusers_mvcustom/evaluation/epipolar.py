@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..cameras import Cameras
-from ..cameras.normalization import nearest_point_to_axes
 from ..data.checks import is_installed
-from ..errors import CamerasError, MVCustomError
+from ..errors import MVCustomError
 from .metric import Metric, MetricUnavailable
-from .sfm_poses import check_views, to_bytes
+from .views import check_views, to_bytes, view_pairs
 
 _ERROR_AT_256 = 2.0
 _SMALLEST_SIDE = 256
@@ -36,7 +36,7 @@ def fundamental_matrices(
         >>> import torch
         >>> from diffusers_mvcustom import Cameras
         >>> from diffusers_mvcustom.evaluation.epipolar import fundamental_matrices
-        >>> cameras = Cameras.orbit(2, azimuth=(0.0, 30.0))
+        >>> cameras = Cameras.orbit(2, azimuth=(0.0, 30.0)).to("cpu", torch.float64)
         >>> origin = (cameras.intrinsics @ cameras.world_to_camera[:, :3, 3:]).squeeze(-1)  # the world's origin, as seen
         >>> round((origin[1] @ fundamental_matrices(cameras[0], cameras[1])[0] @ origin[0]).item(), 3)
         0.0
@@ -132,23 +132,6 @@ def match_features(
     return where[kept], where_other[partner[kept]]
 
 
-def view_pairs(cameras: Cameras, max_angle: float = 30.0) -> list[tuple[int, int]]:
-    """Pairs of views that see the scene's middle from directions at most `max_angle` degrees apart, and all neighbours.
-
-    The middle is where the optical axes (nearly) meet; for parallel axes the neighbours and next neighbours are taken.
-    SIFT finds few matches beyond 30°.
-    """
-    count = len(cameras)
-    chosen = {(i, i + 1) for i in range(count - 1)}
-    try:
-        middle = nearest_point_to_axes(cameras.to("cpu", torch.float64))
-    except CamerasError:
-        return sorted(chosen | {(i, i + 2) for i in range(count - 2)})
-    directions = F.normalize(cameras.centers.cpu().double() - middle, dim=-1)
-    near = directions @ directions.T >= math.cos(math.radians(max_angle)) - 1e-9
-    return sorted(chosen | {(i, j) for i, j in near.nonzero().tolist() if i < j})
-
-
 @dataclass(frozen=True)
 class PairAgreement:
     """What the features of two views say about their target cameras.
@@ -158,13 +141,15 @@ class PairAgreement:
         matches (`int`): Features found in both.
         error (`float`): Median symmetric epipolar distance in pixels; infinite without matches.
         movement (`float`): Median distance between matched pixels; 0 without matches.
-        consistent (`bool`): Enough matches, the error small, and the picture has moved.
+        still (`bool`): Enough matches that have not moved, though the cameras differ: one picture shown twice.
+        consistent (`bool`): Enough matches, the error small, and not still.
     """
 
     pair: tuple[int, int]
     matches: int
     error: float
     movement: float
+    still: bool
     consistent: bool
 
 
@@ -194,6 +179,10 @@ def pair_agreements(
         raise MVCustomError("images: expected at least 2 views to compare, got 1.")
     if max_error is None:
         max_error = _ERROR_AT_256 / 256 * min(cameras.height, cameras.width)
+    if not max_error > 0 or min_matches < 1:
+        raise MVCustomError(
+            f"max_error, min_matches: expected pixels above 0 and at least 1 match, got {max_error}, {min_matches}."
+        )
     features = sift_features(images.cpu())
     agreements = []
     for i, j in view_pairs(cameras) if pairs is None else pairs:
@@ -202,12 +191,18 @@ def pair_agreements(
         if len(points):
             error = symmetric_epipolar_distances(points, points_other, cameras[i], cameras[j]).quantile(0.5).item()
             movement = (points - points_other).norm(dim=-1).quantile(0.5).item()
-        consistent = len(points) >= min_matches and error < max_error and movement > max_error
-        agreements.append(PairAgreement((i, j), len(points), error, movement, consistent))
+        enough = len(points) >= min_matches
+        still = enough and movement <= max_error and not cameras[i].allclose(cameras[j])
+        consistent = enough and error < max_error and not still
+        agreements.append(PairAgreement((i, j), len(points), error, movement, still, consistent))
     return agreements
 
 
-def tsed(images: Tensor, cameras: Cameras, **options) -> dict[str, float]:  # images: [N, 3, H, W]
+def tsed(
+    images: Tensor,  # [N, 3, H, W]
+    cameras: Cameras,
+    **options: Any,
+) -> dict[str, float]:
     """TSED of one set of views; see [`Tsed`], and [`pair_agreements`] for the options."""
     metric = Tsed(**options)
     metric.update(images, cameras)
@@ -221,19 +216,20 @@ class Tsed(Metric):
     below 2 pixels at 256 (Yu et al., *Long-Term Photometric Consistent Novel View Synthesis with Diffusion Models*, ICCV
     2023).
 
-    Two things differ from the paper's. All pairs within 30° are judged, not only neighbours, and a pair also has to have
-    moved: its matches lie more than the threshold apart in the median. Without that a single view, repeated, scores well on
-    an orbit, where little moves off its epipolar line between neighbours.
+    Two things differ from the paper's. All pairs within 30° are judged, not only neighbours, and a pair whose cameras differ
+    also has to have moved: its matches lie more than the threshold apart in the median. Without that a single view, repeated,
+    scores well on an orbit, where little moves off its epipolar line between neighbours.
 
     - `tsed`: share of consistent pairs; `pairs`, `pairs_consistent`: the counts;
     - `still_share`: share of pairs with enough matches that have not moved; `matches`: mean over the pairs;
-    - `median_error`: median over the pairs of their median distance in pixels (infinite without matches).
+    - `median_error`: median over the pairs of their median distance in pixels (infinite without matches). No score: views
+      that stand still have a small one.
 
     Args: those of [`pair_agreements`].
     """
 
-    columns = ("matches", "error", "movement", "consistent", "still")
-    higher_is_better = {"tsed": True, "median_error": False}  # noqa: RUF012
+    columns = ("matches", "error", "still", "consistent")
+    higher_is_better = {"tsed": True}  # noqa: RUF012
 
     def __init__(self, *, max_error: float | None = None, min_matches: int = 10) -> None:
         super().__init__()
@@ -248,16 +244,12 @@ class Tsed(Metric):
         """Adds the pairs of one set of views, and returns what was found."""
         options = {"pairs": pairs, "max_error": self.max_error, "min_matches": self.min_matches}
         agreements = pair_agreements(images, cameras, **options)
-        limit = self.max_error or _ERROR_AT_256 / 256 * min(cameras.height, cameras.width)
-        rows = [
-            [a.matches, a.error, a.movement, a.consistent, a.matches >= self.min_matches and a.movement <= limit]
-            for a in agreements
-        ]
-        self.add_rows(torch.tensor(rows, dtype=torch.float64))
+        rows = [[a.matches, a.error, a.still, a.consistent] for a in agreements]
+        self.add_rows(torch.tensor(rows, dtype=torch.float64).reshape(-1, len(self.columns)))
         return agreements
 
     def summarize(self, rows: Tensor) -> dict[str, float]:
-        matches, error, _, consistent, still = rows.unbind(dim=1)
+        matches, error, still, consistent = rows.unbind(dim=1)
         return {
             "tsed": consistent.mean().item(),
             "pairs": len(rows),

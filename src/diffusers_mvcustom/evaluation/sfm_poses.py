@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -19,8 +18,9 @@ from torch import Tensor
 from ..cameras import Cameras
 from ..data.checks import is_installed
 from ..errors import MVCustomError
-from .camera_accuracy import CameraAccuracy
+from .camera_accuracy import CameraAccuracy, relative_pose_errors
 from .metric import Metric, MetricUnavailable
+from .views import check_masks, check_views, to_bytes
 
 _MAPPING = {
     "min_num_matches": 15,
@@ -59,6 +59,12 @@ class EstimatedPoses:
     reprojection_error: float = float("nan")
     matched_pairs: int = 0
     reason: str | None = None
+
+    @classmethod
+    def none(cls, count: int, reason: str, *, matched_pairs: int = 0) -> EstimatedPoses:
+        """No pose for any of `count` views."""
+        poses = torch.eye(4, dtype=torch.float64).repeat(count, 1, 1)
+        return cls(poses, torch.zeros(count, dtype=torch.bool), matched_pairs=matched_pairs, reason=reason)
 
     def __len__(self) -> int:
         return len(self.registered)
@@ -101,24 +107,21 @@ def estimate_poses(
         MVCustomError: if shapes do not fit, or COLMAP itself ends with an error.
     """
     check_views(images, cameras)
-    if masks is not None and masks.shape != (len(images), 1, *images.shape[2:]):
-        raise MVCustomError(
-            f"masks: expected shape {(len(images), 1, *images.shape[2:])} as the images, got {tuple(masks.shape)}."
-        )
+    if masks is not None:
+        check_masks("masks", masks, images)
     if not is_installed("pycolmap"):
         raise MetricUnavailable("poses of views need pycolmap: pip install 'diffusers-mvcustom[colmap]'.")
     count = len(images)
-    none = torch.eye(4, dtype=torch.float64).repeat(count, 1, 1), torch.zeros(count, dtype=torch.bool)
     if count < 3:
-        return EstimatedPoses(*none, reason=f"structure from motion needs 3 views, there are {count}")
+        return EstimatedPoses.none(count, f"structure from motion needs 3 views, there are {count}")
     names = [f"{i:04d}.png" for i in range(count)]
     with tempfile.TemporaryDirectory(prefix="mvcustom-poses-") as temporary:
         result = _run(Path(temporary), images, cameras, masks, names, seed, threads)
-    reason = _reason(result, count)
+    nothing = EstimatedPoses.none(count, _reason(result, count), matched_pairs=result["pairs"])
     if not result["models"]:
-        return EstimatedPoses(*none, matched_pairs=result["pairs"], reason=reason)
+        return nothing
     model = max(result["models"], key=lambda model: (len(model["images"]), model["points"]))
-    poses, registered = none
+    poses, registered = nothing.camera_to_world, nothing.registered
     for i, name in enumerate(names):
         if name in model["images"]:
             world_to_camera = torch.eye(4, dtype=torch.float64)
@@ -131,7 +134,7 @@ def estimate_poses(
         model["track_length"],
         model["reprojection_error"] if model["points"] else float("nan"),
         result["pairs"],
-        None if registered.all() else reason,
+        None if registered.all() else nothing.reason,
     )
 
 
@@ -148,65 +151,80 @@ def estimated_camera_accuracy(
     return metric.summarize(metric.rows())
 
 
+def views_in_place(
+    estimated: EstimatedPoses,
+    cameras: Cameras,
+    *,
+    degrees: float = 15.0,
+) -> Tensor:
+    """Which views were found where they should be, `(N,)`, bool.
+
+    A view is in place if its pose relative to at least half of the other views is right: rotation and direction of the
+    translation off by less than `degrees`. A view that is not registered is never in place.
+
+    Args:
+        estimated ([`EstimatedPoses`]): Of N views.
+        cameras ([`Cameras`]): The N target cameras.
+        degrees (`float`, defaults to 15): Largest error.
+    """
+    errors = relative_pose_errors(estimated.camera_to_world, cameras, estimated.registered)
+    count = len(cameras)
+    one, other = torch.triu_indices(count, count, 1)
+    right = torch.zeros(count, count, dtype=torch.bool)
+    right[one, other] = torch.maximum(errors.rotation, errors.translation.nan_to_num(nan=0.0)) < degrees
+    return 2 * (right | right.T).sum(dim=1) >= count - 1
+
+
 class SfmConsistency(Metric):
-    """How well sets of views hang together as one scene, by structure from motion.
+    """How well sets of views hang together as the one scene that was asked for, by structure from motion.
+
+    - `in_place_share`: views whose pose is right relative to at least half of the others ([`views_in_place`]), of all.
+
+    The rest describes the reconstruction and is no score, since it does not look at the target cameras: views in the wrong
+    order have as many points as in the right one.
 
     - `registered_share`: views with a pose, of all;
     - `points`: triangulated points a set; 0 for a set that fails;
     - `track_length`: views that see a point, mean over the sets; 0 for a set that fails;
     - `reprojection_error`: pixels, mean over the sets; COLMAP's limit of 4 for a set that fails;
-    - `sets`, `sets_failed`: how many there are, and how many have no pose at all.
-
-    Target cameras are not looked at: views in the wrong order are as consistent as in the right one, which [`CameraAccuracy`]
-    and [`Tsed`] tell apart.
+    - `views`, `views_registered`, `views_in_place`, `sets`, `sets_failed` (no pose at all): the counts.
     """
 
-    columns = ("views", "registered", "points", "track_length", "reprojection_error")
-    higher_is_better = {  # noqa: RUF012
-        "registered_share": True,
-        "points": True,
-        "track_length": True,
-        "reprojection_error": False,
-    }
+    columns = ("views", "registered", "in_place", "points", "track_length", "reprojection_error")
+    higher_is_better = {"in_place_share": True}  # noqa: RUF012
 
-    def update(self, estimated: EstimatedPoses) -> None:
-        """Adds one set of views."""
-        failed = estimated.num_registered == 0
-        error = WORST_REPROJECTION_ERROR if failed else estimated.reprojection_error
-        values = [len(estimated), estimated.num_registered, estimated.points, estimated.track_length, error]
+    def update(self, estimated: EstimatedPoses, cameras: Cameras) -> None:
+        """Adds one set of views and the cameras that they were generated for."""
+        registered, in_place = estimated.num_registered, int(views_in_place(estimated, cameras).sum())
+        error = estimated.reprojection_error if registered else WORST_REPROJECTION_ERROR
+        values = [len(estimated), registered, in_place, estimated.points, estimated.track_length, error]
         self.add_rows(torch.tensor([values], dtype=torch.float64))
 
     def summarize(self, rows: Tensor) -> dict[str, float]:
-        views, registered, points, track_length, error = rows.unbind(dim=1)
+        views, registered, in_place, points, track_length, error = rows.unbind(dim=1)
         return {
+            "in_place_share": (in_place.sum() / views.sum()).item(),
             "registered_share": (registered.sum() / views.sum()).item(),
             "points": points.mean().item(),
             "track_length": track_length.mean().item(),
             "reprojection_error": error.nan_to_num(nan=WORST_REPROJECTION_ERROR).mean().item(),
             "views": int(views.sum()),
             "views_registered": int(registered.sum()),
+            "views_in_place": int(in_place.sum()),
             "sets": len(rows),
             "sets_failed": int((registered == 0).sum()),
         }
 
 
-def check_views(images: Tensor, cameras: Cameras) -> None:
-    """Refuses images that are not RGB in [0, 1] of the cameras' number and size."""
-    expected = (len(cameras), 3, cameras.height, cameras.width)
-    if not isinstance(images, Tensor) or tuple(images.shape) != expected:
-        got = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
-        raise MVCustomError(f"images: expected shape {expected} to match the cameras, got {got}.")
-    if not (images.isfinite().all() and images.min() >= 0 and images.max() <= 1):
-        raise MVCustomError(
-            f"images: expected values in [0, 1], got {images.min().item():.4g} to {images.max().item():.4g}."
-        )
-
-
-def to_bytes(
-    images: Tensor,  # [..., C, H, W]
-) -> np.ndarray:
-    """Images in [0, 1] as `(..., H, W, C)` uint8."""
-    return (images.detach().float().cpu() * 255).round().clamp(0, 255).byte().movedim(-3, -1).numpy()
+def sfm_consistency(
+    images: Tensor,  # [N, 3, H, W]
+    cameras: Cameras,
+    **options: Any,
+) -> dict[str, float]:
+    """Consistency of one set of views; see [`SfmConsistency`], and [`estimate_poses`] for the options."""
+    metric = SfmConsistency()
+    metric.update(estimate_poses(images, cameras, **options), cameras)
+    return metric.summarize(metric.rows())
 
 
 def _run(folder: Path, images, cameras: Cameras, masks, names: list[str], seed: int, threads: int) -> dict[str, Any]:

@@ -13,6 +13,9 @@ from ..cameras import Cameras
 from ..cameras.normalization import nearest_point_to_axes
 from ..errors import CamerasError, MVCustomError
 
+_ROUNDING = 0.01
+"""Degrees: an orbit of 12 cameras is 30° apart but for rounding."""
+
 
 def check_images(
     name: str,
@@ -78,5 +81,5 @@ def view_pairs(cameras: Cameras, max_angle: float = 30.0) -> list[tuple[int, int
     except CamerasError:
         return sorted(chosen | {(i, i + 2) for i in range(count - 2)})
     directions = F.normalize(cameras.centers.cpu().double() - middle, dim=-1)
-    near = directions @ directions.T >= math.cos(math.radians(max_angle)) - 1e-9
+    near = directions @ directions.T >= math.cos(math.radians(max_angle + _ROUNDING))
     return sorted(chosen | {(i, j) for i, j in near.nonzero().tolist() if i < j})
