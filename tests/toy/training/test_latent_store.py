@@ -1,0 +1,48 @@
+import numpy as np
+import pytest
+import torch
+
+from diffusers_mvcustom.toy.training.autoencoder import new_autoencoder
+from diffusers_mvcustom.toy.training.image_model import LatentStore
+
+
+@pytest.fixture(scope="module")
+def vae():
+    vae = new_autoencoder().eval()
+    vae.register_to_config(scaling_factor=1.7)
+    return vae
+
+
+@torch.no_grad()
+def encoded(vae, pixels):
+    return vae.encode(pixels).latent_dist.mode() * 1.7
+
+
+def test_latents_are_those_of_views_and_their_mirror_images(small_store, vae, tmp_path):
+    latents = LatentStore(small_store, vae, tmp_path)
+    assert len(latents) == 2 * len(small_store)
+    samples = [6, 1, 0, 7, 6]
+    pixels = small_store.pixels([sample // 2 for sample in samples])
+    mirrored = torch.stack([view.flip(-1) if sample % 2 else view for sample, view in zip(samples, pixels)])
+    expected = encoded(vae, mirrored)
+    assert torch.allclose(latents[samples], expected, rtol=1e-3, atol=1e-3)  # stored as float16
+    assert latents[samples].shape == (5, 4, 4, 4)
+    assert not torch.allclose(latents[[0]], latents[[1]], atol=0.05)
+
+
+def test_what_was_encoded_once_is_read(small_store, vae, tmp_path):
+    first = LatentStore(small_store, vae, tmp_path)
+    stored = first[[3, 4]]
+    assert np.flatnonzero(first.encoded).tolist() == [3, 4]
+    other = LatentStore(small_store, new_autoencoder(seed=1), tmp_path)  # would encode differently
+    assert torch.equal(other[[4, 3]], stored[[1, 0]])
+
+
+def test_filling_encodes_everything_once(small_store, vae, tmp_path):
+    latents = LatentStore(small_store, vae, tmp_path / "filled")
+    latents[[5]]
+    latents.fill(block=7)
+    assert latents.encoded.all()
+    one_by_one = LatentStore(small_store, vae, tmp_path / "single")
+    for sample in (0, 5, 23):
+        assert torch.allclose(latents[[sample]], one_by_one[[sample]], atol=2e-3)
