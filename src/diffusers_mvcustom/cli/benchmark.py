@@ -1,0 +1,151 @@
+"""`mvcustom benchmark`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from ..pipelines import MVCustomPipeline
+
+
+def benchmark(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the report.")],
+    suite: Annotated[str, typer.Option(help="Which benchmark; there is one: toy.")] = "toy",
+    model: Annotated[
+        str | None, typer.Option(help="Model folder, or 'tiny' for one of random weights; by default the shipped one.")
+    ] = None,
+    reader: Annotated[
+        Path | None, typer.Option(help="Attribute reader's folder; by default the shipped one, if it is there.")
+    ] = None,
+    split: Annotated[
+        str, typer.Option(help="Whose subjects: unseen_subjects to report, validation to make choices by.")
+    ] = "unseen_subjects",
+    quick: Annotated[bool, typer.Option("--quick", help="1 subject, 1 prompt, 1 seed, both paths.")] = False,
+    subjects: Annotated[int, typer.Option(help="Subjects.")] = 4,
+    prompts: Annotated[int, typer.Option(help="Prompts for each subject.")] = 2,
+    seeds: Annotated[int, typer.Option(help="Noises for each prompt and path.")] = 2,
+    views: Annotated[int, typer.Option(help="Views on a camera path.")] = 8,
+    steps: Annotated[int, typer.Option(help="Denoising steps.")] = 25,
+    guidance: Annotated[float, typer.Option(help="Text guidance scale.")] = 5.0,
+    training_views: Annotated[int, typer.Option(help="Views that a subject is learnt from.")] = 30,
+    training: Annotated[
+        str, typer.Option(help="Settings of the subject trainer: a preset's name or a yaml file.")
+    ] = "toy",
+    cells: Annotated[
+        Path | None,
+        typer.Option(help="Folder of trainings, views and scores, to go on from; by default in the report's folder."),
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="By default cuda where there is one.")] = None,
+) -> None:
+    """Compare methods on subjects the model has never seen, in a world whose geometry is known exactly.
+
+    Every subject is learnt by the real trainer. The method, its ablations and two earlier methods generate it for new prompts
+    along camera paths, from the same noise; cameras of subject and surroundings, consistency, identity, text alignment,
+    repetition, time and memory are measured, and so are true renders and nonsense, to see what the numbers are worth. What is
+    done is kept: an interrupted run goes on where it stopped.
+
+    Example: `mvcustom benchmark --suite toy --quick -o out/benchmark`
+    """
+    import torch
+
+    from ..evaluation.toy_suite import SuiteSettings, ToySuite, write_json, write_page, write_sheets
+    from ..evaluation.toy_suite.environment import environment
+
+    if suite != "toy":
+        raise typer.BadParameter(f"--suite: expected toy, got {suite!r}")
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    size = 64
+    settings = SuiteSettings(
+        split=split,
+        subjects=subjects,
+        prompts=prompts,
+        seeds=seeds,
+        views=views,
+        steps=steps,
+        guidance_scale=guidance,
+        training_views=training_views,
+        size=size,
+    )
+    if quick:
+        settings = settings.quick()
+    name, key, load_model = _model(model, device)
+    attribute_reader, reader_name, reader_key = _reader(reader, device)
+    started = time.perf_counter()
+    run = ToySuite(
+        load_model,
+        model_name=name,
+        model_key=key,
+        cells=output / "toy_benchmark_cells" if cells is None else cells,
+        settings=settings,
+        training_arguments=["--config", training],
+        reader=attribute_reader,
+        reader_key=reader_key,
+    )
+    results = run.run()
+    results |= {
+        "command": shlex.join(["mvcustom", *sys.argv[1:]]),
+        "model": {"name": name, "key": key},
+        "reader": reader_name,
+        "training": training,
+        "environment": environment(device),
+    }
+    sheets = write_sheets(run, output / "toy_benchmark")
+    write_json(output / "toy_benchmark.json", results)
+    write_page(output / "toy_benchmark.md", results, [file.relative_to(output).as_posix() for file in sheets])
+    minutes = (time.perf_counter() - started) / 60
+    full = next(iter(results["methods"].values()))["numbers"]
+    typer.echo(
+        f"{len(results['methods'])} methods × {results['cases']} sets of {settings.views} views in {minutes:.1f} min; full: "
+        f"subject RRA@15 {full['subject RRA@15']['mean']:.2f}, surroundings' camera "
+        f"{full['surroundings accuracy']['mean']:.2f} → {output / 'toy_benchmark.md'}"
+    )
+
+
+def _model(model: str | None, device: str) -> tuple[str, str, Callable[[], MVCustomPipeline]]:
+    """The model's name for the record, its digest, and what loads it."""
+    import torch
+
+    from ..errors import MVCustomError
+    from ..evaluation.toy_suite.cells import folder_key
+    from ..pipelines import MVCustomPipeline
+    from ..toy import random_components
+    from ..toy.shipped import shipped_folder
+
+    if model == "tiny":
+        return "tiny", "random weights", lambda: MVCustomPipeline(**random_components("tiny")).to(device)
+    folder = shipped_folder("toy") if model is None else Path(model)
+    if not (folder / "model_index.json").is_file():
+        raise MVCustomError(f"model: expected a saved pipeline's folder (with model_index.json), got {folder}.")
+    # The shipped folder's own name is what a reader of the report can find.
+    name = f"models/{folder.name}" if model is None else model
+    return (
+        name,
+        folder_key(folder),
+        lambda: MVCustomPipeline.from_pretrained(folder, torch_dtype=torch.float32).to(device),
+    )
+
+
+def _reader(folder: Path | None, device: str):
+    """The attribute reader, its name for the record and its digest; all `None` if it is not there and was not asked for."""
+    from ..errors import MVCustomError
+    from ..evaluation.toy_suite.cells import folder_key
+    from ..toy import AttributeReader
+    from ..toy.shipped import shipped_folder
+
+    name = None if folder is None else str(folder)
+    if folder is None:
+        try:
+            folder = shipped_folder("toy-attribute-reader")
+        except MVCustomError:
+            return None, None, None
+        name = f"models/{folder.name}"
+    if not (folder / "config.json").is_file():
+        raise MVCustomError(f"reader: expected a saved AttributeReader's folder (with config.json), got {folder}.")
+    return AttributeReader.from_pretrained(folder).to(device).eval(), name, folder_key(folder)

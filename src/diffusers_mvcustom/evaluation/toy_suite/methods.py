@@ -1,0 +1,116 @@
+"""The methods that are compared, and how each generates the views of a case."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from ...errors import MVCustomError
+from ...models.motion_transformer import motion_bypassed
+from .cases import Case, SuiteSettings
+from .peak_memory import Cost, measured
+
+if TYPE_CHECKING:
+    from ...pipelines import MVCustomPipeline
+
+SubjectKind = Literal["pose-conditioned", "lora"]
+DFR, CLC = "depth_aware_feature_rendering", "consistent_aware_latent_completion"
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to generate.
+
+    Args:
+        name (`str`): Short, for files.
+        title (`str`): For tables.
+        subject (`str`): `"pose-conditioned"` (LoRA, token and FeatureNeRF) or `"lora"` (LoRA and token).
+        hooks (`tuple` of `str`): Names of the pipeline's hooks that act.
+        one_dimensional (`bool`): Attention of the motion modules along time only, as AnimateDiff has it.
+        single_views (`bool`): Motion modules off, so that every view is generated on its own.
+    """
+
+    name: str
+    title: str
+    subject: SubjectKind = "pose-conditioned"
+    hooks: tuple[str, ...] = ()
+    one_dimensional: bool = False
+    single_views: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**asdict(self), "hooks": list(self.hooks)}
+
+
+METHODS = (
+    Method("full", "full", hooks=(DFR, CLC)),
+    Method("without_clc", "without CLC", hooks=(DFR,)),
+    Method("without_dfr_clc", "without DFR and CLC"),
+    Method("one_dimensional", "1-D attention, with DFR and CLC", hooks=(DFR, CLC), one_dimensional=True),
+    Method("lora", "LoRA and token only (DreamBooth-LoRA)", subject="lora"),
+    Method("single_views", "single views with FeatureNeRF (CustomDiffusion360)", single_views=True),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Generated:
+    """What a method made.
+
+    Args:
+        images (`torch.Tensor` of shape `(N, 3, S, S)`, *optional*): RGB in [0, 1]; `None` if it failed.
+        cost ([`Cost`]): Seconds and memory.
+        error (`str`, *optional*): Why there are no images.
+    """
+
+    images: Tensor | None
+    cost: Cost
+    error: str | None = None
+
+
+def generate(pipe: MVCustomPipeline, method: Method, case: Case, settings: SuiteSettings) -> Generated:
+    """Generates the views of a case. All methods start from the same noise.
+
+    Args:
+        pipe ([`MVCustomPipeline`]): With the case's subject loaded as `"pose-conditioned"` and as `"lora"`.
+        method ([`Method`]): How.
+        case ([`Case`]): What.
+        settings ([`SuiteSettings`]): Steps and guidance.
+
+    Returns:
+        [`Generated`]. A generation that the pipeline gives up, or that holds NaN, is a failure and not an exception.
+    """
+    device = pipe.unet.device
+    if pipe.subject is not pipe.subjects[method.subject]:
+        pipe.set_subject(method.subject)
+    side = case.size // pipe.vae_scale_factor
+    shape = (1, pipe.unet.config.in_channels, case.views, side, side)
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(case.seed))
+    window = pipe.config.attention_window
+    if method.one_dimensional:
+        pipe.set_attention_window(1)
+    try:
+        with motion_bypassed(pipe.unet) if method.single_views else nullcontext(), measured(device) as cost:
+            frames = pipe(
+                case.prompt,
+                cameras=case.cameras(),
+                num_inference_steps=settings.steps,
+                guidance_scale=settings.guidance_scale,
+                latents=noise.to(device, pipe.unet.dtype),
+                generator=torch.Generator(device).manual_seed(case.seed),
+                hooks=[hook for hook in pipe.hooks if hook.name in method.hooks],
+                # Without FeatureNeRF there is nothing to render.
+                pose_guidance_end=1.0 if method.subject == "pose-conditioned" else 0.0,
+                output_type="pt",
+            ).frames
+    except MVCustomError as error:
+        return Generated(None, cost, str(error))
+    finally:
+        pipe.set_attention_window(window)
+    images = frames[0].detach().float().cpu()
+    if not images.isfinite().all():
+        return Generated(None, cost, "the views hold NaN or infinite values")
+    return Generated(images.clamp(0, 1), cost)

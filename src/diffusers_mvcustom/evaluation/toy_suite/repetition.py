@@ -1,0 +1,73 @@
+"""How much of the anchor's content comes back where the anchor saw nothing."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..covisibility import covisible_pixels
+from .known_geometry import KnownGeometry
+from .surroundings_cameras import local_patterns
+
+_WINDOW = 17
+_STRIDE = 4
+_LEAST_UNSEEN = 0.9
+_LEAST_CONTRAST = 0.3
+WORST_REPETITION = 1.0
+
+
+def repetition(
+    images: Tensor,  # [N, 3, H, W]
+    known: KnownGeometry,
+    anchor: int,
+) -> float:
+    """How much better the anchor's own picture explains what the anchor did not see than its mirror image does.
+
+    Each window of 17 × 17 pixels in such a region is compared with every window of the anchor's picture, by the correlation
+    of their local patterns (see [`surroundings_cameras`]). Grounds and horizons are alike by nature, in a mirror too, so
+    what counts is `(a - m) / (1 - m)`: `a` the mean of the best correlations with the anchor, `m` with its mirror image.
+
+    Args:
+        images (`torch.Tensor` of shape `(N, 3, H, W)`): RGB in [0, 1].
+        known ([`KnownGeometry`]): Of the case. It says what the anchor does not see.
+        anchor (`int`): The anchor's index.
+
+    Returns:
+        `float` from 0 (new content) to 1 (the anchor's, moved); 1 if no window there has any contrast, as when all views
+        are blank.
+    """
+    patterns = local_patterns(images.float())
+    unseen = unseen_by(known, anchor) & (known.surroundings()[:, 0] > 0.5)
+    mine = [_unseen_windows(patterns[view], unseen[view]) for view in range(len(images)) if view != anchor]
+    mine = torch.cat(mine)
+    if len(mine) == 0:
+        return WORST_REPETITION
+    alike, by_nature = (
+        (mine @ windows.T).amax(dim=1).mean().item()
+        for windows in (_windows(patterns[anchor])[0], _windows(patterns[anchor].flip(-1))[0])
+    )
+    return max(0.0, alike - by_nature) / max(1 - by_nature, 1e-6)
+
+
+def unseen_by(known: KnownGeometry, anchor: int) -> Tensor:
+    """Where each view sees what the anchor does not: `(N, H, W)`, bool."""
+    depth, cameras = known.depth.double(), known.cameras.to("cpu", torch.float64)
+    seen = [
+        covisible_pixels(depth[view], depth[anchor], cameras[view], cameras[anchor], tolerance=0.05).visible
+        for view in range(len(depth))
+    ]
+    return ~torch.stack(seen)
+
+
+def _unseen_windows(patterns: Tensor, unseen: Tensor) -> Tensor:
+    """Windows with contrast that lie in the unseen region `(H, W)`: `(P, 3 * 17 * 17)`."""
+    windows, contrast = _windows(patterns, _STRIDE)
+    share = F.avg_pool2d(unseen[None].float(), _WINDOW, stride=_STRIDE).flatten()
+    return windows[(share >= _LEAST_UNSEEN) & (contrast > _LEAST_CONTRAST)]
+
+
+def _windows(patterns: Tensor, stride: int = 1) -> tuple[Tensor, Tensor]:
+    """Windows of patterns `(3, H, W)`, of length 1 `(P, 3 * 17 * 17)`, and their contrast `(P,)`."""
+    windows = F.unfold(patterns[None], _WINDOW, stride=stride)[0].T
+    return F.normalize(windows, dim=1), windows.square().mean(dim=1).sqrt()

@@ -1,0 +1,172 @@
+"""A whole run on random components: real trainer, real pipeline, all methods; and going on where it stopped."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+
+from diffusers_mvcustom import MVCustomPipeline
+from diffusers_mvcustom.evaluation.toy_suite import (
+    CONTROLS,
+    METHODS,
+    SuiteSettings,
+    ToySuite,
+    cases_of,
+    subjects_of,
+    write_json,
+    write_page,
+    write_sheets,
+)
+from diffusers_mvcustom.evaluation.toy_suite.environment import environment
+
+SETTINGS = SuiteSettings(
+    split="validation",
+    subjects=1,
+    prompts=1,
+    seeds=1,
+    paths=("rotation",),
+    views=4,
+    steps=2,
+    training_views=4,
+    size=32,
+)
+TRAINING = """
+model: tiny
+initializer_token: mug
+resolution: 32
+max_train_steps: 2
+train_batch_size: 1
+crops_per_photo: 1
+num_references: 2
+num_generation_references: 2
+feature_nerf: {num_samples: 4}
+prior_probability: 0.0
+rank: 2
+"""
+
+
+class _CountingLoader:
+    """Gives fresh tiny pipelines and remembers how many."""
+
+    def __init__(self, make_components):
+        self.make_components, self.count = make_components, 0
+
+    def __call__(self):
+        self.count += 1
+        return MVCustomPipeline(**self.make_components("tiny"))
+
+
+@pytest.fixture(scope="module")
+def make_suite(make_components, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("toy-suite")
+    training = folder / "training.yaml"
+    training.write_text(TRAINING)
+
+    def make(settings=SETTINGS, load_model=None, **options):
+        loader = _CountingLoader(make_components)
+        suite = ToySuite(
+            load_model or loader,
+            model_name="tiny",
+            model_key="random weights",
+            cells=folder / "cells",
+            settings=settings,
+            training_arguments=["--config", str(training)],
+            **options,
+        )
+        return suite, loader
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def finished(make_suite):
+    from accelerate.state import AcceleratorState
+
+    suite, loader = make_suite()
+    results = suite.run(progress=iter)
+    AcceleratorState._reset_state(True)
+    return suite, loader, results
+
+
+def test_every_method_and_control_has_every_number(finished):
+    _, loader, results = finished
+    assert loader.count == 3  # two trainings, one for generating
+    assert set(results["methods"]) == {method.title for method in METHODS}
+    assert set(results["controls"]) == set(CONTROLS)
+    assert results["cases"] == 1
+    for title, row in results["methods"].items():
+        assert row["failures"] == {}, title
+        assert row["numbers"]["seconds"]["mean"] > 0
+        assert row["numbers"]["peak GiB"]["mean"] > 0
+        missing = [name for name, value in row["numbers"].items() if value["mean"] is None]
+        assert missing == ["text"], title
+    assert set(results["trainings"]) == {"pose-conditioned", "lora"}
+
+
+def test_a_rerun_does_nothing_again_and_more_seeds_only_what_is_new(finished, make_suite):
+    _, _, results = finished
+    suite, loader = make_suite()
+    assert suite.run(progress=iter) == results
+    assert loader.count == 0
+    more, loader = make_suite(replace(SETTINGS, seeds=2), methods=METHODS[:1])
+    got = more.run(progress=iter)
+    assert loader.count == 1  # trained before
+    assert got["methods"]["full"]["each"].items() > results["methods"]["full"]["each"].items()
+    assert got["methods"]["full"]["numbers"]["consistency"]["spread"] is not None
+
+
+def test_methods_start_from_one_noise_and_differ_by_what_they_leave_out(finished):
+    suite, _, _ = finished
+    case = next(cases_of(SETTINGS, subjects_of(SETTINGS)[0]))
+    views = {method.name: suite.views(case, method) for method in METHODS}
+    for name, images in views.items():
+        assert images.shape == (4, 3, 32, 32)
+        if name != "full":
+            assert not torch.equal(images, views["full"]), name
+    # Without hooks nor motion modules views do not see each other, so what one shows depends on its own camera alone.
+    assert views["single_views"].std() > 0
+
+
+def test_what_the_pipeline_gives_up_counts_as_the_worst(make_suite, make_components, finished):
+    def broken():
+        pipe = MVCustomPipeline(**make_components("tiny"))
+        with torch.no_grad():
+            pipe.unet.conv_out.bias.fill_(float("nan"))
+        return pipe
+
+    method = METHODS[2]
+    # Steps are others than those of the views that are there already; the trainings are the same.
+    suite, _ = make_suite(replace(SETTINGS, steps=1), load_model=broken, methods=(method,))
+    row = suite.run(progress=iter)["methods"][method.title]
+    assert "NaN" in next(iter(row["failures"].values()))
+    assert row["numbers"]["subject RRA@15"]["mean"] == 0
+    assert row["numbers"]["failed"]["mean"] == 1
+    case = next(cases_of(SETTINGS, subjects_of(SETTINGS)[0]))
+    assert (suite.views(case, method) == 0).all()
+
+
+def test_the_report_says_what_was_measured_and_how(finished, tmp_path):
+    suite, _, results = finished
+    results = results | {
+        "command": "mvcustom benchmark",
+        "model": {"name": "tiny", "key": "random weights"},
+        "reader": None,
+        "training": "training.yaml",
+        "environment": environment("cpu"),
+    }
+    sheets = write_sheets(suite, tmp_path / "sheets")
+    write_json(tmp_path / "toy_benchmark.json", results)
+    write_page(tmp_path / "toy_benchmark.md", results, [sheet.name for sheet in sheets])
+    assert json.loads((tmp_path / "toy_benchmark.json").read_text()) == json.loads(json.dumps(results))
+    page = (tmp_path / "toy_benchmark.md").read_text()
+    for title in [*(method.title for method in METHODS), *CONTROLS]:
+        assert f"| {title} |" in page
+    full = results["methods"]["full"]["numbers"]["consistency"]["mean"]
+    assert f"{full:.3f}" in page
+    assert "missing" in page  # text alignment, without a reader
+    assert torch.__version__.split("+")[0] in page
+    assert len(sheets) == 1
+    with Image.open(sheets[0]) as sheet:
+        assert sheet.width > 4 * 176

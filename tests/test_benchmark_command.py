@@ -1,0 +1,79 @@
+"""`mvcustom benchmark`, run as users run it: on random weights, at its smallest."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from diffusers_mvcustom.cli import main
+
+TRAINING = """
+model: tiny
+initializer_token: mug
+resolution: 64
+max_train_steps: 1
+train_batch_size: 1
+crops_per_photo: 1
+num_references: 1
+num_generation_references: 2
+feature_nerf: {num_samples: 2}
+prior_probability: 0.0
+rank: 1
+"""
+
+
+@pytest.fixture
+def benchmark(tmp_path):
+    """Runs the command in a folder of its own and returns the finished process."""
+
+    def run(*arguments, code=0):
+        process = subprocess.run(
+            [sys.executable, "-m", "diffusers_mvcustom.cli", "benchmark", *map(str, arguments)],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "COLUMNS": "120", "NO_COLOR": "1", "TERM": "dumb"},
+        )
+        assert process.returncode == code, process.stderr[-3000:]
+        return process
+
+    return run
+
+
+@pytest.mark.slow
+def test_a_quick_run_writes_report_and_sheets_and_goes_on_where_it_stopped(benchmark, tmp_path):
+    (tmp_path / "training.yaml").write_text(TRAINING)
+    arguments = (
+        "--suite", "toy", "--model", "tiny", "--training", "training.yaml", "--quick", "--views", 4, "--steps", 2,
+        "--training-views", 3, "--split", "validation", "-o", "report",
+    )  # fmt: skip
+    process = benchmark(*arguments)
+    assert "6 methods × 2 sets of 4 views" in process.stdout
+    results = json.loads((tmp_path / "report" / "toy_benchmark.json").read_text())
+    assert results["settings"]["split"] == "validation"
+    assert results["environment"]["commit"]
+    assert (tmp_path / "report" / "toy_benchmark.md").read_text().count("| full |") == 3  # all, and each path alone
+    assert len(list((tmp_path / "report" / "toy_benchmark").glob("*.jpg"))) == 2
+    again = benchmark(*arguments)
+    assert json.loads((tmp_path / "report" / "toy_benchmark.json").read_text())["methods"] == results["methods"]
+    assert "0.0 min" in again.stdout or "0.1 min" in again.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("--model", "nowhere"), "model"),
+        (("--model", "tiny", "--reader", "nowhere"), "reader"),
+        (("--model", "tiny", "--split", "test"), "split"),
+        (("--model", "tiny", "--training", "nowhere"), "config"),
+    ],
+)
+def test_what_cannot_be_used_is_named_before_anything_is_made(tmp_path, capsys, arguments, named):
+    with pytest.raises(SystemExit) as ended:
+        main(["benchmark", *arguments, "-o", str(tmp_path / "report")])
+    assert ended.value.code == 1
+    assert named in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.png"))
+    assert not list(tmp_path.rglob("toy_benchmark.*"))
