@@ -9,32 +9,32 @@ from diffusers_mvcustom.toy import AttributeReader
 
 
 def scores(views, known, reader=None):
-    return identity_scores(views, known.images, known.masks, reader)
+    return identity_scores(views, known.lit, known.masks, reader)
 
 
 def test_the_true_subject_scores_best_and_nonsense_low(seen):
     case, views, known = seen
-    itself, true = scores(known.images, known), scores(views, known)
+    itself, true = scores(known.lit[0], known), scores(views, known)
     assert itself["ssim"] == pytest.approx(1.0, abs=1e-5)
     assert itself["psnr"] == pytest.approx(40.0)
     noise = scores(torch.rand(views.shape, generator=torch.Generator().manual_seed(0)), known)
     foreign = scores(foreign_views(case), known)
     for other in (noise, foreign):
-        assert true["ssim"] > other["ssim"] + 0.25
+        assert true["ssim"] > other["ssim"] + 0.3
         assert true["psnr"] > other["psnr"] + 5
 
 
 def test_light_is_not_identity_but_colour_is(rotation, seen):
     _, _, known = seen
-    darker = known.images * torch.tensor([0.8, 0.75, 0.7])[:, None, None]
+    darker = known.lit[0] * torch.tensor([0.8, 0.75, 0.7])[:, None, None]
     assert scores(darker, known)["psnr"] > 35
-    exchanged = known.images[:, [2, 0, 1]]
+    exchanged = known.lit[0][:, [2, 0, 1]]
     assert scores(exchanged, known)["psnr"] < scores(darker, known)["psnr"] - 5
 
 
 def test_colours_alone_do_not_see_the_camera_but_similarity_does(seen):
     _, _, known = seen
-    flipped = torch.where(known.masks.flip(-1) > 0.5, known.images.flip(-1), known.images)
+    flipped = torch.where(known.masks.flip(-1) > 0.5, known.lit[0].flip(-1), known.lit[0])
     moved = scores(flipped, known)
     assert moved["ssim"] < 0.9
 
@@ -43,7 +43,7 @@ def test_a_reader_adds_its_features(seen):
     _, views, known = seen
     torch.manual_seed(0)
     reader = AttributeReader(channels=(4, 8, 8)).eval()
-    assert scores(known.images, known, reader)["features"] == pytest.approx(1.0, abs=1e-5)
+    assert scores(known.lit[0], known, reader)["features"] == pytest.approx(1.0, abs=1e-5)
     assert scores(views.flip(0), known, reader)["features"] < 1.0
     assert "features" not in scores(views, known)
 

@@ -20,6 +20,7 @@ from diffusers_mvcustom.evaluation.toy_suite import (
     write_sheets,
 )
 from diffusers_mvcustom.evaluation.toy_suite.environment import environment
+from diffusers_mvcustom.evaluation.toy_suite.methods import generate
 
 SETTINGS = SuiteSettings(
     split="validation",
@@ -55,7 +56,7 @@ class _CountingLoader:
 
     def __call__(self):
         self.count += 1
-        return MVCustomPipeline(**self.make_components("tiny"))
+        return MVCustomPipeline(**self.make_components("tiny"), attention_window=None)
 
 
 @pytest.fixture(scope="module")
@@ -125,8 +126,21 @@ def test_methods_start_from_one_noise_and_differ_by_what_they_leave_out(finished
         assert images.shape == (4, 3, 32, 32)
         if name != "full":
             assert not torch.equal(images, views["full"]), name
-    # Without hooks nor motion modules views do not see each other, so what one shows depends on its own camera alone.
-    assert views["single_views"].std() > 0
+
+
+def test_only_lora_and_token_alone_are_blind_to_cameras(finished):
+    suite, _, _ = finished
+    case = next(cases_of(SETTINGS, subjects_of(SETTINGS)[0]))
+    pipe = suite.load_model()
+    pipe.set_progress_bar_config(disable=True)
+    for kind in ("pose-conditioned", "lora"):
+        pipe.load_subject(suite.trainings.folder(case.subject, kind), adapter_name=kind)
+    for method in METHODS:
+        one, other = (
+            generate(pipe, method, replace(case, path=path), SETTINGS).images for path in ("rotation", "translation")
+        )
+        assert torch.equal(one, other) == (method.name == "lora"), method.name
+    assert pipe.config.attention_window is None  # as it was before the method with window 1
 
 
 def test_what_the_pipeline_gives_up_counts_as_the_worst(make_suite, make_components, finished):

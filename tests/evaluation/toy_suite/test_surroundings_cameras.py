@@ -62,4 +62,4 @@ def test_movements_are_about_the_vertical_and_sideways(rotation):
 
 def _pair(known, i, j):
     """What is known of two of the views."""
-    return type(known)(known.cameras[[i, j]], known.images[[i, j]], known.depth[[i, j]], known.masks[[i, j]])
+    return type(known)(known.cameras[[i, j]], known.lit[:, [i, j]], known.depth[[i, j]], known.masks[[i, j]])

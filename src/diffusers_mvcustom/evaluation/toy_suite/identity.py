@@ -19,18 +19,18 @@ _BINS = 10
 
 def identity_scores(
     images: Tensor,  # [N, 3, H, W]
-    truth: Tensor,  # [N, 3, H, W]
+    lit: Tensor,  # [L, N, 3, H, W]
     masks: Tensor,  # [N, 1, H, W]
     reader: AttributeReader | None = None,
 ) -> dict[str, float]:
     """Similarity inside the true subject's mask at the target camera, mean over views.
 
-    Light is not identity: in each view one gain for each channel is fitted first, within what light can do (0.6 to 1.6 in
-    brightness, a quarter in tint).
+    Light is not identity: the truth is taken in the one of L lights that fits all views best, and in each view one gain for
+    each channel is fitted, within what light can do (0.6 to 1.6 in brightness, a quarter in tint).
 
     Args:
         images (`torch.Tensor` of shape `(N, 3, H, W)`): RGB in [0, 1].
-        truth (`torch.Tensor` of shape `(N, 3, H, W)`): The true subject from the same cameras.
+        lit (`torch.Tensor` of shape `(L, N, 3, H, W)`): The true subject from the same cameras in L lights.
         masks (`torch.Tensor` of shape `(N, 1, H, W)`): Where it is.
         reader ([`AttributeReader`], *optional*): A trained one.
 
@@ -39,6 +39,11 @@ def identity_scores(
         histograms, 0 to 1: says nothing of the camera) and, with a reader, `features` (cosine of the reader's features of
         the subject alone on grey). A view whose mask is empty is left out of the means; there has to be one that is not.
     """
+    return max((_scores(images, truth, masks, reader) for truth in lit), key=lambda scores: scores["ssim"])
+
+
+def _scores(images: Tensor, truth: Tensor, masks: Tensor, reader: AttributeReader | None) -> dict[str, float]:
+    """Scores in one light."""
     kept = masks.flatten(1).sum(dim=1) >= 16
     images, truth, masks = (value.float()[kept] for value in (images, truth, masks))
     fitted = images / _gains(images, truth, masks)

@@ -108,7 +108,7 @@ class Ruler:
             surroundings_consistency=covisible_reprojection(images, known.depth, known.cameras, masks=surroundings)[
                 "skill"
             ],
-            identity=identity_scores(images, known.images, known.masks, self.reader),
+            identity=identity_scores(images, known.lit, known.masks, self.reader),
             repetition=repetition(images, known, len(images) // 2),
             text=None if self.reader is None else text_scores(self.reader, images, case.prompt),
         )
