@@ -1,5 +1,6 @@
 """The `mvcustom` command, run as users run it."""
 
+import json
 import os
 import re
 import subprocess
@@ -34,6 +35,7 @@ def mvcustom(tmp_path):
     [
         (),
         ("demo",),
+        ("evaluate",),
         ("generate",),
         ("random-model",),
         ("prepare",),
@@ -63,6 +65,9 @@ def test_from_posed_photos_to_views(mvcustom, cube_capture, tmp_path):
     assert re.search(r"1 × 3 views of 64 × 64 in [\d.]+ s", generated.stdout)
     out = tmp_path / "out"
     assert len(list((out / "frames").glob("*.png"))) == 3
+    record = json.loads((out / "generation.json").read_text())
+    assert (record["prompt"], record["token"]) == ("a <cube> toy by a lake", "<cube>")
+    assert (record["num_inference_steps"], record["seed"]) == (2, 0)
     assert Image.open(out / "views.gif").n_frames == 3
     assert Image.open(out / "contact_sheet.png").size == (2 * 64, 2 * 64)
     capture = load_capture(out)

@@ -64,6 +64,7 @@ def test_every_column_is_computed_or_said_to_be_unavailable():
 
 def test_report_as_json_and_markdown():
     images, cameras = no_poses_needed()
+    images[1] = 0.5
     evaluation = with_own_scores(lpips=unavailable)
     evaluation.update(images, cameras, prompt="a <v> mug", token="<v>")
     report = evaluation.compute()

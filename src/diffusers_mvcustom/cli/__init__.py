@@ -9,6 +9,7 @@ import typer
 
 from . import cameras, subject
 from .demo import demo
+from .evaluate import evaluate
 from .generate import generate
 from .prepare import prepare
 from .random_model import random_model
@@ -24,6 +25,7 @@ app = typer.Typer(
 app.add_typer(cameras.app, name="cameras")
 app.add_typer(subject.app, name="subject")
 app.command()(demo)
+app.command()(evaluate)
 app.command()(generate)
 app.command()(prepare)
 app.command("random-model")(random_model)

@@ -89,11 +89,10 @@ def subject_crops(
         if own_lens is not None:
             view = images[i].cpu().float()
             inside = _seen_through(torch.ones_like(view[:1]), cameras.intrinsics[i], own_lens, size)
-            inside = inside * (
-                outline
-                if masks is None
-                else _seen_through(masks[i].cpu().float(), cameras.intrinsics[i], own_lens, size)
-            )
+            own_outline = outline
+            if masks is not None:
+                own_outline = _seen_through(masks[i].cpu().float(), cameras.intrinsics[i], own_lens, size)
+            inside = torch.minimum(inside, own_outline)
             visible = bool((inside > _INSIDE).any())
             view = _GREY + (_seen_through(view, cameras.intrinsics[i], own_lens, size) - _GREY) * inside
         photo = _seen_through(photo, reference_cameras.intrinsics[nearest], lens, size)
