@@ -23,7 +23,7 @@ import torch.nn.functional as F
 import zlib
 from PIL import Image, ImageOps, UnidentifiedImageError
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
 from diffusers import AnimateDiffPipeline, AutoencoderKL, MotionAdapter, SchedulerMixin, UNet2DConditionModel, UNetMotionModel
@@ -33,14 +33,15 @@ from diffusers.models.attention import BasicTransformerBlock, _chunked_feed_forw
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
-from diffusers.utils import BaseOutput, export_to_video, logging, make_image_grid
-from diffusers.utils.torch_utils import randn_tensor
+from diffusers.utils import BaseOutput, export_to_video, load_image, logging, make_image_grid
+from diffusers.utils.torch_utils import is_compiled_module, randn_tensor
 from functools import partial
 from huggingface_hub import HfApi, ModelCard, ModelCardData, snapshot_download
 from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 from importlib.metadata import version
 from importlib.util import find_spec
+from itertools import pairwise
 from os import PathLike
 from pathlib import Path, PurePosixPath
 from safetensors import SafetensorError, safe_open
@@ -1655,13 +1656,16 @@ class AnchorSettings:
             [`feature_mesh_from_depth`]; `None` takes its default.
         align (`bool`, defaults to `True`): Whether to fit the estimated depth's scale and shift to the subject's
             rendered depth. Otherwise (and without a subject) the median depth is set to the camera's distance from
-            the origin.
+            the origin. A view that is handed over to the next window is fitted to what earlier anchors saw of it, too.
+        keep_first (`bool`, defaults to `False`): In a path that is generated window by window (`views_at_a_time`),
+            whether the first anchor is a second anchor of every later window, beside the nearest view.
     """
 
     frames: int | tuple[int, ...] | None = None
     preview: float = 0.2
     discontinuity: float | None = None
     align: bool = True
+    keep_first: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.frames, Sequence):
@@ -2080,6 +2084,7 @@ class SpatioTemporalTransformer3D(AnimateDiffTransformer3D):
 
     attention_windows: AttentionWindows
     bypassed: bool
+    replace_input: Callable[[Tensor], Tensor] | None
 
     def forward(
         self,
@@ -2092,6 +2097,8 @@ class SpatioTemporalTransformer3D(AnimateDiffTransformer3D):
     ) -> Tensor:
         if self.bypassed:
             return hidden_states
+        if self.replace_input is not None:
+            hidden_states = self.replace_input(hidden_states)
         height, width = hidden_states.shape[-2:]
         window = self.attention_windows.at(height, width)
         for block in self.transformer_blocks:
@@ -2127,6 +2134,7 @@ def enable_spatio_temporal_attention(unet: nn.Module, windows: WindowSetting | A
         if not isinstance(transformer, SpatioTemporalTransformer3D):
             transformer.__class__ = SpatioTemporalTransformer3D
             transformer.bypassed = False
+            transformer.replace_input = None
         transformer.attention_windows = windows
         for block in transformer.transformer_blocks:
             for attention in _attentions(block):
@@ -2141,7 +2149,7 @@ def disable_spatio_temporal_attention(unet: nn.Module) -> None:
     enable_spatio_temporal_attention(unet, 1)
     for transformer in _motion_transformers(unet):
         transformer.__class__ = AnimateDiffTransformer3D
-        del transformer.attention_windows, transformer.bypassed
+        del transformer.attention_windows, transformer.bypassed, transformer.replace_input
 
 
 @contextmanager
@@ -2166,6 +2174,36 @@ def motion_bypassed(unet: nn.Module) -> Iterator[None]:
     finally:
         for transformer, bypassed in zip(transformers, before):
             transformer.bypassed = bypassed
+
+
+@contextmanager
+def motion_inputs_replaced(modules: Sequence[nn.Module], replace: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Lets motion modules see `replace(hidden_states)` in place of their hidden states, for this context.
+
+    An attribute of the module and not a forward pre-hook: compiled modules look at their attributes in every call, but
+    not at hooks that come later.
+
+    Args:
+        modules (sequence of [`SpatioTemporalTransformer3D`]): Whose inputs are replaced.
+        replace (`Callable`): From hidden states `(batch * frames, C, h, w)` to others of the same shape.
+
+    Raises:
+        MVCustomError: for a module of another kind.
+    """
+    for module in modules:
+        if not isinstance(module, SpatioTemporalTransformer3D):
+            raise MVCustomError(
+                f"modules: expected motion modules with spatio-temporal attention, got {type(module).__name__}; call "
+                "enable_spatio_temporal_attention(unet, 1) first."
+            )
+    before = [module.replace_input for module in modules]
+    try:
+        for module in modules:
+            module.replace_input = replace
+        yield
+    finally:
+        for module, replaced in zip(modules, before):
+            module.replace_input = replaced
 
 
 def _motion_transformers(unet: nn.Module) -> list[nn.Module]:
@@ -2194,6 +2232,99 @@ def _check_processors(block: nn.Module) -> None:
                 "replace it; undo that (unet.set_attention_backend('xformers') keeps it), then call "
                 "enable_spatio_temporal_attention or pipe.set_attention_window again."
             )
+
+
+# --- pipelines/anchor_images.py: Images that the user gives for the anchor frames, in any accepted form, as one tensor.
+
+
+AnchorImage = PIL.Image.Image | str | PathLike | Tensor
+AnchorImages = AnchorImage | Sequence[AnchorImage] | Sequence[Sequence[AnchorImage]]
+
+
+def resolve_anchor_images(
+    given: AnchorImages,
+    *,
+    num_prompts: int,
+    num_images_per_prompt: int,
+    num_anchors: int,
+    height: int,
+    width: int,
+) -> Tensor:
+    """The images of the anchor frames as `(prompts * num_images_per_prompt, num_anchors, 3, height, width)` in [0, 1].
+
+    Args:
+        given (`PIL.Image.Image`, path, `torch.Tensor`, or a list): One image; a list of one per anchor frame, for all
+            prompts; a list of one per prompt, if there is one anchor; or a list per prompt of lists per anchor. As a
+            tensor in [0, 1], of shape `(3, H, W)`, `(anchors, 3, H, W)` (or `(prompts, 3, H, W)` with one anchor), or
+            `(prompts, anchors, 3, H, W)`.
+        num_prompts (`int`), num_images_per_prompt (`int`), num_anchors (`int`): What the call is about.
+        height (`int`), width (`int`): The views' size in pixels. Images of another size are refused, as resizing or
+            cropping one would change what its camera sees.
+
+    Raises:
+        MVCustomError: for another number of images, another size, something that is no image, or values outside
+            [0, 1].
+    """
+    if isinstance(given, Tensor):
+        if given.ndim not in (3, 4, 5):
+            raise MVCustomError(
+                "anchor_image: expected a tensor of shape (3, H, W), (anchors, 3, H, W) or (prompts, anchors, 3, H, W), "
+                f"got {tuple(given.shape)}."
+            )
+        given = [list(row) for row in given] if given.ndim == 5 else list(given) if given.ndim == 4 else given
+    rows = _rows(given, num_prompts, num_anchors)
+    images = [torch.stack([_image_tensor(image, height, width) for image in row]) for row in rows]
+    repeats = num_images_per_prompt if len(images) == num_prompts else num_prompts * num_images_per_prompt
+    return torch.stack(images).repeat_interleave(repeats, dim=0)
+
+
+def _rows(given: AnchorImages, num_prompts: int, num_anchors: int) -> list[list[AnchorImage]]:
+    """Lists of one image per anchor: one list for all prompts, or one per prompt."""
+    rows = given if _is_list(given) else [given]
+    if not all(_is_list(row) for row in rows):
+        one_per_prompt = num_anchors == 1 and len(rows) == num_prompts
+        rows = [[image] for image in rows] if one_per_prompt else [rows]
+    if len(rows) not in (1, num_prompts) or any(not _is_list(row) or len(row) != num_anchors for row in rows):
+        what = f"a list of {len(given)}" if _is_list(given) else "a single image"
+        per_prompt = f", or {num_prompts} of them, one per prompt" if num_anchors == 1 and num_prompts > 1 else ""
+        raise MVCustomError(
+            f"anchor_image: expected one image per anchor frame ({num_anchors}){per_prompt} (or such lists, one per prompt: "
+            f"{num_prompts}), got {what}."
+        )
+    return [list(row) for row in rows]
+
+
+def _is_list(given: object) -> bool:
+    return isinstance(given, Sequence) and not isinstance(given, str)
+
+
+def _image_tensor(given: AnchorImage, height: int, width: int) -> Tensor:
+    """One image as `(3, height, width)` in [0, 1]."""
+    if isinstance(given, (str, PathLike)):
+        try:
+            given = load_image(str(given))
+        except (ValueError, OSError) as error:
+            raise MVCustomError(f"anchor_image: {str(given)!r} cannot be read: {error}") from error
+    if isinstance(given, PIL.Image.Image):
+        image = torch.from_numpy(np.array(given.convert("RGB"))).permute(2, 0, 1).float() / 255
+    elif isinstance(given, Tensor) and given.is_floating_point():
+        image = given.float()
+        if not (image.isfinite().all() and image.min() >= 0 and image.max() <= 1):
+            raise MVCustomError(
+                f"anchor_image: expected values in [0, 1], got {image.min().item():.3g} to {image.max().item():.3g}."
+            )
+    else:
+        kind = f"a tensor of {given.dtype}" if isinstance(given, Tensor) else type(given).__name__
+        raise MVCustomError(
+            f"anchor_image: expected a PIL image, a path, or a tensor of floating dtype in [0, 1], got {kind}."
+        )
+    if image.shape != (3, height, width):
+        got = f"{image.shape[-1]} × {image.shape[-2]}" if image.ndim == 3 else f"shape {tuple(image.shape)}"
+        raise MVCustomError(
+            f"anchor_image: expected RGB of the views' size, {width} × {height} (width × height), got {got}. Resize the "
+            "image and its camera together, for example by Cameras.cover, or pass height= and width=."
+        )
+    return image
 
 
 # --- geometry/depth_alignment.py: Fits the scale and shift that bring a depth estimate into the world of the cameras.
@@ -2670,7 +2801,1844 @@ class Conditions:
         return [states[-batch:] if branch.positive else states[:batch] for branch in branches]
 
 
-# --- pipelines/anchors.py: From noise to the anchor's geometry: preview pass, depth estimate, alignment.
+# --- models/feature_nerf_config.py: Settings of a FeatureNeRF.
+
+
+@dataclass(frozen=True)
+class FeatureNeRFConfig:
+    """Settings of a [`FeatureNeRF`]. Lengths are in the subject frame, whose farthest reference camera is at distance 1.
+
+    Args:
+        hidden_channels (`int`, *optional*): Width of the per-view MLP; by default that of the features.
+        num_samples (`int`, defaults to 24): Samples on a ray.
+        near (`float`, defaults to 0.1): Distance from the target camera at which its rays begin. It is small, for target
+            cameras may come closer than the references did; of 24 samples one lies before 0.18.
+        far (`float`, defaults to 2.0): Distance at which they end.
+        point_frequencies (`int`, defaults to 16): Frequencies of the positional encoding of points.
+        ray_frequencies (`int`, defaults to 8): Frequencies of the positional encoding of rays and directions.
+        encoding_octaves (`float`, defaults to 7.5): The frequencies are `π · 2^e` with e spaced evenly from 0 to this. With
+            16 frequencies these are half octaves, down to a period of 0.011: about a pixel of a 64 × 64 map at distance
+            1, and well within what float32 coordinates resolve.
+        predict_rgb (`bool`, defaults to `True`): Whether colours are rendered too (training compares them with photos).
+        importance_share (`float`, defaults to 0.75): Of the samples on an opaque ray, the share that goes to where an
+            earlier block found the subject, in [0, 1).
+        initial_opacity (`float`, defaults to 0.5): Opacity of a full ray before training, in (0, 1). An untrained field
+            is an even fog. At one half the mask can pull it both ways, and the first and the last sample on the ray
+            differ by only a factor of two in what they contribute, so every depth is learnt from.
+
+    Example:
+
+        >>> from diffusers_mvcustom.models import FeatureNeRFConfig
+        >>> config = FeatureNeRFConfig(num_samples=12)
+        >>> FeatureNeRFConfig.from_dict(config.to_dict()) == config
+        True
+    """
+
+    hidden_channels: int | None = None
+    num_samples: int = 24
+    near: float = 0.1
+    far: float = 2.0
+    point_frequencies: int = 16
+    ray_frequencies: int = 8
+    encoding_octaves: float = 7.5
+    predict_rgb: bool = True
+    importance_share: float = 0.75
+    initial_opacity: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.hidden_channels is not None:
+            self._check_count("hidden_channels", 1)
+        self._check_count("num_samples", 1)
+        self._check_count("point_frequencies", 0)
+        self._check_count("ray_frequencies", 0)
+        if not isinstance(self.predict_rgb, bool):
+            raise MVCustomError(f"predict_rgb: expected true or false, got {self.predict_rgb!r}.")
+        self._check_number("far", "a positive length", lambda value: value > 0)
+        self._check_number("near", f"a length in (0, far = {self.far:g})", lambda value: 0 < value < self.far)
+        self._check_number("encoding_octaves", "a number that is not negative", lambda value: value >= 0)
+        self._check_number("importance_share", "a number in [0, 1)", lambda value: 0 <= value < 1)
+        self._check_number("initial_opacity", "a number in (0, 1)", lambda value: 0 < value < 1)
+
+    def _check_count(self, name: str, least: int) -> None:
+        value = getattr(self, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise MVCustomError(f"{name}: expected a whole number of at least {least}, got {value!r}.")
+
+    def _check_number(self, name: str, expected: str, fits: Any) -> None:
+        value = getattr(self, name)
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float))
+            or not math.isfinite(value)
+            or not fits(value)
+        ):
+            raise MVCustomError(f"{name}: expected {expected}, got {value!r}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as JSON holds them."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> FeatureNeRFConfig:
+        """Settings from JSON; what is missing has its default value.
+
+        Raises:
+            MVCustomError: naming unknown keys, or a value that cannot be used.
+        """
+        known = {field.name for field in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise MVCustomError(f"unknown keys {unknown}, expected some of {sorted(known)}. Made by a newer version?")
+        return cls(**values)
+
+
+# --- models/feature_nerf_inputs.py: What a FeatureNeRF accepts: shapes that fit each other.
+
+
+AttendText = Callable[[Tensor, Tensor], Tensor]
+"""A block's text attention with its residual: `(N, P, C)` points and `(N, L, D)` texts to `(N, P, C)`."""
+
+
+def check_feature_nerf_inputs(
+    channels: int,
+    reference_features: Tensor,  # [B, V, C, h_r, w_r]
+    reference_camera_to_world: Tensor,  # [B, V, 4, 4]
+    reference_intrinsics: Tensor,  # [B, V, 3, 3]
+    target_camera_to_world: Tensor,  # [B, M, 4, 4]
+    target_intrinsics: Tensor,  # [B, M, 3, 3]
+    height: int,
+    width: int,
+    reference_masks: Tensor | None,  # [B, V, h_r, w_r]
+    encoder_hidden_states: Tensor | None,  # [B, T, L, D]
+    attend_text: AttendText | None,
+    rays_per_chunk: int | None,
+) -> None:
+    """Raises for arguments of [`FeatureNeRF`] that do not fit each other or its `channels`; see there for the shapes.
+
+    Raises:
+        MVCustomError: naming the argument.
+    """
+    if reference_features.ndim != 5 or reference_features.shape[2] != channels:
+        raise MVCustomError(
+            f"reference_features: expected shape (B, V, {channels}, h, w), got {tuple(reference_features.shape)}."
+        )
+    batch, views = reference_features.shape[:2]
+    map_size = tuple(reference_features.shape[-2:])
+    targets = target_camera_to_world.shape[1] if target_camera_to_world.ndim == 4 else "M"
+    expected = {
+        "reference_camera_to_world": (reference_camera_to_world, (batch, views, 4, 4)),
+        "reference_intrinsics": (reference_intrinsics, (batch, views, 3, 3)),
+        "target_camera_to_world": (target_camera_to_world, (batch, targets, 4, 4)),
+        "target_intrinsics": (target_intrinsics, (batch, targets, 3, 3)),
+        "reference_masks": (reference_masks, (batch, views, *map_size)),
+    }
+    for name, (value, shape) in expected.items():
+        if value is not None and tuple(value.shape) != shape:
+            raise MVCustomError(f"{name}: expected shape {shape}, got {tuple(value.shape)}.")
+    if 0 in reference_features.shape or targets == 0:
+        raise MVCustomError("reference_features, target_camera_to_world: expected at least one view and camera.")
+    for name, value in (("height", height), ("width", width), ("rays_per_chunk", rays_per_chunk)):
+        if value is not None and value < 1:
+            raise MVCustomError(f"{name}: expected at least 1, got {value}.")
+    if (encoder_hidden_states is None) != (attend_text is None):
+        raise MVCustomError("encoder_hidden_states, attend_text: expected both or neither.")
+    if encoder_hidden_states is not None and (
+        encoder_hidden_states.ndim != 4 or encoder_hidden_states.shape[0] != batch
+    ):
+        raise MVCustomError(
+            f"encoder_hidden_states: expected shape ({batch}, T, L, D), got {tuple(encoder_hidden_states.shape)}."
+        )
+    if encoder_hidden_states is not None and encoder_hidden_states.shape[1] == 0:
+        raise MVCustomError("encoder_hidden_states: expected at least one text.")
+
+
+# --- models/feature_sampling.py: Bilinear sampling of feature maps at many points, channels last, with zeros outside.
+
+
+@dataclass(frozen=True, eq=False)
+class BilinearSampler:
+    """The four pixels around each of N points of V maps, and how much of each a sample takes.
+
+    Built once for a set of points, it samples any number of maps there.
+
+    Args:
+        indices (`torch.Tensor` of shape `(V, N, 4)`): Flattened pixel positions.
+        weights (`torch.Tensor` of shape `(V, N, 4)`): 0 for pixels outside of the map.
+    """
+
+    indices: Tensor  # [V, N, 4]
+    weights: Tensor  # [V, N, 4]
+
+    @classmethod
+    def at(
+        cls,
+        pixels: Tensor,  # [V, N, 2]
+        height: int,
+        width: int,
+    ) -> BilinearSampler:
+        """For positions (x, y) on `height` × `width` maps; the centre of the first pixel is (0.5, 0.5)."""
+        size = pixels.new_tensor([width, height])
+        # Beyond one pixel outside nothing is seen; the clamp keeps far projections within an integer's range.
+        position = (pixels - 0.5).clamp(min=torch.full_like(size, -2.0), max=size + 1.0)
+        corner = position.floor()
+        fraction = position - corner
+        columns = corner[..., :1] + corner.new_tensor([0.0, 1.0, 0.0, 1.0])  # [V, N, 4]
+        rows = corner[..., 1:] + corner.new_tensor([0.0, 0.0, 1.0, 1.0])
+        x, y = fraction[..., :1], fraction[..., 1:]
+        weights = torch.cat([(1 - x) * (1 - y), x * (1 - y), (1 - x) * y, x * y], dim=-1)
+        inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
+        indices = rows.clamp(0, height - 1).long() * width + columns.clamp(0, width - 1).long()
+        return cls(indices, weights * inside)
+
+    @property
+    def coverage(self) -> Tensor:
+        """What each sample takes from within the map, `(V, N)`: 1 inside, falling to 0 half a pixel outside."""
+        return self.weights.sum(-1)
+
+    def sample(
+        self,
+        view: int,
+        features: Tensor,  # [h * w, C]
+    ) -> Tensor:
+        """Samples one view's map, `(N, C)`. Differentiable with respect to the map."""
+        # One fused weighted gather: no copy of the four corners.
+        return F.embedding_bag(
+            self.indices[view], features, per_sample_weights=self.weights[view].to(features.dtype), mode="sum"
+        )
+
+
+# --- models/positional_encoding.py: Sines and cosines of coordinates, so that a linear layer can tell nearby places apart.
+
+
+def positional_encoding(values: Tensor, num_frequencies: int, octaves: float) -> Tensor:
+    """The values themselves, then their sines, then their cosines.
+
+    The angular frequencies are `π · 2^e`, with `num_frequencies` exponents e spaced evenly from 0 to `octaves`. Ordered
+    as (values, sines, cosines); within the sines and the cosines, a coordinate's frequencies lie side by side.
+
+    Args:
+        values (`torch.Tensor` of shape `(..., D)`): Coordinates, float32 or better: the highest frequency multiplies
+            their rounding error.
+        num_frequencies (`int`): K, may be 0.
+        octaves (`float`): Exponent of the highest frequency.
+
+    Returns:
+        `torch.Tensor` of shape `(..., D * (1 + 2 * K))`, see [`encoding_size`].
+
+    Example:
+
+        >>> import torch
+        >>> from diffusers_mvcustom.models.positional_encoding import positional_encoding
+        >>> positional_encoding(torch.tensor([0.5]), 2, 1.0).round(decimals=4).abs().tolist()
+        [0.5, 1.0, 0.0, 0.0, 1.0]
+    """
+    exponents = torch.linspace(0.0, octaves, num_frequencies, device=values.device, dtype=values.dtype)
+    angles = (values[..., None] * (math.pi * exponents.exp2())).flatten(-2)
+    return torch.cat([values, angles.sin(), angles.cos()], dim=-1)
+
+
+def encoding_size(dimensions: int, num_frequencies: int) -> int:
+    """Length of the [`positional_encoding`] of a vector with so many dimensions."""
+    return dimensions * (1 + 2 * num_frequencies)
+
+
+# --- models/ray_sampling.py: Where on its ray a sample is taken: in even bins, or in bins that follow what an earlier pass found.
+
+
+@dataclass(frozen=True, eq=False)
+class RayDistribution:
+    """What a pass over the rays of B × M target maps found: how much of the light comes from which bin.
+
+    Args:
+        edges (`torch.Tensor` of shape `(B, M, h, w, S + 1)`): Ends of the bins as distances along the ray, ascending.
+        weights (`torch.Tensor` of shape `(B, M, h, w, S)`): Rendering weights; their sum is the ray's opacity.
+    """
+
+    edges: Tensor  # [B, M, h, w, S + 1]
+    weights: Tensor  # [B, M, h, w, S]
+
+    def __post_init__(self) -> None:
+        expected = (*self.weights.shape[:-1], self.weights.shape[-1] + 1)
+        if self.weights.ndim != 5 or self.edges.shape != expected:
+            raise MVCustomError(
+                "edges, weights: expected shapes (B, M, h, w, S + 1) and (B, M, h, w, S), got "
+                f"{tuple(self.edges.shape)} and {tuple(self.weights.shape)}."
+            )
+
+    def resize(self, height: int, width: int) -> RayDistribution:
+        """The distribution for another size of the same maps; each ray takes over that of the nearest ray.
+
+        Bins differ from ray to ray, and a mean of two rays' bins would lie in the air between two surfaces.
+        """
+        if self.weights.shape[2:4] == (height, width):
+            return self
+        rows, columns = (
+            ((torch.arange(new, device=self.weights.device) + 0.5) * (old / new)).long().clamp(max=old - 1)
+            for new, old in zip((height, width), self.weights.shape[2:4])
+        )
+        return RayDistribution(self.edges[:, :, rows][:, :, :, columns], self.weights[:, :, rows][:, :, :, columns])
+
+
+@dataclass(frozen=True, eq=False)
+class RaySamples:
+    """Samples on rays, one in each of S adjoining bins.
+
+    Args:
+        edges (`torch.Tensor` of shape `(..., S + 1)`): Ends of the bins, as distances along the ray.
+        positions (`torch.Tensor` of shape `(..., S)`): Where in its bin each sample is taken.
+    """
+
+    edges: Tensor  # [..., S + 1]
+    positions: Tensor  # [..., S]
+
+
+def even_distribution(near: float, far: float, like: Tensor) -> tuple[Tensor, Tensor]:
+    """One bin from `near` to `far` of which nothing is known, as edges `(1, 1, 1, 1, 2)` and weights `(1, 1, 1, 1, 1)`."""
+    return like.new_tensor([near, far]).view(1, 1, 1, 1, 2), like.new_zeros(1, 1, 1, 1, 1)
+
+
+def spread_weights(
+    edges: Tensor,  # [..., K + 1]
+    weights: Tensor,  # [..., K]
+) -> tuple[Tensor, Tensor]:
+    """Spreads each bin's weight evenly over its two halves and the adjoining half of each neighbour.
+
+    A surface that shows in one bin was met somewhere between the sample before it and its own, so half of the time in
+    the bin before, where there is no weight. Sampled without this, that bin becomes a wide one and the surface moves
+    to its front.
+
+    Returns:
+        `tuple` of the halves' edges `(..., 2 * K + 1)` and weights `(..., 2 * K)`, whose sum is that of `weights`.
+
+    Example:
+
+        >>> import torch
+        >>> from diffusers_mvcustom.models.ray_sampling import spread_weights
+        >>> edges, weights = spread_weights(torch.tensor([0.0, 2.0, 4.0, 6.0]), torch.tensor([0.0, 1.0, 0.0]))
+        >>> edges.tolist(), weights.tolist()
+        ([0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [0.0, 0.25, 0.25, 0.25, 0.25, 0.0])
+    """
+    middles = (edges[..., :-1] + edges[..., 1:]) / 2
+    halves = torch.cat([torch.stack([edges[..., :-1], middles], dim=-1).flatten(-2), edges[..., -1:]], dim=-1)
+    quarters = weights / 4
+    from_before = torch.cat([quarters[..., :1], quarters[..., :-1]], dim=-1)  # at the ends of the ray it stays
+    from_behind = torch.cat([quarters[..., 1:], quarters[..., -1:]], dim=-1)
+    spread = torch.stack([quarters + from_before, quarters + from_behind], dim=-1).flatten(-2)
+    return halves, spread
+
+
+def sample_rays(
+    edges: Tensor,  # [..., K + 1]
+    weights: Tensor,  # [..., K]
+    num_samples: int,
+    *,
+    importance_share: float = 0.75,
+    jitter: Tensor | None = None,  # [..., S]
+) -> RaySamples:
+    """Divides rays into bins that are narrow where an earlier pass found something, and takes a sample in each.
+
+    The probability of a place is `importance_share` times the earlier weights, and for the rest uniform over the ray.
+    Weights sum to the opacity, so an empty ray is sampled evenly, and a solid one for `importance_share` at its
+    surface. The bins are the S quantiles of that probability, so they cover the ray without gaps.
+
+    Args:
+        edges (`torch.Tensor` of shape `(..., K + 1)`): Bins of the earlier pass.
+        weights (`torch.Tensor` of shape `(..., K)`): Its rendering weights. They get no gradient.
+        num_samples (`int`): S.
+        importance_share (`float`, *optional*, defaults to 0.75): In [0, 1).
+        jitter (`torch.Tensor` of shape `(..., S)`, *optional*):
+            Uniform random numbers in [0, 1): where in its bin, in probability, each sample lies (so that over many
+            draws the samples follow the probability exactly). By default they lie at the middle, 0.5.
+
+    Example:
+
+        >>> import torch
+        >>> from diffusers_mvcustom.models.ray_sampling import sample_rays
+        >>> samples = sample_rays(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0.0, 1.0]), 4, importance_share=0.5)
+        >>> [round(edge, 3) for edge in samples.edges.tolist()]
+        [1.0, 2.0, 2.333, 2.667, 3.0]
+        >>> [round(position, 3) for position in samples.positions.tolist()]
+        [1.5, 2.167, 2.5, 2.833]
+    """
+    edges, weights = edges.detach(), weights.detach()
+    share = importance_share * weights
+    widths = edges.diff(dim=-1)
+    length = edges[..., -1:] - edges[..., :1]
+    probability = share + (1 - share.sum(-1, keepdim=True)) * widths / length
+    steps = torch.arange(num_samples + 1, device=edges.device, dtype=edges.dtype)
+    within = steps[:-1] + (0.5 if jitter is None else jitter.to(edges))
+    ends = (steps / num_samples).expand(*within.shape[:-1], -1)
+    quantiles = _inverse_cdf(edges, probability, torch.cat([ends, within / num_samples], dim=-1))
+    inner = quantiles[..., 1:num_samples]
+    first, last = (end.expand(*inner.shape[:-1], 1) for end in (edges[..., :1], edges[..., -1:]))
+    bins = torch.cat([first, inner, last], dim=-1)
+    positions = quantiles[..., num_samples + 1 :].clamp(min=bins[..., :-1], max=bins[..., 1:])
+    return RaySamples(bins, positions)
+
+
+def _inverse_cdf(edges: Tensor, probability: Tensor, levels: Tensor) -> Tensor:
+    """Where the piecewise linear cumulative distribution over `edges` `(..., K + 1)` reaches `levels` `(..., Q)`."""
+    shape = torch.broadcast_shapes(edges.shape[:-1], levels.shape[:-1])
+    edges, probability, levels = (x.expand(*shape, x.shape[-1]) for x in (edges, probability, levels))
+    cumulative = probability.cumsum(-1)
+    cumulative = torch.cat([torch.zeros_like(cumulative[..., :1]), cumulative / cumulative[..., -1:]], dim=-1)
+    upper = torch.searchsorted(cumulative.contiguous(), levels.contiguous(), right=True)
+    upper = upper.clamp(1, edges.shape[-1] - 1)
+    low, high = cumulative.gather(-1, upper - 1), cumulative.gather(-1, upper)
+    start, end = edges.gather(-1, upper - 1), edges.gather(-1, upper)
+    fraction = ((levels - low) / (high - low).clamp(min=torch.finfo(edges.dtype).tiny)).clamp(0, 1)
+    return start + fraction * (end - start)
+
+
+# --- models/volume_rendering.py: Emission and absorption along rays whose density is constant within each bin.
+
+
+_LARGEST_GRADIENT_EXPONENT = 15.0
+_LARGEST_DENSITY = 1e30
+_NO_OPACITY = 1e-6
+
+
+class _TruncatedExp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, exponent: Tensor) -> Tensor:
+        ctx.save_for_backward(exponent)
+        return exponent.exp().clamp(max=_LARGEST_DENSITY)  # an infinite one would be NaN times a coverage of 0
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (exponent,) = ctx.saved_tensors
+        return gradient * exponent.clamp(max=_LARGEST_GRADIENT_EXPONENT).exp()
+
+
+def truncated_exp(exponent: Tensor) -> Tensor:
+    """`exp(exponent)`, at most 1e30, whose gradient stops growing at an exponent of 15: a dense sample cannot blow up a
+    step."""
+    return _TruncatedExp.apply(exponent)
+
+
+def rendering_weights(
+    density: Tensor,  # [..., S]
+    edges: Tensor,  # [..., S + 1]
+) -> Tensor:
+    """The share of the light that each bin sends to the eye.
+
+    `w_i = exp(-Σ_{j<i} σ_j δ_j) (1 - exp(-σ_i δ_i))` with `δ_i = edges_{i+1} - edges_i`. Their sum is the ray's opacity,
+    `1 - exp(-Σ σ_i δ_i)`.
+
+    Args:
+        density (`torch.Tensor` of shape `(..., S)`): σ, not negative, per unit of length.
+        edges (`torch.Tensor` of shape `(..., S + 1)`): Distances of the bins' ends along the ray, ascending.
+
+    Returns:
+        `torch.Tensor` of shape `(..., S)`.
+
+    Example:
+
+        >>> import torch
+        >>> from diffusers_mvcustom.models.volume_rendering import rendering_weights
+        >>> halving = torch.full((3,), 2.0).log()
+        >>> rendering_weights(halving, torch.tensor([1.0, 2.0, 3.0, 4.0])).tolist()
+        [0.5, 0.25, 0.125]
+    """
+    depth = _optical_depth(density, edges)
+    before = depth.cumsum(-1)[..., :-1]
+    transmittance = torch.cat([torch.ones_like(depth[..., :1]), (-before).exp()], dim=-1)
+    return transmittance * -torch.expm1(-depth)
+
+
+def expected_distance(
+    density: Tensor,  # [..., S]
+    edges: Tensor,  # [..., S + 1]
+    weights: Tensor,  # [..., S]
+) -> Tensor:
+    """Where along the ray the light that reaches the eye comes from on average, `(...)`.
+
+    Exact for a density that is constant within each bin: a fog's light comes from the bins' middles, a solid's from
+    the front edge of its first bin. Where the opacity is 0 it is the far end of the ray (below an opacity of about
+    1e-5 it begins to lean there).
+    """
+    widths = edges.diff(dim=-1)
+    inside = edges[..., :-1] + widths * _mean_depth_within_bin(_optical_depth(density, edges))
+    nowhere = _NO_OPACITY * edges[..., -1]
+    return ((weights * inside).sum(-1) + nowhere) / (weights.sum(-1) + _NO_OPACITY)
+
+
+def _optical_depth(density: Tensor, edges: Tensor) -> Tensor:
+    # The clamp keeps an overflowing density from giving NaN in a bin of no width.
+    return density.clamp(max=_LARGEST_DENSITY) * edges.diff(dim=-1)
+
+
+def _mean_depth_within_bin(depth: Tensor) -> Tensor:
+    """Mean place of absorption in a bin of this optical depth x, as a fraction of the bin: `1/x - 1/(exp(x) - 1)`."""
+    thin = depth < 0.1
+    # Each branch gets arguments that are safe for it: a `where` after it would still pass NaN gradients back.
+    small = depth.clamp(max=0.1)
+    safe = torch.where(thin, torch.ones_like(depth), depth)
+    series = 0.5 - small / 12 + small**3 / 720
+    return torch.where(thin, series, 1 / safe - 1 / torch.expm1(safe.clamp(max=80.0)))
+
+
+# --- models/feature_nerf.py: FeatureNeRF: subject features at target cameras, rendered from the features of posed reference views.
+
+
+_CHUNK_BYTES = 256 * 2**20
+"""Memory that the chunk of rays in work may take, where `rays_per_chunk` does not say otherwise."""
+
+
+@dataclass
+class RenderedFeatures:
+    """What a [`FeatureNeRF`] renders: B scenes, seen from M cameras, for T texts.
+
+    Args:
+        features (`torch.Tensor` of shape `(B, T, M, h * w, C)`): X_y. Zero where nothing is seen.
+        opacity (`torch.Tensor` of shape `(B, M, h, w)`): In [0, 1], float32.
+        rgb (`torch.Tensor` of shape `(B, M, h, w, 3)`, *optional*): Colours in [0, 1] before black, so already
+            multiplied by the opacity; float32.
+        depth (`torch.Tensor` of shape `(B, M, h, w)`): Expected z-depth in the target camera of what is seen, not
+            multiplied by the opacity; float32. Where the opacity is 0, the z-depth at the far end of the ray.
+        density (`torch.Tensor` of shape `(B, M, h * w, S)`): Of the samples, per unit of length; float32.
+        ray_distribution ([`RayDistribution`]): For the next block's `previous`. Carries no gradient.
+    """
+
+    features: Tensor  # [B, T, M, h * w, C]
+    opacity: Tensor  # [B, M, h, w]
+    rgb: Tensor | None  # [B, M, h, w, 3]
+    depth: Tensor  # [B, M, h, w]
+    density: Tensor  # [B, M, h * w, S]
+    ray_distribution: RayDistribution
+
+
+class FeatureNeRF(nn.Module):
+    """Renders the features of posed reference views into target cameras, along epipolar lines.
+
+    Points on the rays of the target pixels are projected into every reference. What is found there goes through an MLP a
+    view, is blended over the views, attends to the text, and is volume-rendered.
+
+    - A view has a say in the blend as far as the point lies in its image. One that does not see the point knows
+      nothing of it; one that sees masked background there does know, and that is how empty space is carved. Where no
+      view sees the point the density is 0: there is no evidence of a subject.
+    - Density and colour come from the features before text attention, so T texts share one geometry.
+    - The blend is a softmax of a linear score. A term of that score that is the same for all views, such as the point
+      in the target's frame, cancels out and is left out.
+    - Geometry (projection, encodings, volume rendering) is computed in float32 under any autocast or weight dtype.
+
+    A linear layer commutes with bilinear interpolation, and with the blend over views, whose weights sum to 1. So the
+    reference maps go through the first layer before they are sampled, and the second layer runs once a point, not once
+    a view.
+
+    Source: FeatureNeRF of CustomDiffusion360 (arXiv 2404.12333), as used by MVCustom (arXiv 2510.13702).
+
+    Args:
+        channels (`int`): C, of the features.
+        config ([`FeatureNeRFConfig`], *optional*): Settings.
+
+    Example:
+
+        >>> import torch
+        >>> from diffusers_mvcustom.models import FeatureNeRF
+        >>> pose = torch.eye(4).view(1, 1, 4, 4).clone()
+        >>> pose[..., 2, 3] = -1.0  # looks at the origin from distance 1
+        >>> intrinsics = torch.tensor([[8.0, 0.0, 4.0], [0.0, 8.0, 3.0], [0.0, 0.0, 1.0]]).view(1, 1, 3, 3)
+        >>> nerf = FeatureNeRF(16)
+        >>> rendered = nerf(torch.randn(1, 1, 16, 6, 8), pose, intrinsics, pose, intrinsics, 6, 8)
+        >>> rendered.features.shape, rendered.depth.shape
+        (torch.Size([1, 1, 1, 48, 16]), torch.Size([1, 1, 6, 8]))
+    """
+
+    def __init__(self, channels: int, config: FeatureNeRFConfig | None = None) -> None:
+        super().__init__()
+        config = FeatureNeRFConfig() if config is None else config
+        self.channels = channels
+        self.config = config
+        self.gradient_checkpointing = False  # diffusers' enable_gradient_checkpointing sets it on all submodules
+        hidden = config.hidden_channels or channels
+        point_size = encoding_size(3, config.point_frequencies)
+        plucker_size = encoding_size(6, config.ray_frequencies)  # holds the ray's direction
+        direction_size = encoding_size(3, config.ray_frequencies)
+        # The first layer of the MLP and the score, in parts that act at different stages.
+        self.feature_projection = nn.Linear(channels, hidden, bias=False)
+        self.point_projection = nn.Linear(point_size, hidden, bias=False)
+        self.ray_projection = nn.Linear(plucker_size, hidden)
+        self.output_projection = nn.Linear(hidden, channels)
+        self.feature_score = nn.Linear(channels, 1, bias=False)
+        self.direction_score = nn.Linear(direction_size, 1, bias=False)
+        self.density_and_rgb = nn.Linear(channels, 4 if config.predict_rgb else 1)
+        _initialize_as_one(self.feature_projection, self.point_projection, self.ray_projection)
+        _initialize_as_one(self.feature_score, self.direction_score)
+        nn.init.zeros_(self.density_and_rgb.weight)
+        nn.init.zeros_(self.density_and_rgb.bias)
+        self._log_initial_density = math.log(-math.log1p(-config.initial_opacity) / (config.far - config.near))
+
+    def forward(
+        self,
+        reference_features: Tensor,  # [B, V, C, h_r, w_r]
+        reference_camera_to_world: Tensor,  # [B, V, 4, 4]
+        reference_intrinsics: Tensor,  # [B, V, 3, 3]
+        target_camera_to_world: Tensor,  # [B, M, 4, 4]
+        target_intrinsics: Tensor,  # [B, M, 3, 3]
+        height: int,
+        width: int,
+        *,
+        reference_masks: Tensor | None = None,  # [B, V, h_r, w_r]
+        encoder_hidden_states: Tensor | None = None,  # [B, T, L, D]
+        attend_text: AttendText | None = None,
+        previous: RayDistribution | None = None,
+        stratified: bool = False,
+        generator: torch.Generator | None = None,
+        rays_per_chunk: int | None = None,
+    ) -> RenderedFeatures:
+        """Renders the features of V reference views into M target cameras, for each of B scenes.
+
+        Args:
+            reference_features (`torch.Tensor` of shape `(B, V, C, h_r, w_r)`): Feature maps.
+            reference_camera_to_world (`torch.Tensor` of shape `(B, V, 4, 4)`): Poses in the subject frame, OpenCV axes.
+            reference_intrinsics (`torch.Tensor` of shape `(B, V, 3, 3)`): In pixels of the `h_r` × `w_r` maps.
+            target_camera_to_world (`torch.Tensor` of shape `(B, M, 4, 4)`): Poses of the target cameras.
+            target_intrinsics (`torch.Tensor` of shape `(B, M, 3, 3)`): In pixels of the `height` × `width` maps.
+            height, width (`int`): Size of the target feature maps.
+            reference_masks (`torch.Tensor` of shape `(B, V, h_r, w_r)`, *optional*): Multiplies the reference features;
+                0 where a reference has nothing to say.
+            encoder_hidden_states (`torch.Tensor` of shape `(B, T, L, D)`, *optional*): T texts over one geometry. Without
+                it T is 1 and no text is attended to.
+            attend_text (`Callable`, *optional*): The block's text attention with its residual, from `(N, P, C)` points
+                and `(N, L, D)` texts to `(N, P, C)`. Goes with `encoder_hidden_states`.
+            previous ([`RayDistribution`], *optional*): What an earlier block found for the same cameras, at any map size.
+                By default rays are sampled evenly.
+            stratified (`bool`, *optional*, defaults to `False`): Whether samples lie at random in their bins (for
+                training). Otherwise the result is deterministic.
+            generator (`torch.Generator`, *optional*): For that.
+            rays_per_chunk (`int`, *optional*): Rays in work at a time; bounds the memory and does not change the result.
+                By default as many as take about 256 MiB. With gradients the memory is bounded only if
+                `gradient_checkpointing` is on, too.
+
+        Raises:
+            MVCustomError: naming the argument whose shape does not fit.
+        """
+        check_feature_nerf_inputs(
+            self.channels, reference_features, reference_camera_to_world, reference_intrinsics, target_camera_to_world,
+            target_intrinsics, height, width, reference_masks, encoder_hidden_states, attend_text, rays_per_chunk,
+        )  # fmt: skip
+        geometry_dtype = torch.promote_types(self.density_and_rgb.weight.dtype, torch.float32)
+        reference_camera_to_world, reference_intrinsics, target_camera_to_world, target_intrinsics = (
+            x.to(reference_features.device, geometry_dtype)
+            for x in (reference_camera_to_world, reference_intrinsics, target_camera_to_world, target_intrinsics)
+        )
+        batch, targets = target_camera_to_world.shape[:2]
+        pixels = pixel_centers(height, width, device=reference_features.device, dtype=geometry_dtype).flatten(0, 1)
+        origins, directions = camera_rays(target_camera_to_world, target_intrinsics, pixels, normalize=False)
+        z_scale = 1 / directions.norm(dim=-1, keepdim=True)  # z-depth of a point at distance 1
+        samples = self._sample_rays(previous, (batch, targets, height, width), z_scale, stratified, generator)
+
+        texts = 1 if encoder_hidden_states is None else encoder_hidden_states.shape[1]
+        if rays_per_chunk is None:
+            rays_per_chunk = self._default_rays_per_chunk(texts, reference_features.shape[1])
+        parts = []
+        for b in range(batch):
+            views = _Views(
+                *self._project_features(
+                    reference_features[b], None if reference_masks is None else reference_masks[b]
+                ),
+                tuple(reference_features.shape[-2:]),
+                reference_camera_to_world[b],
+                _inverse_poses(reference_camera_to_world[b]),
+                reference_intrinsics[b],
+            )
+            text = None if encoder_hidden_states is None else encoder_hidden_states[b]
+            rotation = target_camera_to_world[b, :, None, :3, :3].expand(-1, height * width, 3, 3)
+            rays = (
+                origins[b].flatten(0, 1),
+                (directions[b] * z_scale[b]).flatten(0, 1),
+                rotation.flatten(0, 1),
+                samples.edges[b].flatten(0, 2),
+                samples.positions[b].flatten(0, 2),
+            )
+            for chunk in zip(*(x.split(rays_per_chunk) for x in rays)):
+                parts.append(self._render_chunk_with_or_without_checkpoint(views, _Rays(*chunk), text, attend_text))
+        features, density, weights, rgb = (
+            None if part[0] is None else torch.cat(part, dim=dim) for part, dim in zip(zip(*parts), (1, 0, 0, 0))
+        )
+
+        maps = (batch, targets, height, width)
+        density, weights = density.view(*maps, -1), weights.view(*maps, -1)
+        distance = expected_distance(density, samples.edges, weights)
+        features = features.unflatten(1, (batch, targets, height * width)).transpose(0, 1)
+        return RenderedFeatures(
+            features=features.to(reference_features.dtype),
+            opacity=weights.sum(-1),
+            rgb=None if rgb is None else rgb.view(*maps, 3),
+            depth=distance * z_scale.view(maps),
+            density=density.flatten(2, 3),
+            ray_distribution=RayDistribution(samples.edges, weights.detach()),
+        )
+
+    # --- where to look ---
+
+    def _sample_rays(
+        self,
+        previous: RayDistribution | None,
+        maps: tuple[int, int, int, int],
+        like: Tensor,
+        stratified: bool,
+        generator: torch.Generator | None,
+    ) -> RaySamples:
+        config, shape = self.config, (*maps, self.config.num_samples)
+        if previous is None:
+            edges, weights = even_distribution(config.near, config.far, like)
+        else:
+            if previous.weights.shape[:2] != maps[:2]:
+                raise MVCustomError(
+                    f"previous: expected the rays of (batch, target cameras) = {maps[:2]}, got "
+                    f"{tuple(previous.weights.shape[:2])}. Rendered for other cameras?"
+                )
+            previous = previous.resize(*maps[2:])
+            edges, weights = spread_weights(previous.edges.to(like), previous.weights.to(like))
+        jitter = None
+        if stratified:
+            # Drawn for all rays at once, where the generator is: chunks do not matter, and a CPU generator serves a GPU.
+            device = like.device if generator is None else generator.device
+            jitter = torch.rand(shape, generator=generator, device=device, dtype=like.dtype).to(like.device)
+        samples = sample_rays(
+            edges, weights, config.num_samples, importance_share=config.importance_share, jitter=jitter
+        )
+        return RaySamples(samples.edges.expand(*maps, -1), samples.positions.expand(*maps, -1))
+
+    def _default_rays_per_chunk(self, texts: int, views: int) -> int:
+        hidden = self.output_projection.in_features
+        per_view = 3 * hidden + 2 * self.point_projection.in_features
+        per_text = 6 * self.channels
+        if self.gradient_checkpointing and torch.is_grad_enabled():  # a chunk's backward pass holds every step
+            per_view, per_text = views * per_view, 2 * per_text
+        numbers = per_view + texts * per_text + 2 * self.channels
+        return max(1, _CHUNK_BYTES // (4 * numbers * self.config.num_samples))
+
+    # --- what is there ---
+
+    def _project_features(
+        self, features: Tensor, masks: Tensor | None
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """The parts of the first layer and of the score that act on features, as maps `(h_r * w_r, ...)` of each view."""
+        features = features.flatten(2).transpose(1, 2).to(self.feature_projection.weight.dtype)
+        if masks is not None:
+            features = features * masks.flatten(1)[..., None].to(features.dtype)
+        projected, score = self.feature_projection(features), self.feature_score(features)
+        # Interpolated in float32: its weights have more digits than half precision holds.
+        wide = torch.promote_types(projected.dtype, torch.float32)
+        # One tensor a view: the gradient of an index into one tensor of all views would be as large as that.
+        return projected.to(wide).unbind(0), score.to(wide).unbind(0)
+
+    def _render_chunk_with_or_without_checkpoint(self, *args) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return checkpoint(self._render_chunk, *args, use_reentrant=False)
+        return self._render_chunk(*args)
+
+    def _render_chunk(
+        self, views: _Views, rays: _Rays, text: Tensor | None, attend_text: AttendText | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Features `(T, R, C)`, densities and rendering weights `(R, S)`, and colours `(R, 3)` of R rays."""
+        points = (rays.origins[:, None] + rays.positions[..., None] * rays.directions[:, None]).flatten(0, 1)
+        pixels, _ = project(points[None], views.world_to_camera, views.intrinsics)
+        sampler = BilinearSampler.at(pixels, *views.size)
+        blend, seen = self._blend_weights(views, rays, points, sampler)
+        point_features = self._blended_features(views, rays, points, sampler, blend)  # [R * S, C]
+
+        shape = rays.positions.shape
+        raw = self.density_and_rgb(point_features).to(points.dtype)
+        density = (truncated_exp(raw[:, 0] + self._log_initial_density) * seen).view(shape)
+        weights = rendering_weights(density, rays.edges)
+        rgb = None
+        if self.config.predict_rgb:
+            rgb = (weights[..., None] * raw[:, 1:].sigmoid().view(*shape, 3)).sum(-2)
+
+        point_features = point_features[None]
+        if attend_text is not None:
+            point_features = point_features.to(text.dtype).expand(text.shape[0], -1, -1)
+            point_features = attend_text(point_features, text)
+        with torch.autocast(points.device.type, enabled=False):
+            point_features = point_features.to(points.dtype).unflatten(1, shape)  # [T, R, S, C]
+            features = torch.einsum("rs,trsc->trc", weights, point_features)
+        return features, density, weights, rgb
+
+    def _blend_weights(
+        self, views: _Views, rays: _Rays, points: Tensor, sampler: BilinearSampler
+    ) -> tuple[Tensor, Tensor]:
+        """The views' shares in each point `(V, R * S)`, and how far any view sees it at all `(R * S)`."""
+        to_target = rays.rotation.repeat_interleave(rays.positions.shape[1], dim=0).transpose(-1, -2)
+        scores = []
+        for v in range(len(views.world_to_camera)):
+            toward = F.normalize(points - views.camera_to_world[v, :3, 3], dim=-1)
+            toward = transform_directions(toward[:, None], to_target)[:, 0]
+            encoded = self._encode(toward, self.config.ray_frequencies)
+            scores.append((sampler.sample(v, views.scores[v]) + self.direction_score(encoded).to(points.dtype))[:, 0])
+        coverage = sampler.coverage
+        seen = coverage.amax(dim=0)
+        # Where no view sees the point any finite weights will do: its density is 0.
+        coverage = torch.where(seen > 0, coverage, torch.ones_like(coverage))
+        logits = (torch.stack(scores) + coverage.log()).softmax(dim=0)
+        return logits, seen
+
+    def _blended_features(
+        self, views: _Views, rays: _Rays, points: Tensor, sampler: BilinearSampler, blend: Tensor
+    ) -> Tensor:
+        """The per-view MLP's outputs, blended over the views, `(R * S, C)`."""
+        origins = transform_points(rays.origins, views.world_to_camera)  # [V, R, 3]
+        directions = transform_directions(rays.directions, views.world_to_camera)
+        encoded_rays = self._encode(plucker_coordinates(origins, directions), self.config.ray_frequencies)
+        per_ray = self.ray_projection(encoded_rays)[:, :, None]  # [V, R, 1, H]
+        blended = None
+        for v in range(len(per_ray)):
+            in_view = transform_points(points, views.world_to_camera[v])
+            encoded = self._encode(in_view, self.config.point_frequencies)
+            hidden = sampler.sample(v, views.features[v]).to(per_ray.dtype)
+            hidden = torch.addmm(hidden, encoded, self.point_projection.weight.t())
+            hidden = hidden.view(*rays.positions.shape, -1).add_(per_ray[v]).flatten(0, 1)
+            hidden = F.silu(hidden, inplace=not torch.is_grad_enabled())
+            share = blend[v, :, None].to(hidden.dtype)
+            # In place: only the summands are needed for gradients.
+            blended = hidden * share if blended is None else blended.addcmul_(hidden, share)
+        return self.output_projection(blended)
+
+    def _encode(self, values: Tensor, num_frequencies: int) -> Tensor:
+        encoded = positional_encoding(values, num_frequencies, self.config.encoding_octaves)
+        return encoded.to(self.ray_projection.weight.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class _Views:
+    """The reference views of one scene."""
+
+    features: tuple[Tensor, ...]  # V of [h_r * w_r, H], after the first layer
+    scores: tuple[Tensor, ...]  # V of [h_r * w_r, 1]
+    size: tuple[int, int]  # h_r, w_r
+    camera_to_world: Tensor  # [V, 4, 4]
+    world_to_camera: Tensor  # [V, 4, 4]
+    intrinsics: Tensor  # [V, 3, 3]
+
+
+@dataclass(frozen=True, eq=False)
+class _Rays:
+    """R rays of one scene, of any target cameras."""
+
+    origins: Tensor  # [R, 3]
+    directions: Tensor  # [R, 3] of unit length
+    rotation: Tensor  # [R, 3, 3] of the target camera
+    edges: Tensor  # [R, S + 1]
+    positions: Tensor  # [R, S]
+
+
+def _inverse_poses(camera_to_world: Tensor) -> Tensor:
+    inverse = torch.zeros_like(camera_to_world)
+    rotation = camera_to_world[..., :3, :3].transpose(-1, -2)
+    inverse[..., :3, :3] = rotation
+    inverse[..., :3, 3] = -(rotation * camera_to_world[..., None, :3, 3]).sum(-1)
+    inverse[..., 3, 3] = 1.0
+    return inverse
+
+
+def _initialize_as_one(*parts: nn.Linear) -> None:
+    """Initialises linear layers whose outputs are summed as `nn.Linear` would one layer on all of their inputs."""
+    bound = 1 / math.sqrt(sum(part.in_features for part in parts))
+    for part in parts:
+        nn.init.uniform_(part.weight, -bound, bound)
+        if part.bias is not None:
+            nn.init.uniform_(part.bias, -bound, bound)
+
+
+# --- cameras/distortion.py: Lens distortion: OpenCV's radial-tangential and fisheye models, and how to undo them.
+
+
+@dataclass(frozen=True)
+class Distortion:
+    """Distortion coefficients that all photos of a capture share.
+
+    Args:
+        radial (`tuple` of `float`): k1, k2, ... (up to 6 radial ones, the 4th to 6th in the denominator, as in OpenCV; up
+            to 4 for a fisheye lens).
+        tangential (`tuple` of `float`): p1, p2.
+        fisheye (`bool`): Whether the lens is OpenCV's equidistant fisheye.
+    """
+
+    radial: tuple[float, ...] = ()
+    tangential: tuple[float, float] = (0.0, 0.0)
+    fisheye: bool = False
+
+    def __post_init__(self) -> None:
+        numbers = (*self.radial, *self.tangential)
+        if not all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers):
+            raise CamerasError(f"distortion: expected finite coefficients, got {numbers}.")
+        if len(self.radial) > (4 if self.fisheye else 6):
+            raise CamerasError(
+                f"distortion: expected at most 6 radial coefficients (4 for fisheye), got {len(self.radial)}."
+            )
+
+    @property
+    def is_none(self) -> bool:
+        """Whether all coefficients are 0 and the lens is no fisheye."""
+        return not self.fisheye and not any((*self.radial, *self.tangential))
+
+    def distort(self, points: Tensor) -> Tensor:
+        """Normalised image points `(..., 2)` (at depth 1) of the pinhole camera, as the lens shows them."""
+        x, y = points.unbind(-1)
+        squared = x**2 + y**2
+        k = (*self.radial, *(0.0,) * (6 - len(self.radial)))
+        if self.fisheye:
+            radius = squared.sqrt()
+            theta = torch.atan(radius)
+            bent = theta * (1 + theta**2 * (k[0] + theta**2 * (k[1] + theta**2 * (k[2] + theta**2 * k[3]))))
+            return (
+                points * torch.where(radius > 1e-9, bent / radius.clamp(min=1e-9), torch.ones_like(radius))[..., None]
+            )
+        p1, p2 = self.tangential
+        radial = (1 + squared * (k[0] + squared * (k[1] + squared * k[2]))) / (
+            1 + squared * (k[3] + squared * (k[4] + squared * k[5]))
+        )
+        return torch.stack(
+            [
+                x * radial + 2 * p1 * x * y + p2 * (squared + 2 * x**2),
+                y * radial + p1 * (squared + 2 * y**2) + 2 * p2 * x * y,
+            ],
+            dim=-1,
+        )
+
+
+def undistort_image(
+    image: Tensor,  # [C, H, W]
+    intrinsics: Tensor,  # [3, 3]
+    distortion: Distortion,
+) -> Tensor:
+    """The photo as the pinhole camera with the same intrinsics sees it; zeros where the lens saw nothing.
+
+    Args:
+        image (`torch.Tensor` of shape `(C, H, W)`): The photo.
+        intrinsics (`torch.Tensor` of shape `(3, 3)`): In pixels, first pixel's centre at (0.5, 0.5).
+        distortion ([`Distortion`]): The lens.
+    """
+    height, width = image.shape[-2:]
+    intrinsics = intrinsics.double()
+    focal, center = intrinsics.diagonal()[:2], intrinsics[:2, 2]
+    y, x = torch.meshgrid(
+        torch.arange(height, dtype=torch.float64) + 0.5, torch.arange(width, dtype=torch.float64) + 0.5, indexing="ij"
+    )
+    points = (torch.stack([x, y], dim=-1) - center) / focal
+    pixels = distortion.distort(points) * focal + center
+    grid = pixels / torch.tensor([width, height], dtype=torch.float64) * 2 - 1
+    return F.grid_sample(image[None].double(), grid[None], align_corners=False)[0].to(image.dtype)
+
+
+# --- subjects/reference_files.py: Reading and writing the files of [`ReferenceViews`].
+
+
+TRANSFORMS_NAME = "transforms.json"
+_EXIF_ORIENTATION = 0x0112
+_INTRINSICS = ("fl_x", "fl_y", "cx", "cy")
+_FRAME_KEYS = {"file_path", "transform_matrix", "name", "w", "h", *_INTRINSICS}
+_OPTIONAL_FRAME_KEYS = {"mask_path", "caption"}
+_OPENGL_TO_OPENCV = np.array([1.0, -1.0, -1.0, 1.0])  # signs of the axes, which are a pose's columns
+
+
+def read_image(
+    file: str | PathLike[str],
+    mode: str,
+    size: tuple[int, int] | None = None,
+) -> Tensor:
+    """An image file as a tensor.
+
+    Args:
+        file (`str` or path): A PNG or JPEG file, or any other that Pillow reads.
+        mode (`str`): `"RGB"` or `"L"`.
+        size (`tuple[int, int]`, *optional*): The height and width that it should have; with them it is decided
+            whether an EXIF orientation is applied.
+
+    Returns:
+        `torch.Tensor` of shape `(3, H, W)` or `(1, H, W)` in [0, 1].
+
+    Raises:
+        MVCustomError: naming the file, if it cannot be read or has another size.
+    """
+    try:
+        with Image.open(file) as image:
+            orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+            stored = image.convert(mode)
+            displayed = ImageOps.exif_transpose(image).convert(mode) if orientation != 1 else stored
+    except FileNotFoundError as error:
+        raise MVCustomError(f"{file}: there is no such image.") from error
+    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise MVCustomError(f"{file}: expected an image, got something unreadable: {error}") from error
+    chosen = stored
+    if size is not None:
+        fits = {
+            name: (image.height, image.width) == size for name, image in (("stored", stored), ("displayed", displayed))
+        }
+        if orientation != 1 and all(fits.values()):
+            raise MVCustomError(
+                f"{file}: the photo carries an EXIF orientation ({orientation}) that leaves its size as it is, so it "
+                "is open whether its camera refers to the stored or to the displayed pixels. Save it upright, without "
+                "the orientation tag (and without the rotation if the cameras came from the stored pixels)."
+            )
+        if not any(fits.values()):
+            raise MVCustomError(
+                f"{file}: expected {size[0]} × {size[1]} pixels (height × width) as its camera, got {stored.height} × "
+                f"{stored.width}."
+            )
+        chosen = stored if fits["stored"] else displayed
+    pixels = torch.from_numpy(np.array(chosen, dtype=np.float32) / 255)
+    return pixels.reshape(chosen.height, chosen.width, -1).permute(2, 0, 1).contiguous()
+
+
+def save_reference_views(views: ReferenceViews, folder: Path) -> None:
+    """Writes the views. See [`ReferenceViews.save`]."""
+    frames = []
+    for part, pixels in (("images", views.images), ("masks", views.masks)):
+        if pixels is None:
+            continue
+        (folder / part).mkdir(parents=True, exist_ok=True)
+        for i, image in enumerate(pixels):
+            array = (image * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+            Image.fromarray(array.squeeze(-1) if part == "masks" else array).save(folder / part / f"{i:03d}.png")
+    poses = views.cameras.camera_to_world.double().cpu().numpy() * _OPENGL_TO_OPENCV
+    intrinsics = views.cameras.intrinsics.double().cpu().numpy()
+    for i in range(len(views)):
+        matrix = intrinsics[i]
+        frame: dict[str, Any] = {"file_path": f"images/{i:03d}.png"}
+        if views.masks is not None:
+            frame["mask_path"] = f"masks/{i:03d}.png"
+        frame["name"] = views.names[i]
+        if views.captions is not None:
+            frame["caption"] = views.captions[i]
+        frame |= {"w": views.width, "h": views.height}
+        frame |= dict(zip(_INTRINSICS, (matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2])))
+        frame["transform_matrix"] = poses[i].tolist()
+        frames.append(frame)
+    content = {"camera_model": "PINHOLE", "frames": frames}
+    (folder / TRANSFORMS_NAME).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def load_reference_views(cls: type[ReferenceViews], folder: Path) -> ReferenceViews:
+    """Reads the views. See [`ReferenceViews.load`]."""
+    file = folder / TRANSFORMS_NAME
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise MVCustomError(f"{file}: there is no such file; are the reference views missing?") from error
+    except (OSError, ValueError) as error:
+        raise MVCustomError(f"{file}: expected JSON, got something unreadable: {error}") from error
+    frames = content.get("frames") if isinstance(content, dict) else None
+    if not isinstance(frames, list) or not frames or content.get("camera_model") != "PINHOLE":
+        raise MVCustomError(f"{file}: expected camera_model 'PINHOLE' and a list of frames that is not empty.")
+    for i, frame in enumerate(frames):
+        _check_frame(file, i, frame)
+    for key in _OPTIONAL_FRAME_KEYS:
+        if 0 < sum(key in frame for frame in frames) < len(frames):
+            raise MVCustomError(f"{file}: expected {key} in all frames or in none.")
+    sizes = {(frame["h"], frame["w"]) for frame in frames}
+    if len(sizes) > 1:
+        raise MVCustomError(f"{file}: expected one image size (h, w) for all frames, got {sorted(sizes)}.")
+    (height, width) = sizes.pop()
+    intrinsics = torch.zeros(len(frames), 3, 3, dtype=torch.float64)
+    for matrix, frame in zip(intrinsics, frames):
+        matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2] = (frame[key] for key in _INTRINSICS)
+        matrix[2, 2] = 1.0
+    poses = np.array([frame["transform_matrix"] for frame in frames], dtype=np.float64) * _OPENGL_TO_OPENCV
+    try:
+        cameras = Cameras(torch.from_numpy(poses), intrinsics, height, width)
+    except MVCustomError as error:
+        raise MVCustomError(f"{file}: {error}") from error
+
+    def read(key: str, mode: str) -> Tensor:
+        files = (folder / inside(file, frame[key]) for frame in frames)
+        return torch.stack([read_image(path, mode, (height, width)) for path in files])
+
+    return cls(
+        read("file_path", "RGB"),
+        cameras,
+        read("mask_path", "L") if "mask_path" in frames[0] else None,
+        [frame["name"] for frame in frames],
+        [frame["caption"] for frame in frames] if "caption" in frames[0] else None,
+    )
+
+
+def inside(file: Path, path: str) -> PurePosixPath:
+    """`path` as a relative path, if it does not leave the folder that it is relative to.
+
+    Judged by its text and not by where it leads: a Hub cache keeps its files as links to elsewhere.
+
+    Raises:
+        MVCustomError: naming `file`, in which the path stands.
+    """
+    relative = PurePosixPath(path)
+    if relative.is_absolute() or ".." in relative.parts or "\\" in path or ":" in path or not relative.parts:
+        raise MVCustomError(f"{file}: expected paths inside the folder, got {path!r}.")
+    return relative
+
+
+def _check_frame(file: Path, index: int, frame: Any) -> None:
+    where = f"{file}: frames[{index}]"
+    if not isinstance(frame, dict):
+        raise MVCustomError(f"{where}: expected an object, got {type(frame).__name__}.")
+    if missing := sorted(_FRAME_KEYS - frame.keys()):
+        raise MVCustomError(f"{where}: {missing} missing.")
+    if unknown := sorted(frame.keys() - _FRAME_KEYS - _OPTIONAL_FRAME_KEYS):
+        raise MVCustomError(f"{where}: unknown keys {unknown}.")
+    for key in ("file_path", "mask_path", "name", "caption"):
+        if not isinstance(frame.get(key, ""), str):
+            raise MVCustomError(f"{where}.{key}: expected a text, got {frame[key]!r}.")
+    for key in ("w", "h"):
+        if isinstance(frame[key], bool) or not isinstance(frame[key], int):
+            raise MVCustomError(f"{where}.{key}: expected a whole number, got {frame[key]!r}.")
+    for key in _INTRINSICS:
+        if not _is_number(frame[key]):
+            raise MVCustomError(f"{where}.{key}: expected a number, got {frame[key]!r}.")
+    matrix = frame["transform_matrix"]
+    rows = matrix if isinstance(matrix, list) and len(matrix) == 4 else [None]
+    if not all(isinstance(row, list) and len(row) == 4 and all(map(_is_number, row)) for row in rows):
+        raise MVCustomError(f"{where}.transform_matrix: expected 4 × 4 numbers, got {matrix!r}.")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+# --- subjects/reference_views.py: The posed photos of a subject that travel with it.
+
+
+@dataclass(frozen=True, eq=False)
+class ReferenceViews:
+    """N posed images of one size, in the subject frame.
+
+    Pixel values are kept at 8 bits (rounded to multiples of 1/255): what is saved is exactly what is used.
+
+    Args:
+        images (`torch.Tensor` of shape `(N, 3, H, W)`): RGB in [0, 1].
+        cameras ([`Cameras`]): The images' cameras, of the same height and width.
+        masks (`torch.Tensor` of shape `(N, 1, H, W)`, *optional*): 1 where the subject is, 0 elsewhere.
+        names (`list[str]`, *optional*): The photos' names, for messages and the record.
+        captions (`list[str]`, *optional*): A text for each photo.
+
+    Raises:
+        MVCustomError: naming the argument, if shapes do not fit or values are not in [0, 1].
+    """
+
+    images: Tensor  # [N, 3, H, W]
+    cameras: Cameras
+    masks: Tensor | None = None  # [N, 1, H, W]
+    names: Sequence[str] | None = None
+    captions: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        cameras = self.cameras
+        for name, channels in (("images", 3), ("masks", 1)):
+            pixels = getattr(self, name)
+            if pixels is None and name == "masks":
+                continue
+            expected = (len(cameras), channels, cameras.height, cameras.width)
+            if not isinstance(pixels, Tensor) or tuple(pixels.shape) != expected:
+                got = tuple(pixels.shape) if isinstance(pixels, Tensor) else type(pixels).__name__
+                raise MVCustomError(f"{name}: expected shape {expected} to match the cameras, got {got}.")
+            pixels = pixels.float()
+            if not (pixels.isfinite().all() and pixels.min() >= 0 and pixels.max() <= 1):
+                low, high = pixels.min().item(), pixels.max().item()
+                raise MVCustomError(f"{name}: expected values in [0, 1], got {low:.4g} to {high:.4g}.")
+            object.__setattr__(self, name, (pixels * 255).round() / 255)
+        names = [f"view {i}" for i in range(len(cameras))] if self.names is None else self.names
+        object.__setattr__(self, "names", _texts("names", names, len(cameras)))
+        if self.captions is not None:
+            object.__setattr__(self, "captions", _texts("captions", self.captions, len(cameras)))
+        object.__setattr__(self, "cameras", cameras.to(device=self.images.device, dtype=torch.float32))
+
+    @classmethod
+    def from_capture(cls, capture: Capture, *, height: int | None = None, width: int | None = None) -> ReferenceViews:
+        """Reads the photos and masks of a capture.
+
+        Args:
+            capture ([`Capture`]): Cameras in the subject frame with the paths of their images, for example
+                `loaded.with_cameras(normalize_cameras(loaded.cameras)[0])`. Lens distortion is undone.
+            height (`int`, *optional*), width (`int`, *optional*): Size of the views; photos of another size are
+                covered (see [`~ReferenceViews.cover`]) one by one, so large photos fit into memory. By default the
+                photos' own size.
+
+        Raises:
+            MVCustomError: naming the file, if an image cannot be read or its size is not that of its camera.
+
+        A camera file's poses may refer to the pixels as stored in the file or as displayed, which differ when the
+        photo carries an EXIF orientation. Whichever of the two has the camera's size is taken; if both have it, the
+        photo is refused, because a guess would silently turn it upside down.
+        """
+        if (height is None) != (width is None):
+            raise MVCustomError(f"height, width: expected both or neither, got {height} and {width}.")
+        cameras = capture.cameras.to(dtype=torch.float32)
+        without_image = [name for name, path in zip(capture.names, capture.image_paths) if path is None]
+        without_mask = [name for name, path in zip(capture.names, capture.mask_paths) if path is None]
+        if without_image:
+            raise MVCustomError(f"capture: expected an image for every camera, there is none for {without_image}.")
+        if 0 < len(without_mask) < len(capture):
+            raise MVCustomError(f"capture: expected masks for all photos or for none, they lack for {without_mask}.")
+        target = cameras if height is None else cameras.cover(height, width)
+
+        def read(path: PathLike[str], mode: str, index: int) -> Tensor:
+            pixels = read_image(path, mode, (cameras.height, cameras.width))
+            if capture.distortion is not None:
+                pixels = undistort_image(pixels, capture.cameras.intrinsics[index], capture.distortion)
+            return pixels if height is None else resample(pixels[None], cameras[index], target[index])[0]
+
+        images = torch.stack([read(path, "RGB", i) for i, path in enumerate(capture.image_paths)])
+        masks = None
+        if not without_mask:
+            masks = torch.stack([read(path, "L", i) for i, path in enumerate(capture.mask_paths)])
+        return cls(images, target, masks, capture.names)
+
+    def __len__(self) -> int:
+        return len(self.cameras)
+
+    def __getitem__(self, index: int | slice | Iterable[int]) -> ReferenceViews:
+        """The views selected by `index`, always a batch."""
+        if isinstance(index, int):
+            indices = [range(len(self))[index]]
+        else:
+            indices = list(range(len(self))[index]) if isinstance(index, slice) else [int(i) for i in index]
+        return ReferenceViews(
+            self.images[indices],
+            self.cameras[indices],
+            None if self.masks is None else self.masks[indices],
+            [self.names[i] for i in indices],
+            None if self.captions is None else [self.captions[i] for i in indices],
+        )
+
+    @property
+    def height(self) -> int:
+        return self.cameras.height
+
+    @property
+    def width(self) -> int:
+        return self.cameras.width
+
+    def to(self, device: torch.device | str) -> ReferenceViews:
+        """The same views on another device."""
+        masks = None if self.masks is None else self.masks.to(device)
+        return replace(self, images=self.images.to(device), masks=masks, cameras=self.cameras.to(device))
+
+    def select(self, count: int) -> ReferenceViews:
+        """`count` views, their directions from the subject spread as evenly as the photos allow, in the photos' order.
+
+        Farthest-point selection from the view nearest to the mean direction: deterministic, and all views if there
+        are no more than `count`.
+        """
+        if isinstance(count, bool) or count != int(count) or count < 1:
+            raise MVCustomError(f"count: expected a whole number of views of at least 1, got {count!r}.")
+        if count >= len(self):
+            return self
+        directions = _viewing_directions(self.cameras)
+        chosen = [int((directions @ directions.mean(dim=0)).argmax())]
+        while len(chosen) < count:
+            nearest = (directions @ directions[chosen].T).amax(dim=1)  # cosine to the nearest chosen view
+            nearest[chosen] = math.inf
+            chosen.append(int(nearest.argmin()))
+        return self[sorted(chosen)]
+
+    def resize(self, height: int, width: int) -> ReferenceViews:
+        """The views resampled to `height` × `width`, each axis on its own, with their cameras."""
+        return self._resampled(self.cameras.resize(height, width))
+
+    def cover(self, height: int, width: int) -> ReferenceViews:
+        """The views resized evenly to cover `height` × `width` and cropped at the centre; see [`Cameras.cover`]."""
+        return self._resampled(self.cameras.cover(height, width))
+
+    def fit_area(self, area: int, multiple: int) -> ReferenceViews:
+        """The views at about `area` pixels with their own aspect ratio, both sides multiples of `multiple`."""
+        scale = math.sqrt(area / (self.height * self.width))
+        height, width = (max(1, round(side * scale / multiple)) * multiple for side in (self.height, self.width))
+        return self.cover(height, width)
+
+    def save(self, folder: str | PathLike[str]) -> None:
+        """Writes `transforms.json` (nerfstudio's format), `images/` and `masks/` as PNG, without any loss."""
+        save_reference_views(self, Path(folder))
+
+    @classmethod
+    def load(cls, folder: str | PathLike[str]) -> ReferenceViews:
+        """Reads what [`~ReferenceViews.save`] wrote.
+
+        Raises:
+            MVCustomError: naming the file, if something is missing, malformed, or outside of the folder.
+        """
+        return load_reference_views(cls, Path(folder))
+
+    def _resampled(self, cameras: Cameras) -> ReferenceViews:
+        if (cameras.height, cameras.width) == (self.height, self.width) and cameras.allclose(self.cameras):
+            return self
+        images = resample(self.images, self.cameras, cameras)
+        masks = None if self.masks is None else resample(self.masks, self.cameras, cameras)
+        return replace(self, images=images, masks=masks, cameras=cameras)
+
+
+def resample(
+    pixels: Tensor,  # [N, C, H, W]
+    before: Cameras,
+    after: Cameras,
+) -> Tensor:
+    """Images of the cameras `before` as images of `after`, where `after = before.resize(...)` or `.cover(...)`.
+
+    The new size and the crop are read off the intrinsics, so images and cameras cannot disagree.
+    """
+    scale = (after.focal / before.focal)[0]
+    width, height = round(before.width * scale[0].item()), round(before.height * scale[1].item())
+    shift = before.intrinsics[0, :2, 2] * scale - after.intrinsics[0, :2, 2]
+    left, top = (round(value) for value in shift.tolist())
+    resized = F.interpolate(pixels, (height, width), mode="bilinear", align_corners=False, antialias=True)
+    return resized[..., top : top + after.height, left : left + after.width].clamp(0, 1)
+
+
+def _viewing_directions(cameras: Cameras) -> Tensor:
+    """Unit directions from the subject (the origin) to each camera, `(N, 3)`."""
+    distance = cameras.centers.norm(dim=-1, keepdim=True)
+    at_origin = distance < 1e-6
+    return torch.where(at_origin, -cameras.optical_axes, cameras.centers / distance.clamp(min=1e-6))
+
+
+def _texts(name: str, texts: Iterable[str], count: int) -> tuple[str, ...]:
+    texts = tuple(texts)
+    if len(texts) != count or not all(isinstance(text, str) for text in texts):
+        raise MVCustomError(f"{name}: expected {count} texts, one for each view, got {texts!r}.")
+    return texts
+
+
+# --- subjects/unet_blocks.py: Which transformer blocks of a U-Net can be pose-conditioned, in which order they run, and at which size.
+
+
+def text_conditioned_blocks(unet: nn.Module) -> dict[str, int]:
+    """The spatial transformer blocks with text cross-attention, in the order in which the U-Net runs them.
+
+    Args:
+        unet (`UNetMotionModel` or `UNet2DConditionModel`): The U-Net.
+
+    Returns:
+        `dict`: Channels of each block by its module name, as in `unet.named_modules()`. The blocks of motion modules
+        are not among them.
+
+    Raises:
+        MVCustomError: for another kind of model.
+    """
+    return {name: block.dim for name, block in _blocks(unet)}
+
+
+def default_blocks(unet: nn.Module) -> list[str]:
+    """The blocks that a subject conditions unless it is told otherwise.
+
+    The last block of the down path, the mid block, and every block of the up path whose feature map is 1/2 or 1/4 of
+    the latents: there the layout of a view is decided, and rays are few. In Stable Diffusion 1.5 these are the last
+    block of `down_blocks.2`, the mid block, and the three blocks each of `up_blocks.1` and `up_blocks.2` (8 of 16).
+    """
+    names = list(text_conditioned_blocks(unet))
+    last_down = [name for name in names if name.startswith("down_blocks.")][-1:]
+    chosen = [
+        name
+        for name in names
+        if name in last_down
+        or name.startswith("mid_block.")
+        or (name.startswith("up_blocks.") and _level(unet, name) in (1, 2))
+    ]
+    return chosen or names
+
+
+def select_blocks(unet: nn.Module, blocks: str | Sequence[str] | None = None) -> dict[str, int]:
+    """Channels of the chosen blocks by name, in the order in which the U-Net runs them.
+
+    Args:
+        unet (`UNetMotionModel`): The U-Net.
+        blocks (`str` or `list[str]`, *optional*): Names of blocks, or one regular expression that has to match a whole
+            name. By default see [`default_blocks`].
+
+    Raises:
+        MVCustomError: if a name is unknown or nothing matches; the message lists the blocks that there are.
+    """
+    available = text_conditioned_blocks(unet)
+    if blocks is None:
+        chosen = set(default_blocks(unet))
+    elif isinstance(blocks, str):
+        try:
+            pattern = re.compile(blocks)
+        except re.error as error:
+            raise MVCustomError(f"blocks: {blocks!r} is not a regular expression: {error}.") from error
+        chosen = {name for name in available if pattern.fullmatch(name)}
+    else:
+        chosen = set(blocks)
+    unknown = sorted(chosen - available.keys())
+    if unknown or not chosen:
+        problem = f"does not know {unknown}" if unknown else f"has none that matches {blocks!r}"
+        raise MVCustomError(
+            f"blocks: expected text-conditioned transformer blocks of the U-Net, which {problem}. Available: "
+            f"{list(available)}."
+        )
+    return {name: channels for name, channels in available.items() if name in chosen}
+
+
+def feature_map_size(unet: nn.Module, block_name: str, height: int, width: int) -> tuple[int, int]:
+    """Height and width of the feature map at a block, for latents of `height` × `width`."""
+    for _ in range(_level(unet, block_name)):  # stride 2 with padding 1 rounds sizes up
+        height, width = (height + 1) // 2, (width + 1) // 2
+    return height, width
+
+
+def _blocks(unet: nn.Module) -> Iterator[tuple[str, BasicTransformerBlock]]:
+    if not all(isinstance(getattr(unet, part, None), nn.Module) for part in ("down_blocks", "mid_block", "up_blocks")):
+        raise MVCustomError(
+            f"unet: expected a U-Net with down_blocks, mid_block and up_blocks, got {type(unet).__name__}."
+        )
+    parts = [(f"down_blocks.{i}", part) for i, part in enumerate(unet.down_blocks)]
+    parts.append(("mid_block", unet.mid_block))
+    parts += [(f"up_blocks.{i}", part) for i, part in enumerate(unet.up_blocks)]
+    for part_name, part in parts:
+        for j, transformer in enumerate(getattr(part, "attentions", None) or ()):
+            for k, block in enumerate(getattr(transformer, "transformer_blocks", None) or ()):
+                if isinstance(block, BasicTransformerBlock) and block.attn2 is not None:
+                    yield f"{part_name}.attentions.{j}.transformer_blocks.{k}", block
+
+
+def _level(unet: nn.Module, block_name: str) -> int:
+    """How many times the latents are halved on the way to the block."""
+    halvings = [0]  # before each down block, then after all
+    for down_block in unet.down_blocks:
+        halvings.append(halvings[-1] + (1 if down_block.downsamplers else 0))
+    kind, index = block_name.split(".")[:2]
+    if kind == "mid_block":
+        return halvings[-1]
+    return halvings[int(index)] if kind == "down_blocks" else halvings[len(unet.down_blocks) - 1 - int(index)]
+
+
+# --- subjects/rendering.py: From reference views to the subject's features at target cameras, through all pose-conditioned blocks.
+
+
+@dataclass
+class SubjectRendering:
+    """A subject as its pose-conditioned blocks see it from M target cameras, for T texts.
+
+    Args:
+        blocks (`dict[str, RenderedFeatures]`): What each block's FeatureNeRF rendered, by block name in execution order;
+            the batch axis has length 1.
+    """
+
+    blocks: dict[str, RenderedFeatures]
+
+    @property
+    def features(self) -> dict[str, Tensor]:
+        """X_y of each block, `(T, M, height * width, channels)`."""
+        return {name: rendered.features[0] for name, rendered in self.blocks.items()}
+
+    @property
+    def opacity(self) -> Tensor:
+        """The subject's opacity in the last block, the finest of the up path, `(M, h, w)`."""
+        return self._last.opacity[0]
+
+    @property
+    def depth(self) -> Tensor:
+        """Expected depth of the subject in the last block, in the cameras' z, `(M, h, w)`."""
+        return self._last.depth[0]
+
+    @property
+    def rgb(self) -> Tensor | None:
+        """The subject's rendered colours in the last block, `(M, h, w, 3)` in [0, 1], if the FeatureNeRF predicts them."""
+        return None if self._last.rgb is None else self._last.rgb[0]
+
+    @property
+    def _last(self) -> RenderedFeatures:
+        return list(self.blocks.values())[-1]
+
+
+@torch.no_grad()
+def collect_reference_features(
+    adapter: SubjectAdapter,
+    unet: nn.Module,
+    reference_latents: Tensor,  # [V, 4, h, w]
+    reference_prompt_embeds: Tensor,  # [1, L, D] or [V, L, D]
+    *,
+    scheduler: Any = None,
+    generator: torch.Generator | None = None,
+    added_cond_kwargs: dict[str, Any] | None = None,
+    cross_attention_kwargs: dict[str, Any] | None = None,
+) -> dict[str, Tensor]:
+    """What the pose-conditioned blocks see in the reference views: one U-Net call, without gradients.
+
+    The views run as single images: motion modules are bypassed.
+
+    Args:
+        adapter ([`SubjectAdapter`]): A subject that is attached to `unet`.
+        unet (`UNetMotionModel`): The U-Net.
+        reference_latents (`torch.Tensor` of shape `(V, 4, h, w)`): Clean latents, scaled as the U-Net takes them.
+        reference_prompt_embeds (`torch.Tensor` of shape `(1, L, D)` or `(V, L, D)`): Text states of the reference prompt.
+        scheduler (*optional*): Adds the noise of `config.reference_timestep`; needed only if that is above 0.
+        generator (`torch.Generator`, *optional*): For that noise.
+        added_cond_kwargs, cross_attention_kwargs (`dict`, *optional*): Passed to the U-Net (for IP-Adapter's image states
+            with one row a view, and LoRA's scale).
+
+    Returns:
+        `dict[str, torch.Tensor]`: Features `(V, channels, height, width)` by block name.
+    """
+    if not adapter.is_attached:
+        raise MVCustomError(f"subject {adapter.config.token!r} is not attached to a U-Net; call attach(unet) first.")
+    count = len(reference_latents)
+    if reference_latents.ndim != 4 or len(reference_prompt_embeds) not in (1, count):
+        raise MVCustomError(
+            "reference_latents, reference_prompt_embeds: expected shapes (V, C, h, w) and (1, L, D) or (V, L, D), got "
+            f"{tuple(reference_latents.shape)} and {tuple(reference_prompt_embeds.shape)}."
+        )
+    timestep = torch.full((count,), adapter.config.reference_timestep, device=reference_latents.device)
+    if adapter.config.reference_timestep > 0:
+        if scheduler is None:
+            raise MVCustomError("scheduler: needed to add the noise of the subject's reference_timestep.")
+        noise = randn_tensor(
+            reference_latents.shape, generator, device=reference_latents.device, dtype=reference_latents.dtype
+        )
+        reference_latents = scheduler.add_noise(reference_latents, noise, timestep)
+    with adapter.conditioning.collecting() as collected, motion_bypassed(unet):
+        unet(
+            reference_latents[:, :, None],  # V videos of one frame
+            timestep,
+            encoder_hidden_states=reference_prompt_embeds.expand(count, -1, -1),
+            added_cond_kwargs=added_cond_kwargs,
+            cross_attention_kwargs=cross_attention_kwargs,
+            return_dict=False,
+        )
+    features = {}
+    for name in adapter.block_names:
+        states = collected[name]
+        height, width = feature_map_size(unet, name, *reference_latents.shape[-2:])
+        if states.shape[1] != height * width:
+            raise MVCustomError(
+                f"block {name!r}: expected a feature map of {height} × {width} for latents of "
+                f"{tuple(reference_latents.shape[-2:])}, got {states.shape[1]} positions."
+            )
+        features[name] = states.transpose(1, 2).unflatten(2, (height, width))
+    return features
+
+
+def render_features(
+    adapter: SubjectAdapter,
+    unet: nn.Module,
+    reference_features: Mapping[str, Tensor],  # [V, C, h_r, w_r] by block name
+    references: ReferenceViews | Cameras,
+    prompt_embeds: Tensor | None,  # [T, L, D]
+    cameras: Cameras,
+    latent_size: tuple[int, int],
+    *,
+    reference_masks: Tensor | None = None,  # [V, 1, H, W]
+    stratified: bool = False,
+    importance_sampling: bool = True,
+    generator: torch.Generator | None = None,
+    rays_per_chunk: int | None = None,
+) -> SubjectRendering:
+    """Renders the subject at target cameras, block by block in the order in which the U-Net runs them.
+
+    Each block's FeatureNeRF samples its rays where the block before it found the subject. With gradients enabled they
+    reach the FeatureNeRFs, the prompt embeddings, and whatever of the blocks' text attention is trained.
+
+    Args:
+        adapter ([`SubjectAdapter`]): A subject that is attached to `unet`.
+        unet (`UNetMotionModel`): The U-Net.
+        reference_features (`dict[str, torch.Tensor]`): From [`collect_reference_features`].
+        references ([`ReferenceViews`] or [`Cameras`]): The V reference views (their masks are used), or only their
+            cameras, of any pixel size that has the reference latents' field of view.
+        prompt_embeds (`torch.Tensor` of shape `(T, L, D)`, *optional*): Text states. T texts share one geometry. Without
+            them T is 1 and there is no text in the features.
+        cameras ([`Cameras`]): The M target cameras, of any pixel size that has the target latents' field of view.
+        latent_size (`tuple[int, int]`): Height and width of the target latents.
+        reference_masks (`torch.Tensor` of shape `(V, 1, H, W)`, *optional*): Replaces the masks of `references`; 0 where a
+            reference has nothing to say.
+        stratified (`bool`, *optional*, defaults to `False`): Whether to jitter the samples on the rays (for training).
+        importance_sampling (`bool`, *optional*, defaults to `True`): Whether a block samples where the last one found
+            the subject.
+        generator (`torch.Generator`, *optional*): For the jitter.
+        rays_per_chunk (`int`, *optional*): Bounds the memory.
+    """
+    if not adapter.is_attached:
+        raise MVCustomError(f"subject {adapter.config.token!r} is not attached to a U-Net; call attach(unet) first.")
+    if isinstance(references, ReferenceViews):
+        reference_masks = references.masks if reference_masks is None else reference_masks
+        references = references.cameras
+    blocks: dict[str, RenderedFeatures] = {}
+    previous = None
+    for name in adapter.block_names:
+        features = reference_features[name]
+        if len(features) != len(references):
+            raise MVCustomError(
+                f"reference_features[{name!r}]: expected {len(references)} views as the reference cameras, got "
+                f"{len(features)}."
+            )
+        height, width = feature_map_size(unet, name, *latent_size)
+        source = _on(references.resize(*features.shape[-2:]), features)
+        target = _on(cameras.resize(height, width), features)
+        masks = None
+        if reference_masks is not None:
+            masks = F.interpolate(reference_masks.to(features), features.shape[-2:], mode="area")[:, 0][None]
+        rendered = adapter.conditioner(name).feature_nerf(
+            features[None],
+            source.camera_to_world[None],
+            source.intrinsics[None],
+            target.camera_to_world[None],
+            target.intrinsics[None],
+            height,
+            width,
+            reference_masks=masks,
+            encoder_hidden_states=None if prompt_embeds is None else prompt_embeds[None],
+            attend_text=None if prompt_embeds is None else unet.get_submodule(name).attend_text,
+            previous=previous if importance_sampling else None,
+            stratified=stratified,
+            generator=generator,
+            rays_per_chunk=rays_per_chunk,
+        )
+        blocks[name] = rendered
+        previous = rendered.ray_distribution
+    return SubjectRendering(blocks)
+
+
+def render_subject_features(
+    adapter: SubjectAdapter,
+    unet: nn.Module,
+    *,
+    reference_latents: Tensor,  # [V, 4, h_r, w_r]
+    references: ReferenceViews | Cameras,
+    reference_prompt_embeds: Tensor,  # [1, L, D]
+    prompt_embeds: Tensor | None,  # [T, L, D]
+    cameras: Cameras,
+    latent_size: tuple[int, int],
+    scheduler: Any = None,
+    added_cond_kwargs: dict[str, Any] | None = None,
+    cross_attention_kwargs: dict[str, Any] | None = None,
+    generator: torch.Generator | None = None,
+    **options,
+) -> SubjectRendering:
+    """[`collect_reference_features`] and [`render_features`] in one call; see there for the arguments.
+
+    The result depends on the references, the texts and the cameras, but not on noise or timestep, so one call serves a
+    whole generation. `options` go to [`render_features`].
+    """
+    features = collect_reference_features(
+        adapter,
+        unet,
+        reference_latents,
+        reference_prompt_embeds,
+        scheduler=scheduler,
+        generator=generator,
+        added_cond_kwargs=added_cond_kwargs,
+        cross_attention_kwargs=cross_attention_kwargs,
+    )
+    return render_features(
+        adapter, unet, features, references, prompt_embeds, cameras, latent_size, generator=generator, **options
+    )
+
+
+def _on(cameras: Cameras, features: Tensor) -> Cameras:
+    """Cameras stay in float32: half precision loses whole pixels."""
+    return replace(
+        cameras,
+        camera_to_world=cameras.camera_to_world.to(features.device, torch.float32),
+        intrinsics=cameras.intrinsics.to(features.device, torch.float32),
+    )
+
+
+# --- pipelines/subject_features.py: The subject as the views of one window need it; every camera is rendered once, whatever window it is in.
+
+
+@dataclass(frozen=True)
+class SubjectFeatures:
+    """What a generation uses of a [`SubjectRendering`].
+
+    Args:
+        features (mapping): X_y by block, each `(texts, frames, pixels, C)`.
+        depth (`torch.Tensor` of shape `(frames, h, w)`), opacity (`torch.Tensor` of shape `(frames, h, w)`): Of the last
+            block.
+    """
+
+    features: Mapping[str, Tensor]
+    depth: Tensor  # [M, h, w]
+    opacity: Tensor  # [M, h, w]
+
+    @classmethod
+    def of(cls, rendering: SubjectRendering) -> SubjectFeatures:
+        return cls(rendering.features, rendering.depth, rendering.opacity)
+
+    @classmethod
+    def of_frames(cls, parts: Sequence[SubjectFeatures]) -> SubjectFeatures:
+        """Joins features of single frames, in order."""
+        return cls(
+            {name: torch.cat([part.features[name] for part in parts], dim=1) for name in parts[0].features},
+            torch.cat([part.depth for part in parts]),
+            torch.cat([part.opacity for part in parts]),
+        )
+
+    def frame(self, index: int) -> SubjectFeatures:
+        """The features of one frame."""
+        one = slice(index, index + 1)
+        return SubjectFeatures(
+            {name: states[:, one] for name, states in self.features.items()}, self.depth[one], self.opacity[one]
+        )
+
+    def clone(self) -> SubjectFeatures:
+        """A copy that does not keep the other frames alive."""
+        features = {name: states.clone() for name, states in self.features.items()}
+        return SubjectFeatures(features, self.depth.clone(), self.opacity.clone())
+
+
+class SubjectOfWindows:
+    """Renders the subject window by window, and keeps the views that later windows know.
+
+    Args:
+        render (`Callable`): `render(cameras) -> SubjectRendering`, see `MVCustomPipeline.subject_renderer`.
+        cameras ([`Cameras`]): All target cameras at the size of the views.
+    """
+
+    def __init__(self, render: Callable[[Cameras], SubjectRendering], cameras: Cameras) -> None:
+        self._render: Callable[[Cameras], SubjectRendering] | None = render
+        self._cameras = cameras
+        self._kept: dict[int, SubjectFeatures] = {}
+
+    def of_window(self, frames: Sequence[int], needed_later: Collection[int], last: bool) -> SubjectFeatures:
+        """The features of `frames`, in this order. What is not `needed_later` is not kept; after the `last` nothing is."""
+        new = [frame for frame in frames if frame not in self._kept]
+        rendered = SubjectFeatures.of(self._render(self._cameras[new])) if new else None
+        if len(new) == len(frames):
+            features = rendered
+        else:
+            parts = {frame: rendered.frame(i) for i, frame in enumerate(new)} | self._kept
+            features = SubjectFeatures.of_frames([parts[frame] for frame in frames])
+        self._kept = {frame: kept for frame, kept in self._kept.items() if frame in needed_later}
+        for i, frame in enumerate(new):
+            if frame in needed_later:
+                self._kept[frame] = rendered.frame(i).clone()
+        if last:
+            self._render = None  # with it go the references' features
+        return features
+
+
+# --- pipelines/view_windows.py: How a long camera path is cut into windows of views that go through the U-Net together.
+
+
+@dataclass(frozen=True)
+class ViewWindow:
+    """Views that are generated together, and the known views that they go on from.
+
+    Args:
+        frames (`tuple` of `int`): Indices among all cameras of what goes through the U-Net, in the path's order.
+        known (`tuple` of `int`): Those of them that are known before: handed over by earlier windows, or given as images.
+        anchors (`tuple` of `int`): Those that anchor the geometry.
+    """
+
+    frames: tuple[int, ...]
+    known: tuple[int, ...]
+    anchors: tuple[int, ...]
+
+    @property
+    def new(self) -> tuple[int, ...]:
+        """The frames that this window generates."""
+        return tuple(frame for frame in self.frames if frame not in self.known)
+
+
+@dataclass(frozen=True)
+class ViewPlan:
+    """What a call generates, in which order.
+
+    Args:
+        windows (`tuple` of [`ViewWindow`]): In the order in which they are generated.
+        anchors (`tuple` of `int`): The call's anchor frames, in the order in which they were named; none where nothing
+            asks for them.
+    """
+
+    windows: tuple[ViewWindow, ...]
+    anchors: tuple[int, ...]
+
+
+def plan_windows(
+    cameras: Cameras,
+    views_at_a_time: int | None,
+    longest: int,
+    settings: AnchorSettings,
+    *,
+    anchors_wanted: bool = True,
+    anchors_are_given: bool = False,
+    keep_first: bool = False,
+) -> ViewPlan:
+    """Cuts a call into windows. With one window it is a plain call.
+
+    The path is cut into pieces of even length. The one with the anchor comes first (by default the middle one), then
+    its neighbours, outwards. Every later window also holds the known view that is nearest to its cameras, in position
+    and direction, as its anchor.
+
+    Args:
+        cameras ([`Cameras`]): All target cameras, in the path's order.
+        views_at_a_time (`int`, *optional*): New views in a window; `None` is all of them.
+        longest (`int`): Most frames that the motion modules know, known views included.
+        settings ([`AnchorSettings`]): The anchor frames, if named.
+        anchors_wanted (`bool`): Whether a single window has any use for anchors.
+        anchors_are_given (`bool`): Whether the anchors' images are known from the start, wherever on the path they are.
+        keep_first (`bool`): Whether the call's first anchor is a second known view of every later window.
+
+    Raises:
+        MVCustomError: for anchors that do not exist or do not lie in one window, or windows that are too long.
+
+    Example:
+
+        >>> from diffusers_mvcustom import AnchorSettings, Cameras
+        >>> from diffusers_mvcustom.pipelines.view_windows import plan_windows
+        >>> plan = plan_windows(Cameras.orbit(6, azimuth=(0, 50)), 2, 32, AnchorSettings())
+        >>> [(window.frames, window.known) for window in plan.windows]
+        [((2, 3), ()), ((0, 1, 2), (2,)), ((3, 4, 5), (3,))]
+    """
+    count = len(cameras)
+    if views_at_a_time is None or count <= views_at_a_time:
+        anchors = settings.resolve(count) if anchors_wanted or settings.frames is None else ()
+        window = ViewWindow(tuple(range(count)), anchors if anchors_are_given else (), anchors)
+        return ViewPlan((window,), anchors)
+    size = min(views_at_a_time, longest - 1 - keep_first)
+    if size < 1:
+        raise MVCustomError(
+            f"views_at_a_time: expected a motion adapter that knows more than {longest} frames (motion_max_seq_length), so "
+            "that new views fit beside the known ones."
+        )
+    pieces = _even_pieces(count, -(-count // size))
+    if settings.frames is None:
+        middle = pieces[len(pieces) // 2]
+        anchors = (middle[len(middle) // 2],)
+    else:
+        anchors = settings.resolve(count)
+    first = next(i for i, piece in enumerate(pieces) if anchors[0] in piece)
+    outside = sorted(set(anchors) - set(pieces[first]))
+    if outside and not anchors_are_given:
+        raise MVCustomError(
+            f"anchor: expected all anchor frames among views {pieces[first][0]} to {pieces[first][-1]}, which are "
+            f"generated first (views_at_a_time), got also {outside}. Give their images (anchor_image), or one anchor."
+        )
+
+    windows = []
+    known = set(anchors) if anchors_are_given else set()
+    for i in sorted(range(len(pieces)), key=lambda i: (abs(i - first), i)):
+        piece = set(pieces[i])
+        handed_over = {nearest_view(cameras, known - piece, pieces[i])} if known - piece else set()
+        if keep_first and known:
+            handed_over |= {anchors[0]} - piece
+        of_window = tuple(sorted((known & piece) | handed_over))
+        windows.append(ViewWindow(tuple(sorted(piece | handed_over)), of_window, of_window or anchors))
+        known |= piece
+    return ViewPlan(tuple(windows), anchors)
+
+
+def nearest_view(cameras: Cameras, candidates: Collection[int], targets: Sequence[int]) -> int:
+    """The candidate whose camera is nearest to the targets' on average; of equal ones the one that is next to them.
+
+    The distance of two cameras is that of their centres, in units of the cameras' mean distance from the origin, plus
+    the angle between their optical axes in radians.
+    """
+    order = sorted(candidates, key=lambda frame: min(abs(frame - target) for target in targets))
+    centers, axes = cameras.centers.double(), cameras.optical_axes.double()
+    here, there = torch.tensor(order), torch.tensor(list(targets))
+    unit = centers.norm(dim=-1).mean().clamp(min=1e-6)
+    distance = torch.cdist(centers[here], centers[there]) / unit
+    angle = torch.acos((axes[here] @ axes[there].T).clamp(-1, 1))
+    score = (distance + angle).mean(dim=1)
+    return order[int((score <= score.min() + 1e-6).nonzero()[0])]
+
+
+def _even_pieces(count: int, pieces: int) -> list[range]:
+    bounds = [round(i * count / pieces) for i in range(pieces + 1)]
+    return [range(start, stop) for start, stop in pairwise(bounds)]
+
+
+# --- pipelines/anchors.py: From noise, or a known view, to the anchor's geometry: preview pass, depth estimate, alignment.
 
 
 logger = logging.get_logger(__name__)
@@ -2698,17 +4666,66 @@ def resolve_anchor_depth(depth: Tensor, batch_size: int, num_anchors: int) -> Te
     return expanded
 
 
+def known_views(
+    pipe: MVCustomPipeline,
+    anchors: tuple[int, ...],
+    images: Tensor | None,  # [B, A, 3, H, W] in [0, 1]
+    depth: Tensor | None,  # [B, A, H, W]
+    latents: Tensor,  # [B, C, N, h, w]
+) -> AnchorViews:
+    """What is known of the anchors before any view is generated: given images, encoded, and given depth."""
+    known = AnchorViews()
+    if depth is not None:
+        known.depth.update(zip(anchors, depth.to(latents.device).unbind(1)))
+    if images is not None:
+        images = images.to(latents.device)
+        for frame, views in zip(anchors, images.unbind(1)):
+            pixels = views.to(pipe.vae.dtype) * 2 - 1
+            encoded = torch.cat([pipe.vae.encode(image[None]).latent_dist.mode() for image in pixels])
+            known.latents[frame] = (encoded * pipe.vae.config.scaling_factor).to(latents.dtype)
+            known.images[frame] = views
+    return known
+
+
+@dataclass
+class AnchorViews:
+    """What is known of the anchors of a whole call, window by window.
+
+    Args:
+        depth (`dict[int, torch.Tensor]`): z-depth `(batch, H, W)` by frame, given or once estimated.
+        images (`dict[int, torch.Tensor]`): Given views `(batch, 3, H, W)` in [0, 1] by frame.
+        latents (`dict[int, torch.Tensor]`): Clean latents `(batch, channels, h, w)` of known views by frame.
+        surfaces (`dict[int, torch.Tensor]`): z-depth `(batch, h, w)` by frame of what earlier anchors saw of it, infinite
+            elsewhere. What the depth estimate of a view that is handed over is fitted to.
+        used (`dict[int, None]`): The frames that anchored the geometry, in order.
+    """
+
+    depth: dict[int, Tensor] = field(default_factory=dict)
+    images: dict[int, Tensor] = field(default_factory=dict)
+    latents: dict[int, Tensor] = field(default_factory=dict)
+    surfaces: dict[int, Tensor] = field(default_factory=dict)
+    used: dict[int, None] = field(default_factory=dict)
+
+    def stacked_depth(self, frames: Sequence[int], size: tuple[int, int]) -> Tensor:
+        """The depth of `frames` as `(batch, frames, H, W)`; maps of different sizes are brought to `size`."""
+        maps = [self.depth[frame] for frame in frames]
+        if len({tuple(depth.shape) for depth in maps}) > 1:
+            maps = [F.interpolate(depth[:, None], size=size, mode="nearest-exact")[:, 0] for depth in maps]
+        return torch.stack(maps, dim=1)
+
+
 class AnchorPreparation:
-    """Makes the anchor geometry of one call when the first hook asks for it, and keeps it.
+    """Makes the anchor geometry of one window when the first hook asks for it, and keeps it.
 
     Args:
         pipe ([`MVCustomPipeline`]): The pipeline of the call.
-        settings ([`AnchorSettings`]): Anchor frames, preview and alignment.
-        cameras ([`Cameras`]): Target cameras at the size of the views.
-        latents (`torch.Tensor` of shape `(batch, channels, frames, h, w)`): The initial noise.
+        settings ([`AnchorSettings`]): Preview and alignment.
+        window ([`ViewWindow`]): The frames and the anchors among them.
+        cameras ([`Cameras`]): The cameras of the window's frames at the size of the views.
+        latents (`torch.Tensor` of shape `(batch, channels, frames, h, w)`): The initial noise of the window.
         conditions ([`Conditions`]): What conditions the preview pass.
-        rendering ([`SubjectRendering`], *optional*): The subject's rendered depth and opacity.
-        depth (`torch.Tensor` of shape `(batch, A, H, W)`, *optional*): Given z-depth, see [`resolve_anchor_depth`].
+        subject ([`SubjectFeatures`], *optional*): The subject's rendered depth and opacity in the window's frames.
+        views ([`AnchorViews`]): What is known; what is estimated here goes in.
         extra_step_kwargs (`dict`): For the scheduler's step.
     """
 
@@ -2716,60 +4733,186 @@ class AnchorPreparation:
         self,
         pipe: MVCustomPipeline,
         settings: AnchorSettings,
+        window: ViewWindow,
         cameras: Cameras,
         latents: Tensor,
         conditions: Conditions,
-        rendering: SubjectRendering | None,
-        depth: Tensor | None,
+        subject: SubjectFeatures | None,
+        views: AnchorViews,
         extra_step_kwargs: dict[str, Any],
     ) -> None:
         self.pipe = pipe
         self.settings = settings
+        self.window = window
         self.cameras = cameras
         self.latents = latents
         self.conditions = conditions
-        self.rendering = rendering
-        self.given_depth = depth
+        self.subject = subject
+        self.views = views
         self.extra_step_kwargs = extra_step_kwargs
         self.prepared: AnchorGeometry | None = None
 
     def geometry(self) -> AnchorGeometry:
-        """The anchor geometry; the first call runs the preview unless depth was given."""
+        """The anchor geometry. The first call estimates what depth is not known, after a preview for what is not seen."""
         if self.prepared is None:
-            anchors = self.settings.resolve(len(self.cameras))
-            depth = self._estimated(anchors) if self.given_depth is None else self.given_depth.to(self.latents.device)
-            self.prepared = AnchorGeometry(depth, anchors, self.cameras, self.settings.discontinuity)
+            anchors = self.window.anchors
+            if not anchors:
+                raise MVCustomError(
+                    "hooks: a hook asks for the anchor geometry in a run that has none. Hooks that need it say so by "
+                    "needs_geometry = True."
+                )
+            self._estimate([frame for frame in anchors if frame not in self.views.depth])
+            self.views.used.update(dict.fromkeys(anchors))
+            depth = self.views.stacked_depth(anchors, (self.cameras.height, self.cameras.width))
+            places = tuple(self.window.frames.index(frame) for frame in anchors)
+            self.prepared = AnchorGeometry(
+                depth.to(self.latents.device), places, self.cameras, self.settings.discontinuity
+            )
         return self.prepared
 
-    def _estimated(self, anchors: tuple[int, ...]) -> Tensor:
+    def hand_over(self, frames: Collection[int]) -> None:
+        """Notes for later windows where the anchors' surfaces are in `frames`."""
+        if self.prepared is None:
+            return
+        warps = self.prepared.warps(*self.latents.shape[-2:])
+        for frame in frames:
+            if frame not in self.views.depth:
+                place = self.window.frames.index(frame)
+                seen = [torch.where(warp.visibility[place], warp.depth[place], torch.inf) for warp in warps]
+                self.views.surfaces[frame] = torch.stack(seen)
+
+    def _estimate(self, frames: Sequence[int]) -> None:
+        if not frames:
+            return
         pipe = self.pipe
-        steps = self.settings.preview_steps(pipe._num_inference_steps)
-        latents = pipe.preview(steps, self.latents, self.conditions, self.extra_step_kwargs)
-        images = pipe.decode_latents(latents[:, :, list(anchors)]).transpose(1, 2)  # [B, A, 3, H, W]
-        images = ((images + 1) / 2).clamp(0, 1)
+        images = self._images(frames)  # [B, A, 3, H, W]
         estimates = estimate_depth(pipe.depth_estimator, pipe.depth_image_processor, images.flatten(0, 1))
         estimates = estimates.unflatten(0, images.shape[:2])
         inverse = predicts_disparity(pipe.depth_estimator)
-        return torch.stack(
-            [
-                torch.stack([self._align(maps[a], anchor, inverse) for a, anchor in enumerate(anchors)])
-                for maps in estimates
-            ]
-        )
+        for a, frame in enumerate(frames):
+            surfaces = self.views.surfaces.get(frame, [None] * len(estimates))
+            self.views.depth[frame] = torch.stack(
+                [self._align(maps[a], frame, surface, inverse) for maps, surface in zip(estimates, surfaces)]
+            )
 
-    def _align(self, estimate: Tensor, anchor: int, inverse: bool) -> Tensor:
+    def _images(self, frames: Sequence[int]) -> Tensor:
+        """`(batch, frames, 3, H, W)` in [0, 1]: given, decoded where the latents are known, else from a preview."""
+        images, latents = dict(self.views.images), self.views.latents
+        unseen = [frame for frame in frames if frame not in images]
+        if any(frame not in latents for frame in unseen):
+            steps = self.settings.preview_steps(self.pipe._num_inference_steps)
+            preview = self.pipe.preview(steps, self.latents, self.conditions, self.extra_step_kwargs)
+            latents = dict(zip(self.window.frames, preview.unbind(2))) | latents
+        if unseen:
+            decoded = self.pipe.decode_latents(torch.stack([latents[frame] for frame in unseen], dim=2))
+            images.update(zip(unseen, ((decoded + 1) / 2).clamp(0, 1).unbind(2)))
+        return torch.stack([images[frame] for frame in frames], dim=1)
+
+    def _align(self, estimate: Tensor, frame: int, surface: Tensor | None, inverse: bool) -> Tensor:
         """z-depth `(H, W)` in world units from the depth model's output at an anchor frame."""
-        if self.settings.align and self.rendering is not None:
-            size = tuple(estimate.shape)
-            maps = torch.stack([self.rendering.depth[anchor], self.rendering.opacity[anchor]])[None].float()
+        place, size = self.window.frames.index(frame), tuple(estimate.shape)
+        known = torch.full_like(estimate, torch.inf)
+        if surface is not None:
+            known = F.interpolate(surface[None, None], size=size, mode="nearest-exact")[0, 0].to(estimate)
+        if self.settings.align and self.subject is not None:
+            maps = torch.stack([self.subject.depth[place], self.subject.opacity[place]])[None].float()
             subject_depth, opacity = F.interpolate(maps, size=size, mode="bilinear", align_corners=False)[0]
+            known = torch.where(opacity > _OPAQUE, subject_depth, known)
+        if known.isfinite().any():
             try:
-                return align_depth(estimate, subject_depth, mask=opacity > _OPAQUE, inverse=inverse).apply(estimate)
+                alignment = align_depth(estimate, known, mask=known.isfinite(), inverse=inverse)
+                return alignment.apply(estimate)
             except MVCustomError as error:
-                logger.info(f"Depth of anchor frame {anchor} is not fitted to the subject: {error}")
+                logger.info(f"Depth of anchor frame {frame} is not fitted to what is known of the scene: {error}")
         # A camera that turns on the spot at the origin says nothing of the scene's size; any distance serves it.
-        distance = self.cameras.centers[anchor].norm().item() or 1.0
+        distance = self.cameras.centers[place].norm().item() or 1.0
         return align_median_depth(estimate, distance, inverse=inverse).apply(estimate)
+
+
+# --- hooks/known_views.py: Views that are known before a run: they stay as they are, and the others are generated around them.
+
+
+@dataclass(kw_only=True, eq=False)
+class KnownViews(DenoisingHook):
+    """Keeps the latents of known views at the noise level of every step, and at the known latents at the end.
+
+    `x_t[f] ← alpha_t x_0[f] + sigma_t noise[f]` for every known frame f, the noise being the one that the run starts
+    from, so that a known view moves along one path as the others do. What the U-Net sees in these frames is right at
+    every step, and attention and depth-aware rendering carry it into the other views. With `end` below 1 the views
+    are let go after that share of the steps, and may change from there.
+
+    `pipe(..., anchor_image=...)` and the windows of `views_at_a_time` use it. It holds latents of a call, not settings,
+    so it is not saved with a pipeline.
+
+    Args:
+        frames (`tuple` of `int`): Which frames of the run are known.
+        latents (`torch.Tensor` of shape `(batch, channels, len(frames), h, w)`): Their clean latents, scaled as the U-Net
+            takes them; a batch of 1 serves all of the run's batch.
+
+    Raises:
+        MVCustomError: for frames named twice, or latents that are not one map per frame.
+
+    Example:
+
+        >>> import torch
+        >>> from diffusers_mvcustom.hooks import KnownViews
+        >>> KnownViews(frames=(0, 3), latents=torch.zeros(1, 4, 2, 16, 16)).frames
+        (0, 3)
+    """
+
+    frames: tuple[int, ...]
+    latents: Tensor  # [1 or B, C, K, h, w]
+
+    name: ClassVar[str | None] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.frames = tuple(self.frames)
+        if not self.frames or len(set(self.frames)) != len(self.frames):
+            raise MVCustomError(f"KnownViews.frames: expected one or more different frames, got {list(self.frames)}.")
+        if self.latents.ndim != 5 or self.latents.shape[2] != len(self.frames):
+            raise MVCustomError(
+                f"KnownViews.latents: expected shape (batch, channels, {len(self.frames)}, h, w), one map per frame, got "
+                f"{tuple(self.latents.shape)}."
+            )
+        if not self.latents.isfinite().all():
+            raise MVCustomError("KnownViews.latents: expected finite numbers, got NaN or infinity.")
+
+    def prepare(self, run: DenoisingRun) -> None:
+        batch, channels, count, height, width = run.latents.shape
+        outside = [frame for frame in self.frames if not 0 <= frame < count]
+        if outside:
+            raise MVCustomError(f"KnownViews.frames: expected frames from 0 to {count - 1}, got {outside}.")
+        expected = (batch, channels, len(self.frames), height, width)
+        if self.latents.shape[0] not in (1, batch) or self.latents.shape[1:] != expected[1:]:
+            raise MVCustomError(
+                f"KnownViews.latents: expected shape {expected} (or a batch of 1), got {tuple(self.latents.shape)}."
+            )
+        noise = run.latents[:, :, list(self.frames)] / run.scheduler.init_noise_sigma
+        run.state[id(self)] = (self.latents.to(run.latents).expand(expected), noise)
+        self._put(run, 0)
+
+    def before_step(self, run: DenoisingRun, step: DenoisingStep) -> None:
+        self._put(run, step.index)  # whatever else changed the latents since the last step
+
+    def after_step(self, run: DenoisingRun, step: DenoisingStep) -> None:
+        if run.covers(self, step.index):
+            self._put(run, step.index + 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Not supported: there are no settings to be written down."""
+        raise MVCustomError("KnownViews holds the latents of a call, which are no settings.")
+
+    def _put(self, run: DenoisingRun, index: int) -> None:
+        """Sets the known frames to the level at which step `index` starts; past the last one, to the clean latents."""
+        known, noise = run.state[id(self)]
+        if index < len(run.timesteps):
+            if not run.covers(self, index):
+                return
+            known = run.noise_levels.add_noise(known, noise, index)
+        latents = run.latents.clone()
+        latents[:, :, list(self.frames)] = known
+        run.latents = latents
 
 
 # --- cameras/conventions.py: Converters at the border: other camera conventions in and out.
@@ -2906,87 +5049,6 @@ def _ndc(height: int, width: int, intrinsics_in: str, dtype: torch.dtype) -> tup
 def _check_convention(convention: str) -> None:
     if convention not in CONVENTIONS:
         raise CamerasError(f"convention: expected one of {', '.join(CONVENTIONS)}, got {convention!r}.")
-
-
-# --- cameras/distortion.py: Lens distortion: OpenCV's radial-tangential and fisheye models, and how to undo them.
-
-
-@dataclass(frozen=True)
-class Distortion:
-    """Distortion coefficients that all photos of a capture share.
-
-    Args:
-        radial (`tuple` of `float`): k1, k2, ... (up to 6 radial ones, the 4th to 6th in the denominator, as in OpenCV; up
-            to 4 for a fisheye lens).
-        tangential (`tuple` of `float`): p1, p2.
-        fisheye (`bool`): Whether the lens is OpenCV's equidistant fisheye.
-    """
-
-    radial: tuple[float, ...] = ()
-    tangential: tuple[float, float] = (0.0, 0.0)
-    fisheye: bool = False
-
-    def __post_init__(self) -> None:
-        numbers = (*self.radial, *self.tangential)
-        if not all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers):
-            raise CamerasError(f"distortion: expected finite coefficients, got {numbers}.")
-        if len(self.radial) > (4 if self.fisheye else 6):
-            raise CamerasError(
-                f"distortion: expected at most 6 radial coefficients (4 for fisheye), got {len(self.radial)}."
-            )
-
-    @property
-    def is_none(self) -> bool:
-        """Whether all coefficients are 0 and the lens is no fisheye."""
-        return not self.fisheye and not any((*self.radial, *self.tangential))
-
-    def distort(self, points: Tensor) -> Tensor:
-        """Normalised image points `(..., 2)` (at depth 1) of the pinhole camera, as the lens shows them."""
-        x, y = points.unbind(-1)
-        squared = x**2 + y**2
-        k = (*self.radial, *(0.0,) * (6 - len(self.radial)))
-        if self.fisheye:
-            radius = squared.sqrt()
-            theta = torch.atan(radius)
-            bent = theta * (1 + theta**2 * (k[0] + theta**2 * (k[1] + theta**2 * (k[2] + theta**2 * k[3]))))
-            return (
-                points * torch.where(radius > 1e-9, bent / radius.clamp(min=1e-9), torch.ones_like(radius))[..., None]
-            )
-        p1, p2 = self.tangential
-        radial = (1 + squared * (k[0] + squared * (k[1] + squared * k[2]))) / (
-            1 + squared * (k[3] + squared * (k[4] + squared * k[5]))
-        )
-        return torch.stack(
-            [
-                x * radial + 2 * p1 * x * y + p2 * (squared + 2 * x**2),
-                y * radial + p1 * (squared + 2 * y**2) + 2 * p2 * x * y,
-            ],
-            dim=-1,
-        )
-
-
-def undistort_image(
-    image: Tensor,  # [C, H, W]
-    intrinsics: Tensor,  # [3, 3]
-    distortion: Distortion,
-) -> Tensor:
-    """The photo as the pinhole camera with the same intrinsics sees it; zeros where the lens saw nothing.
-
-    Args:
-        image (`torch.Tensor` of shape `(C, H, W)`): The photo.
-        intrinsics (`torch.Tensor` of shape `(3, 3)`): In pixels, first pixel's centre at (0.5, 0.5).
-        distortion ([`Distortion`]): The lens.
-    """
-    height, width = image.shape[-2:]
-    intrinsics = intrinsics.double()
-    focal, center = intrinsics.diagonal()[:2], intrinsics[:2, 2]
-    y, x = torch.meshgrid(
-        torch.arange(height, dtype=torch.float64) + 0.5, torch.arange(width, dtype=torch.float64) + 0.5, indexing="ij"
-    )
-    points = (torch.stack([x, y], dim=-1) - center) / focal
-    pixels = distortion.distort(points) * focal + center
-    grid = pixels / torch.tensor([width, height], dtype=torch.float64) * 2 - 1
-    return F.grid_sample(image[None].double(), grid[None], align_corners=False)[0].to(image.dtype)
 
 
 # --- cameras/capture.py: A posed capture: cameras with the names and files of their photos, as the importers give it.
@@ -4086,13 +6148,19 @@ def check_view_size(height: int, width: int, multiple: int) -> None:
         )
 
 
-def check_num_frames(num_frames: int, max_seq_length: int) -> None:
-    """Raises if there are more cameras than the motion modules have temporal positions for."""
-    if num_frames > max_seq_length:
+def check_num_frames(num_frames: int, max_seq_length: int, views_at_a_time: int | None = None) -> None:
+    """Raises if more views are to go through the U-Net together than the motion modules have temporal positions for."""
+    if min(num_frames, views_at_a_time or num_frames) <= max_seq_length:
+        return
+    if views_at_a_time is None:
         raise MVCustomError(
             f"cameras: expected at most {max_seq_length} cameras (the motion adapter's motion_max_seq_length), got "
-            f"{num_frames}. Generate them in several calls, or take a motion adapter with a longer sequence."
+            f"{num_frames}. Pass views_at_a_time=16 to generate a longer path window by window."
         )
+    raise MVCustomError(
+        f"views_at_a_time: expected at most {max_seq_length} (the motion adapter's motion_max_seq_length), got "
+        f"{views_at_a_time}."
+    )
 
 
 def check_prompts(
@@ -4168,7 +6236,6 @@ class CallChecksMixin:
         self,
         cameras: Cameras,
         hooks: Sequence[DenoisingHook],
-        anchor: AnchorSettings,
         *,
         prompt: str | list[str] | None,
         negative_prompt: str | list[str] | None,
@@ -4180,6 +6247,7 @@ class CallChecksMixin:
         generator: torch.Generator | list[torch.Generator] | None,
         latents: Tensor | None,
         anchor_depth: Tensor | None,
+        views_at_a_time: int | None,
         output_type: str,
         callback_on_step_end_tensor_inputs: list[str],
         counts: dict[str, int | None],
@@ -4195,9 +6263,10 @@ class CallChecksMixin:
             MVCustomError: naming the argument.
         """
         check_view_size(cameras.height, cameras.width, max(8, self.vae_scale_factor))
-        check_num_frames(len(cameras), self.unet.config.motion_max_seq_length)
-        for name, count in {"num_images_per_prompt": num_images_per_prompt, **counts}.items():
+        counts = {"num_images_per_prompt": num_images_per_prompt, "views_at_a_time": views_at_a_time, **counts}
+        for name, count in counts.items():
             check_count(name, count)
+        check_num_frames(len(cameras), self.unet.config.motion_max_seq_length, views_at_a_time)
         for name, scale in scales.items():
             check_scale(name, scale)
         check_share("pose_guidance", *pose_guidance)
@@ -4235,8 +6304,53 @@ class CallChecksMixin:
                 f"generator: expected one, or {batch_size} of them (prompts × num_images_per_prompt), got {len(generator)}."
             )
         self._check_subject(cameras, scales.get("reference_guidance_scale"))
-        self._check_hooks(hooks, anchor, len(cameras), anchor_depth)
+        self._check_hooks(hooks, len(cameras), anchor_depth, views_at_a_time)
         return shape
+
+    def plan_views(
+        self,
+        cameras: Cameras,
+        hooks: Sequence[DenoisingHook],
+        anchor: AnchorSettings,
+        views_at_a_time: int | None,
+        anchor_image: AnchorImages | None,
+        anchor_depth: Tensor | None,
+        batch_size: int,
+        num_images_per_prompt: int,
+    ) -> tuple[ViewPlan, Tensor | None, Tensor | None]:
+        """The windows of a call, the anchors' images `(batch, A, 3, H, W)` and their depth `(batch, A, H, W)`, if given.
+
+        Raises:
+            MVCustomError: naming the argument, see [`plan_windows`], [`resolve_anchor_images`] and
+                [`resolve_anchor_depth`].
+        """
+        needs_geometry = any(hook.needs_geometry for hook in hooks)
+        plan = plan_windows(
+            cameras,
+            views_at_a_time,
+            self.unet.config.motion_max_seq_length,
+            anchor,
+            anchors_wanted=needs_geometry or anchor_image is not None or anchor_depth is not None,
+            anchors_are_given=anchor_image is not None,
+            # Where depth cannot be estimated only the call's anchors have one, so the first goes through every window.
+            keep_first=anchor.keep_first or (needs_geometry and not self._can_estimate_depth),
+        )
+        if anchor_image is not None:
+            anchor_image = resolve_anchor_images(
+                anchor_image,
+                num_prompts=batch_size // num_images_per_prompt,
+                num_images_per_prompt=num_images_per_prompt,
+                num_anchors=len(plan.anchors),
+                height=cameras.height,
+                width=cameras.width,
+            )
+        if anchor_depth is not None:
+            anchor_depth = resolve_anchor_depth(anchor_depth, batch_size, len(plan.anchors))
+        return plan, anchor_image, anchor_depth
+
+    @property
+    def _can_estimate_depth(self) -> bool:
+        return self.depth_estimator is not None and self.depth_image_processor is not None
 
     def _check_embeds(self, prompt_embeds: Tensor | None, negative_prompt_embeds: Tensor | None) -> None:
         width = self.unet.config.cross_attention_dim
@@ -4270,16 +6384,23 @@ class CallChecksMixin:
             )
 
     def _check_hooks(
-        self, hooks: Sequence[DenoisingHook], anchor: AnchorSettings, num_frames: int, anchor_depth: Tensor | None
+        self,
+        hooks: Sequence[DenoisingHook],
+        num_frames: int,
+        anchor_depth: Tensor | None,
+        views_at_a_time: int | None,
     ) -> None:
         for hook in hooks:
             if not isinstance(hook, DenoisingHook):
                 raise MVCustomError(f"hooks: expected instances of DenoisingHook, got {hook!r}.")
+            if isinstance(hook, KnownViews) and num_frames > (views_at_a_time or num_frames):
+                raise MVCustomError(
+                    "hooks: KnownViews names frames of one window, and this path is generated in several "
+                    "(views_at_a_time). Pass anchor= and anchor_image= instead."
+                )
         if not any(hook.needs_geometry for hook in hooks):
             return
-        anchor.resolve(num_frames)
-        has_depth = self.depth_estimator is not None and self.depth_image_processor is not None
-        if anchor_depth is None and not has_depth:
+        if anchor_depth is None and not self._can_estimate_depth:
             raise MVCustomError(
                 "hooks: depth-aware rendering and completion need the anchor's depth, and this pipeline has no "
                 "depth_estimator and depth_image_processor. Load it with them, pass anchor_depth=, or hooks=[]."
@@ -4526,27 +6647,7 @@ class DepthAwareFeatureRendering(DenoisingHook):
         if run.covers(self, step.index):
             names, geometry = run.state[id(self)]
             modules = [run.unet.get_submodule(name) for name in names]
-            step.during_unet_call.enter_context(rendering_anchor_features(modules, geometry))
-
-
-@contextmanager
-def rendering_anchor_features(modules: list[nn.Module], geometry: AnchorGeometry) -> Iterator[None]:
-    """Replaces the inputs of `modules` by anchor features rendered into the other frames, for this context."""
-
-    def replace_input(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        # Blocks pass the hidden states by position or by name.
-        if args:
-            return (geometry.render(args[0]), *args[1:]), kwargs
-        return args, {**kwargs, "hidden_states": geometry.render(kwargs["hidden_states"])}
-
-    handles = []
-    try:
-        for module in modules:
-            handles.append(module.register_forward_pre_hook(replace_input, with_kwargs=True))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+            step.during_unet_call.enter_context(motion_inputs_replaced(modules, geometry.render))
 
 
 # --- hooks/built_in_hooks.py: The hooks whose settings are saved with a pipeline.
@@ -4998,7 +7099,8 @@ class MVCustomPipelineOutput(BaseOutput):
             `(batch, N, 3, H, W)` in [0, 1]; or latents `(batch, channels, N, h, w)`.
         cameras ([`Cameras`], *optional*): The N target cameras at the views' size, in the subject frame.
         subject_frame ([`SubjectFrame`], *optional*): The way back from the subject frame to the photos' world.
-        anchors (`tuple` of `int`, *optional*): The anchor frames, if a hook used them.
+        anchors (`tuple` of `int`, *optional*): The anchor frames, if a hook used them; of a path that was generated
+            window by window also the views that were handed over, in order.
         anchor_depth (`torch.Tensor` of shape `(batch, anchors, H, W)`, *optional*): Their z-depth.
     """
 
@@ -5056,848 +7158,6 @@ class StepCallback:
         elif changed_negative is not negative:
             conditions.replace_text(conditions.prompt_embeds, changed_negative)
         return returned.get("latents", latents)
-
-
-# --- models/feature_nerf_config.py: Settings of a FeatureNeRF.
-
-
-@dataclass(frozen=True)
-class FeatureNeRFConfig:
-    """Settings of a [`FeatureNeRF`]. Lengths are in the subject frame, whose farthest reference camera is at distance 1.
-
-    Args:
-        hidden_channels (`int`, *optional*): Width of the per-view MLP; by default that of the features.
-        num_samples (`int`, defaults to 24): Samples on a ray.
-        near (`float`, defaults to 0.1): Distance from the target camera at which its rays begin. It is small, for target
-            cameras may come closer than the references did; of 24 samples one lies before 0.18.
-        far (`float`, defaults to 2.0): Distance at which they end.
-        point_frequencies (`int`, defaults to 16): Frequencies of the positional encoding of points.
-        ray_frequencies (`int`, defaults to 8): Frequencies of the positional encoding of rays and directions.
-        encoding_octaves (`float`, defaults to 7.5): The frequencies are `π · 2^e` with e spaced evenly from 0 to this. With
-            16 frequencies these are half octaves, down to a period of 0.011: about a pixel of a 64 × 64 map at distance
-            1, and well within what float32 coordinates resolve.
-        predict_rgb (`bool`, defaults to `True`): Whether colours are rendered too (training compares them with photos).
-        importance_share (`float`, defaults to 0.75): Of the samples on an opaque ray, the share that goes to where an
-            earlier block found the subject, in [0, 1).
-        initial_opacity (`float`, defaults to 0.5): Opacity of a full ray before training, in (0, 1). An untrained field
-            is an even fog. At one half the mask can pull it both ways, and the first and the last sample on the ray
-            differ by only a factor of two in what they contribute, so every depth is learnt from.
-
-    Example:
-
-        >>> from diffusers_mvcustom.models import FeatureNeRFConfig
-        >>> config = FeatureNeRFConfig(num_samples=12)
-        >>> FeatureNeRFConfig.from_dict(config.to_dict()) == config
-        True
-    """
-
-    hidden_channels: int | None = None
-    num_samples: int = 24
-    near: float = 0.1
-    far: float = 2.0
-    point_frequencies: int = 16
-    ray_frequencies: int = 8
-    encoding_octaves: float = 7.5
-    predict_rgb: bool = True
-    importance_share: float = 0.75
-    initial_opacity: float = 0.5
-
-    def __post_init__(self) -> None:
-        if self.hidden_channels is not None:
-            self._check_count("hidden_channels", 1)
-        self._check_count("num_samples", 1)
-        self._check_count("point_frequencies", 0)
-        self._check_count("ray_frequencies", 0)
-        if not isinstance(self.predict_rgb, bool):
-            raise MVCustomError(f"predict_rgb: expected true or false, got {self.predict_rgb!r}.")
-        self._check_number("far", "a positive length", lambda value: value > 0)
-        self._check_number("near", f"a length in (0, far = {self.far:g})", lambda value: 0 < value < self.far)
-        self._check_number("encoding_octaves", "a number that is not negative", lambda value: value >= 0)
-        self._check_number("importance_share", "a number in [0, 1)", lambda value: 0 <= value < 1)
-        self._check_number("initial_opacity", "a number in (0, 1)", lambda value: 0 < value < 1)
-
-    def _check_count(self, name: str, least: int) -> None:
-        value = getattr(self, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise MVCustomError(f"{name}: expected a whole number of at least {least}, got {value!r}.")
-
-    def _check_number(self, name: str, expected: str, fits: Any) -> None:
-        value = getattr(self, name)
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, (int, float))
-            or not math.isfinite(value)
-            or not fits(value)
-        ):
-            raise MVCustomError(f"{name}: expected {expected}, got {value!r}.")
-
-    def to_dict(self) -> dict[str, Any]:
-        """The settings as JSON holds them."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> FeatureNeRFConfig:
-        """Settings from JSON; what is missing has its default value.
-
-        Raises:
-            MVCustomError: naming unknown keys, or a value that cannot be used.
-        """
-        known = {field.name for field in fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise MVCustomError(f"unknown keys {unknown}, expected some of {sorted(known)}. Made by a newer version?")
-        return cls(**values)
-
-
-# --- models/feature_nerf_inputs.py: What a FeatureNeRF accepts: shapes that fit each other.
-
-
-AttendText = Callable[[Tensor, Tensor], Tensor]
-"""A block's text attention with its residual: `(N, P, C)` points and `(N, L, D)` texts to `(N, P, C)`."""
-
-
-def check_feature_nerf_inputs(
-    channels: int,
-    reference_features: Tensor,  # [B, V, C, h_r, w_r]
-    reference_camera_to_world: Tensor,  # [B, V, 4, 4]
-    reference_intrinsics: Tensor,  # [B, V, 3, 3]
-    target_camera_to_world: Tensor,  # [B, M, 4, 4]
-    target_intrinsics: Tensor,  # [B, M, 3, 3]
-    height: int,
-    width: int,
-    reference_masks: Tensor | None,  # [B, V, h_r, w_r]
-    encoder_hidden_states: Tensor | None,  # [B, T, L, D]
-    attend_text: AttendText | None,
-    rays_per_chunk: int | None,
-) -> None:
-    """Raises for arguments of [`FeatureNeRF`] that do not fit each other or its `channels`; see there for the shapes.
-
-    Raises:
-        MVCustomError: naming the argument.
-    """
-    if reference_features.ndim != 5 or reference_features.shape[2] != channels:
-        raise MVCustomError(
-            f"reference_features: expected shape (B, V, {channels}, h, w), got {tuple(reference_features.shape)}."
-        )
-    batch, views = reference_features.shape[:2]
-    map_size = tuple(reference_features.shape[-2:])
-    targets = target_camera_to_world.shape[1] if target_camera_to_world.ndim == 4 else "M"
-    expected = {
-        "reference_camera_to_world": (reference_camera_to_world, (batch, views, 4, 4)),
-        "reference_intrinsics": (reference_intrinsics, (batch, views, 3, 3)),
-        "target_camera_to_world": (target_camera_to_world, (batch, targets, 4, 4)),
-        "target_intrinsics": (target_intrinsics, (batch, targets, 3, 3)),
-        "reference_masks": (reference_masks, (batch, views, *map_size)),
-    }
-    for name, (value, shape) in expected.items():
-        if value is not None and tuple(value.shape) != shape:
-            raise MVCustomError(f"{name}: expected shape {shape}, got {tuple(value.shape)}.")
-    if 0 in reference_features.shape or targets == 0:
-        raise MVCustomError("reference_features, target_camera_to_world: expected at least one view and camera.")
-    for name, value in (("height", height), ("width", width), ("rays_per_chunk", rays_per_chunk)):
-        if value is not None and value < 1:
-            raise MVCustomError(f"{name}: expected at least 1, got {value}.")
-    if (encoder_hidden_states is None) != (attend_text is None):
-        raise MVCustomError("encoder_hidden_states, attend_text: expected both or neither.")
-    if encoder_hidden_states is not None and (
-        encoder_hidden_states.ndim != 4 or encoder_hidden_states.shape[0] != batch
-    ):
-        raise MVCustomError(
-            f"encoder_hidden_states: expected shape ({batch}, T, L, D), got {tuple(encoder_hidden_states.shape)}."
-        )
-    if encoder_hidden_states is not None and encoder_hidden_states.shape[1] == 0:
-        raise MVCustomError("encoder_hidden_states: expected at least one text.")
-
-
-# --- models/feature_sampling.py: Bilinear sampling of feature maps at many points, channels last, with zeros outside.
-
-
-@dataclass(frozen=True, eq=False)
-class BilinearSampler:
-    """The four pixels around each of N points of V maps, and how much of each a sample takes.
-
-    Built once for a set of points, it samples any number of maps there.
-
-    Args:
-        indices (`torch.Tensor` of shape `(V, N, 4)`): Flattened pixel positions.
-        weights (`torch.Tensor` of shape `(V, N, 4)`): 0 for pixels outside of the map.
-    """
-
-    indices: Tensor  # [V, N, 4]
-    weights: Tensor  # [V, N, 4]
-
-    @classmethod
-    def at(
-        cls,
-        pixels: Tensor,  # [V, N, 2]
-        height: int,
-        width: int,
-    ) -> BilinearSampler:
-        """For positions (x, y) on `height` × `width` maps; the centre of the first pixel is (0.5, 0.5)."""
-        size = pixels.new_tensor([width, height])
-        # Beyond one pixel outside nothing is seen; the clamp keeps far projections within an integer's range.
-        position = (pixels - 0.5).clamp(min=torch.full_like(size, -2.0), max=size + 1.0)
-        corner = position.floor()
-        fraction = position - corner
-        columns = corner[..., :1] + corner.new_tensor([0.0, 1.0, 0.0, 1.0])  # [V, N, 4]
-        rows = corner[..., 1:] + corner.new_tensor([0.0, 0.0, 1.0, 1.0])
-        x, y = fraction[..., :1], fraction[..., 1:]
-        weights = torch.cat([(1 - x) * (1 - y), x * (1 - y), (1 - x) * y, x * y], dim=-1)
-        inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
-        indices = rows.clamp(0, height - 1).long() * width + columns.clamp(0, width - 1).long()
-        return cls(indices, weights * inside)
-
-    @property
-    def coverage(self) -> Tensor:
-        """What each sample takes from within the map, `(V, N)`: 1 inside, falling to 0 half a pixel outside."""
-        return self.weights.sum(-1)
-
-    def sample(
-        self,
-        view: int,
-        features: Tensor,  # [h * w, C]
-    ) -> Tensor:
-        """Samples one view's map, `(N, C)`. Differentiable with respect to the map."""
-        # One fused weighted gather: no copy of the four corners.
-        return F.embedding_bag(
-            self.indices[view], features, per_sample_weights=self.weights[view].to(features.dtype), mode="sum"
-        )
-
-
-# --- models/positional_encoding.py: Sines and cosines of coordinates, so that a linear layer can tell nearby places apart.
-
-
-def positional_encoding(values: Tensor, num_frequencies: int, octaves: float) -> Tensor:
-    """The values themselves, then their sines, then their cosines.
-
-    The angular frequencies are `π · 2^e`, with `num_frequencies` exponents e spaced evenly from 0 to `octaves`. Ordered
-    as (values, sines, cosines); within the sines and the cosines, a coordinate's frequencies lie side by side.
-
-    Args:
-        values (`torch.Tensor` of shape `(..., D)`): Coordinates, float32 or better: the highest frequency multiplies
-            their rounding error.
-        num_frequencies (`int`): K, may be 0.
-        octaves (`float`): Exponent of the highest frequency.
-
-    Returns:
-        `torch.Tensor` of shape `(..., D * (1 + 2 * K))`, see [`encoding_size`].
-
-    Example:
-
-        >>> import torch
-        >>> from diffusers_mvcustom.models.positional_encoding import positional_encoding
-        >>> positional_encoding(torch.tensor([0.5]), 2, 1.0).round(decimals=4).abs().tolist()
-        [0.5, 1.0, 0.0, 0.0, 1.0]
-    """
-    exponents = torch.linspace(0.0, octaves, num_frequencies, device=values.device, dtype=values.dtype)
-    angles = (values[..., None] * (math.pi * exponents.exp2())).flatten(-2)
-    return torch.cat([values, angles.sin(), angles.cos()], dim=-1)
-
-
-def encoding_size(dimensions: int, num_frequencies: int) -> int:
-    """Length of the [`positional_encoding`] of a vector with so many dimensions."""
-    return dimensions * (1 + 2 * num_frequencies)
-
-
-# --- models/ray_sampling.py: Where on its ray a sample is taken: in even bins, or in bins that follow what an earlier pass found.
-
-
-@dataclass(frozen=True, eq=False)
-class RayDistribution:
-    """What a pass over the rays of B × M target maps found: how much of the light comes from which bin.
-
-    Args:
-        edges (`torch.Tensor` of shape `(B, M, h, w, S + 1)`): Ends of the bins as distances along the ray, ascending.
-        weights (`torch.Tensor` of shape `(B, M, h, w, S)`): Rendering weights; their sum is the ray's opacity.
-    """
-
-    edges: Tensor  # [B, M, h, w, S + 1]
-    weights: Tensor  # [B, M, h, w, S]
-
-    def __post_init__(self) -> None:
-        expected = (*self.weights.shape[:-1], self.weights.shape[-1] + 1)
-        if self.weights.ndim != 5 or self.edges.shape != expected:
-            raise MVCustomError(
-                "edges, weights: expected shapes (B, M, h, w, S + 1) and (B, M, h, w, S), got "
-                f"{tuple(self.edges.shape)} and {tuple(self.weights.shape)}."
-            )
-
-    def resize(self, height: int, width: int) -> RayDistribution:
-        """The distribution for another size of the same maps; each ray takes over that of the nearest ray.
-
-        Bins differ from ray to ray, and a mean of two rays' bins would lie in the air between two surfaces.
-        """
-        if self.weights.shape[2:4] == (height, width):
-            return self
-        rows, columns = (
-            ((torch.arange(new, device=self.weights.device) + 0.5) * (old / new)).long().clamp(max=old - 1)
-            for new, old in zip((height, width), self.weights.shape[2:4])
-        )
-        return RayDistribution(self.edges[:, :, rows][:, :, :, columns], self.weights[:, :, rows][:, :, :, columns])
-
-
-@dataclass(frozen=True, eq=False)
-class RaySamples:
-    """Samples on rays, one in each of S adjoining bins.
-
-    Args:
-        edges (`torch.Tensor` of shape `(..., S + 1)`): Ends of the bins, as distances along the ray.
-        positions (`torch.Tensor` of shape `(..., S)`): Where in its bin each sample is taken.
-    """
-
-    edges: Tensor  # [..., S + 1]
-    positions: Tensor  # [..., S]
-
-
-def even_distribution(near: float, far: float, like: Tensor) -> tuple[Tensor, Tensor]:
-    """One bin from `near` to `far` of which nothing is known, as edges `(1, 1, 1, 1, 2)` and weights `(1, 1, 1, 1, 1)`."""
-    return like.new_tensor([near, far]).view(1, 1, 1, 1, 2), like.new_zeros(1, 1, 1, 1, 1)
-
-
-def spread_weights(
-    edges: Tensor,  # [..., K + 1]
-    weights: Tensor,  # [..., K]
-) -> tuple[Tensor, Tensor]:
-    """Spreads each bin's weight evenly over its two halves and the adjoining half of each neighbour.
-
-    A surface that shows in one bin was met somewhere between the sample before it and its own, so half of the time in
-    the bin before, where there is no weight. Sampled without this, that bin becomes a wide one and the surface moves
-    to its front.
-
-    Returns:
-        `tuple` of the halves' edges `(..., 2 * K + 1)` and weights `(..., 2 * K)`, whose sum is that of `weights`.
-
-    Example:
-
-        >>> import torch
-        >>> from diffusers_mvcustom.models.ray_sampling import spread_weights
-        >>> edges, weights = spread_weights(torch.tensor([0.0, 2.0, 4.0, 6.0]), torch.tensor([0.0, 1.0, 0.0]))
-        >>> edges.tolist(), weights.tolist()
-        ([0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [0.0, 0.25, 0.25, 0.25, 0.25, 0.0])
-    """
-    middles = (edges[..., :-1] + edges[..., 1:]) / 2
-    halves = torch.cat([torch.stack([edges[..., :-1], middles], dim=-1).flatten(-2), edges[..., -1:]], dim=-1)
-    quarters = weights / 4
-    from_before = torch.cat([quarters[..., :1], quarters[..., :-1]], dim=-1)  # at the ends of the ray it stays
-    from_behind = torch.cat([quarters[..., 1:], quarters[..., -1:]], dim=-1)
-    spread = torch.stack([quarters + from_before, quarters + from_behind], dim=-1).flatten(-2)
-    return halves, spread
-
-
-def sample_rays(
-    edges: Tensor,  # [..., K + 1]
-    weights: Tensor,  # [..., K]
-    num_samples: int,
-    *,
-    importance_share: float = 0.75,
-    jitter: Tensor | None = None,  # [..., S]
-) -> RaySamples:
-    """Divides rays into bins that are narrow where an earlier pass found something, and takes a sample in each.
-
-    The probability of a place is `importance_share` times the earlier weights, and for the rest uniform over the ray.
-    Weights sum to the opacity, so an empty ray is sampled evenly, and a solid one for `importance_share` at its
-    surface. The bins are the S quantiles of that probability, so they cover the ray without gaps.
-
-    Args:
-        edges (`torch.Tensor` of shape `(..., K + 1)`): Bins of the earlier pass.
-        weights (`torch.Tensor` of shape `(..., K)`): Its rendering weights. They get no gradient.
-        num_samples (`int`): S.
-        importance_share (`float`, *optional*, defaults to 0.75): In [0, 1).
-        jitter (`torch.Tensor` of shape `(..., S)`, *optional*):
-            Uniform random numbers in [0, 1): where in its bin, in probability, each sample lies (so that over many
-            draws the samples follow the probability exactly). By default they lie at the middle, 0.5.
-
-    Example:
-
-        >>> import torch
-        >>> from diffusers_mvcustom.models.ray_sampling import sample_rays
-        >>> samples = sample_rays(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0.0, 1.0]), 4, importance_share=0.5)
-        >>> [round(edge, 3) for edge in samples.edges.tolist()]
-        [1.0, 2.0, 2.333, 2.667, 3.0]
-        >>> [round(position, 3) for position in samples.positions.tolist()]
-        [1.5, 2.167, 2.5, 2.833]
-    """
-    edges, weights = edges.detach(), weights.detach()
-    share = importance_share * weights
-    widths = edges.diff(dim=-1)
-    length = edges[..., -1:] - edges[..., :1]
-    probability = share + (1 - share.sum(-1, keepdim=True)) * widths / length
-    steps = torch.arange(num_samples + 1, device=edges.device, dtype=edges.dtype)
-    within = steps[:-1] + (0.5 if jitter is None else jitter.to(edges))
-    ends = (steps / num_samples).expand(*within.shape[:-1], -1)
-    quantiles = _inverse_cdf(edges, probability, torch.cat([ends, within / num_samples], dim=-1))
-    inner = quantiles[..., 1:num_samples]
-    first, last = (end.expand(*inner.shape[:-1], 1) for end in (edges[..., :1], edges[..., -1:]))
-    bins = torch.cat([first, inner, last], dim=-1)
-    positions = quantiles[..., num_samples + 1 :].clamp(min=bins[..., :-1], max=bins[..., 1:])
-    return RaySamples(bins, positions)
-
-
-def _inverse_cdf(edges: Tensor, probability: Tensor, levels: Tensor) -> Tensor:
-    """Where the piecewise linear cumulative distribution over `edges` `(..., K + 1)` reaches `levels` `(..., Q)`."""
-    shape = torch.broadcast_shapes(edges.shape[:-1], levels.shape[:-1])
-    edges, probability, levels = (x.expand(*shape, x.shape[-1]) for x in (edges, probability, levels))
-    cumulative = probability.cumsum(-1)
-    cumulative = torch.cat([torch.zeros_like(cumulative[..., :1]), cumulative / cumulative[..., -1:]], dim=-1)
-    upper = torch.searchsorted(cumulative.contiguous(), levels.contiguous(), right=True)
-    upper = upper.clamp(1, edges.shape[-1] - 1)
-    low, high = cumulative.gather(-1, upper - 1), cumulative.gather(-1, upper)
-    start, end = edges.gather(-1, upper - 1), edges.gather(-1, upper)
-    fraction = ((levels - low) / (high - low).clamp(min=torch.finfo(edges.dtype).tiny)).clamp(0, 1)
-    return start + fraction * (end - start)
-
-
-# --- models/volume_rendering.py: Emission and absorption along rays whose density is constant within each bin.
-
-
-_LARGEST_GRADIENT_EXPONENT = 15.0
-_LARGEST_DENSITY = 1e30
-_NO_OPACITY = 1e-6
-
-
-class _TruncatedExp(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, exponent: Tensor) -> Tensor:
-        ctx.save_for_backward(exponent)
-        return exponent.exp().clamp(max=_LARGEST_DENSITY)  # an infinite one would be NaN times a coverage of 0
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        (exponent,) = ctx.saved_tensors
-        return gradient * exponent.clamp(max=_LARGEST_GRADIENT_EXPONENT).exp()
-
-
-def truncated_exp(exponent: Tensor) -> Tensor:
-    """`exp(exponent)`, at most 1e30, whose gradient stops growing at an exponent of 15: a dense sample cannot blow up a
-    step."""
-    return _TruncatedExp.apply(exponent)
-
-
-def rendering_weights(
-    density: Tensor,  # [..., S]
-    edges: Tensor,  # [..., S + 1]
-) -> Tensor:
-    """The share of the light that each bin sends to the eye.
-
-    `w_i = exp(-Σ_{j<i} σ_j δ_j) (1 - exp(-σ_i δ_i))` with `δ_i = edges_{i+1} - edges_i`. Their sum is the ray's opacity,
-    `1 - exp(-Σ σ_i δ_i)`.
-
-    Args:
-        density (`torch.Tensor` of shape `(..., S)`): σ, not negative, per unit of length.
-        edges (`torch.Tensor` of shape `(..., S + 1)`): Distances of the bins' ends along the ray, ascending.
-
-    Returns:
-        `torch.Tensor` of shape `(..., S)`.
-
-    Example:
-
-        >>> import torch
-        >>> from diffusers_mvcustom.models.volume_rendering import rendering_weights
-        >>> halving = torch.full((3,), 2.0).log()
-        >>> rendering_weights(halving, torch.tensor([1.0, 2.0, 3.0, 4.0])).tolist()
-        [0.5, 0.25, 0.125]
-    """
-    depth = _optical_depth(density, edges)
-    before = depth.cumsum(-1)[..., :-1]
-    transmittance = torch.cat([torch.ones_like(depth[..., :1]), (-before).exp()], dim=-1)
-    return transmittance * -torch.expm1(-depth)
-
-
-def expected_distance(
-    density: Tensor,  # [..., S]
-    edges: Tensor,  # [..., S + 1]
-    weights: Tensor,  # [..., S]
-) -> Tensor:
-    """Where along the ray the light that reaches the eye comes from on average, `(...)`.
-
-    Exact for a density that is constant within each bin: a fog's light comes from the bins' middles, a solid's from
-    the front edge of its first bin. Where the opacity is 0 it is the far end of the ray (below an opacity of about
-    1e-5 it begins to lean there).
-    """
-    widths = edges.diff(dim=-1)
-    inside = edges[..., :-1] + widths * _mean_depth_within_bin(_optical_depth(density, edges))
-    nowhere = _NO_OPACITY * edges[..., -1]
-    return ((weights * inside).sum(-1) + nowhere) / (weights.sum(-1) + _NO_OPACITY)
-
-
-def _optical_depth(density: Tensor, edges: Tensor) -> Tensor:
-    # The clamp keeps an overflowing density from giving NaN in a bin of no width.
-    return density.clamp(max=_LARGEST_DENSITY) * edges.diff(dim=-1)
-
-
-def _mean_depth_within_bin(depth: Tensor) -> Tensor:
-    """Mean place of absorption in a bin of this optical depth x, as a fraction of the bin: `1/x - 1/(exp(x) - 1)`."""
-    thin = depth < 0.1
-    # Each branch gets arguments that are safe for it: a `where` after it would still pass NaN gradients back.
-    small = depth.clamp(max=0.1)
-    safe = torch.where(thin, torch.ones_like(depth), depth)
-    series = 0.5 - small / 12 + small**3 / 720
-    return torch.where(thin, series, 1 / safe - 1 / torch.expm1(safe.clamp(max=80.0)))
-
-
-# --- models/feature_nerf.py: FeatureNeRF: subject features at target cameras, rendered from the features of posed reference views.
-
-
-_CHUNK_BYTES = 256 * 2**20
-"""Memory that the chunk of rays in work may take, where `rays_per_chunk` does not say otherwise."""
-
-
-@dataclass
-class RenderedFeatures:
-    """What a [`FeatureNeRF`] renders: B scenes, seen from M cameras, for T texts.
-
-    Args:
-        features (`torch.Tensor` of shape `(B, T, M, h * w, C)`): X_y. Zero where nothing is seen.
-        opacity (`torch.Tensor` of shape `(B, M, h, w)`): In [0, 1], float32.
-        rgb (`torch.Tensor` of shape `(B, M, h, w, 3)`, *optional*): Colours in [0, 1] before black, so already
-            multiplied by the opacity; float32.
-        depth (`torch.Tensor` of shape `(B, M, h, w)`): Expected z-depth in the target camera of what is seen, not
-            multiplied by the opacity; float32. Where the opacity is 0, the z-depth at the far end of the ray.
-        density (`torch.Tensor` of shape `(B, M, h * w, S)`): Of the samples, per unit of length; float32.
-        ray_distribution ([`RayDistribution`]): For the next block's `previous`. Carries no gradient.
-    """
-
-    features: Tensor  # [B, T, M, h * w, C]
-    opacity: Tensor  # [B, M, h, w]
-    rgb: Tensor | None  # [B, M, h, w, 3]
-    depth: Tensor  # [B, M, h, w]
-    density: Tensor  # [B, M, h * w, S]
-    ray_distribution: RayDistribution
-
-
-class FeatureNeRF(nn.Module):
-    """Renders the features of posed reference views into target cameras, along epipolar lines.
-
-    Points on the rays of the target pixels are projected into every reference. What is found there goes through an MLP a
-    view, is blended over the views, attends to the text, and is volume-rendered.
-
-    - A view has a say in the blend as far as the point lies in its image. One that does not see the point knows
-      nothing of it; one that sees masked background there does know, and that is how empty space is carved. Where no
-      view sees the point the density is 0: there is no evidence of a subject.
-    - Density and colour come from the features before text attention, so T texts share one geometry.
-    - The blend is a softmax of a linear score. A term of that score that is the same for all views, such as the point
-      in the target's frame, cancels out and is left out.
-    - Geometry (projection, encodings, volume rendering) is computed in float32 under any autocast or weight dtype.
-
-    A linear layer commutes with bilinear interpolation, and with the blend over views, whose weights sum to 1. So the
-    reference maps go through the first layer before they are sampled, and the second layer runs once a point, not once
-    a view.
-
-    Source: FeatureNeRF of CustomDiffusion360 (arXiv 2404.12333), as used by MVCustom (arXiv 2510.13702).
-
-    Args:
-        channels (`int`): C, of the features.
-        config ([`FeatureNeRFConfig`], *optional*): Settings.
-
-    Example:
-
-        >>> import torch
-        >>> from diffusers_mvcustom.models import FeatureNeRF
-        >>> pose = torch.eye(4).view(1, 1, 4, 4).clone()
-        >>> pose[..., 2, 3] = -1.0  # looks at the origin from distance 1
-        >>> intrinsics = torch.tensor([[8.0, 0.0, 4.0], [0.0, 8.0, 3.0], [0.0, 0.0, 1.0]]).view(1, 1, 3, 3)
-        >>> nerf = FeatureNeRF(16)
-        >>> rendered = nerf(torch.randn(1, 1, 16, 6, 8), pose, intrinsics, pose, intrinsics, 6, 8)
-        >>> rendered.features.shape, rendered.depth.shape
-        (torch.Size([1, 1, 1, 48, 16]), torch.Size([1, 1, 6, 8]))
-    """
-
-    def __init__(self, channels: int, config: FeatureNeRFConfig | None = None) -> None:
-        super().__init__()
-        config = FeatureNeRFConfig() if config is None else config
-        self.channels = channels
-        self.config = config
-        self.gradient_checkpointing = False  # diffusers' enable_gradient_checkpointing sets it on all submodules
-        hidden = config.hidden_channels or channels
-        point_size = encoding_size(3, config.point_frequencies)
-        plucker_size = encoding_size(6, config.ray_frequencies)  # holds the ray's direction
-        direction_size = encoding_size(3, config.ray_frequencies)
-        # The first layer of the MLP and the score, in parts that act at different stages.
-        self.feature_projection = nn.Linear(channels, hidden, bias=False)
-        self.point_projection = nn.Linear(point_size, hidden, bias=False)
-        self.ray_projection = nn.Linear(plucker_size, hidden)
-        self.output_projection = nn.Linear(hidden, channels)
-        self.feature_score = nn.Linear(channels, 1, bias=False)
-        self.direction_score = nn.Linear(direction_size, 1, bias=False)
-        self.density_and_rgb = nn.Linear(channels, 4 if config.predict_rgb else 1)
-        _initialize_as_one(self.feature_projection, self.point_projection, self.ray_projection)
-        _initialize_as_one(self.feature_score, self.direction_score)
-        nn.init.zeros_(self.density_and_rgb.weight)
-        nn.init.zeros_(self.density_and_rgb.bias)
-        self._log_initial_density = math.log(-math.log1p(-config.initial_opacity) / (config.far - config.near))
-
-    def forward(
-        self,
-        reference_features: Tensor,  # [B, V, C, h_r, w_r]
-        reference_camera_to_world: Tensor,  # [B, V, 4, 4]
-        reference_intrinsics: Tensor,  # [B, V, 3, 3]
-        target_camera_to_world: Tensor,  # [B, M, 4, 4]
-        target_intrinsics: Tensor,  # [B, M, 3, 3]
-        height: int,
-        width: int,
-        *,
-        reference_masks: Tensor | None = None,  # [B, V, h_r, w_r]
-        encoder_hidden_states: Tensor | None = None,  # [B, T, L, D]
-        attend_text: AttendText | None = None,
-        previous: RayDistribution | None = None,
-        stratified: bool = False,
-        generator: torch.Generator | None = None,
-        rays_per_chunk: int | None = None,
-    ) -> RenderedFeatures:
-        """Renders the features of V reference views into M target cameras, for each of B scenes.
-
-        Args:
-            reference_features (`torch.Tensor` of shape `(B, V, C, h_r, w_r)`): Feature maps.
-            reference_camera_to_world (`torch.Tensor` of shape `(B, V, 4, 4)`): Poses in the subject frame, OpenCV axes.
-            reference_intrinsics (`torch.Tensor` of shape `(B, V, 3, 3)`): In pixels of the `h_r` × `w_r` maps.
-            target_camera_to_world (`torch.Tensor` of shape `(B, M, 4, 4)`): Poses of the target cameras.
-            target_intrinsics (`torch.Tensor` of shape `(B, M, 3, 3)`): In pixels of the `height` × `width` maps.
-            height, width (`int`): Size of the target feature maps.
-            reference_masks (`torch.Tensor` of shape `(B, V, h_r, w_r)`, *optional*): Multiplies the reference features;
-                0 where a reference has nothing to say.
-            encoder_hidden_states (`torch.Tensor` of shape `(B, T, L, D)`, *optional*): T texts over one geometry. Without
-                it T is 1 and no text is attended to.
-            attend_text (`Callable`, *optional*): The block's text attention with its residual, from `(N, P, C)` points
-                and `(N, L, D)` texts to `(N, P, C)`. Goes with `encoder_hidden_states`.
-            previous ([`RayDistribution`], *optional*): What an earlier block found for the same cameras, at any map size.
-                By default rays are sampled evenly.
-            stratified (`bool`, *optional*, defaults to `False`): Whether samples lie at random in their bins (for
-                training). Otherwise the result is deterministic.
-            generator (`torch.Generator`, *optional*): For that.
-            rays_per_chunk (`int`, *optional*): Rays in work at a time; bounds the memory and does not change the result.
-                By default as many as take about 256 MiB. With gradients the memory is bounded only if
-                `gradient_checkpointing` is on, too.
-
-        Raises:
-            MVCustomError: naming the argument whose shape does not fit.
-        """
-        check_feature_nerf_inputs(
-            self.channels, reference_features, reference_camera_to_world, reference_intrinsics, target_camera_to_world,
-            target_intrinsics, height, width, reference_masks, encoder_hidden_states, attend_text, rays_per_chunk,
-        )  # fmt: skip
-        geometry_dtype = torch.promote_types(self.density_and_rgb.weight.dtype, torch.float32)
-        reference_camera_to_world, reference_intrinsics, target_camera_to_world, target_intrinsics = (
-            x.to(reference_features.device, geometry_dtype)
-            for x in (reference_camera_to_world, reference_intrinsics, target_camera_to_world, target_intrinsics)
-        )
-        batch, targets = target_camera_to_world.shape[:2]
-        pixels = pixel_centers(height, width, device=reference_features.device, dtype=geometry_dtype).flatten(0, 1)
-        origins, directions = camera_rays(target_camera_to_world, target_intrinsics, pixels, normalize=False)
-        z_scale = 1 / directions.norm(dim=-1, keepdim=True)  # z-depth of a point at distance 1
-        samples = self._sample_rays(previous, (batch, targets, height, width), z_scale, stratified, generator)
-
-        texts = 1 if encoder_hidden_states is None else encoder_hidden_states.shape[1]
-        if rays_per_chunk is None:
-            rays_per_chunk = self._default_rays_per_chunk(texts, reference_features.shape[1])
-        parts = []
-        for b in range(batch):
-            views = _Views(
-                *self._project_features(
-                    reference_features[b], None if reference_masks is None else reference_masks[b]
-                ),
-                tuple(reference_features.shape[-2:]),
-                reference_camera_to_world[b],
-                _inverse_poses(reference_camera_to_world[b]),
-                reference_intrinsics[b],
-            )
-            text = None if encoder_hidden_states is None else encoder_hidden_states[b]
-            rotation = target_camera_to_world[b, :, None, :3, :3].expand(-1, height * width, 3, 3)
-            rays = (
-                origins[b].flatten(0, 1),
-                (directions[b] * z_scale[b]).flatten(0, 1),
-                rotation.flatten(0, 1),
-                samples.edges[b].flatten(0, 2),
-                samples.positions[b].flatten(0, 2),
-            )
-            for chunk in zip(*(x.split(rays_per_chunk) for x in rays)):
-                parts.append(self._render_chunk_with_or_without_checkpoint(views, _Rays(*chunk), text, attend_text))
-        features, density, weights, rgb = (
-            None if part[0] is None else torch.cat(part, dim=dim) for part, dim in zip(zip(*parts), (1, 0, 0, 0))
-        )
-
-        maps = (batch, targets, height, width)
-        density, weights = density.view(*maps, -1), weights.view(*maps, -1)
-        distance = expected_distance(density, samples.edges, weights)
-        features = features.unflatten(1, (batch, targets, height * width)).transpose(0, 1)
-        return RenderedFeatures(
-            features=features.to(reference_features.dtype),
-            opacity=weights.sum(-1),
-            rgb=None if rgb is None else rgb.view(*maps, 3),
-            depth=distance * z_scale.view(maps),
-            density=density.flatten(2, 3),
-            ray_distribution=RayDistribution(samples.edges, weights.detach()),
-        )
-
-    # --- where to look ---
-
-    def _sample_rays(
-        self,
-        previous: RayDistribution | None,
-        maps: tuple[int, int, int, int],
-        like: Tensor,
-        stratified: bool,
-        generator: torch.Generator | None,
-    ) -> RaySamples:
-        config, shape = self.config, (*maps, self.config.num_samples)
-        if previous is None:
-            edges, weights = even_distribution(config.near, config.far, like)
-        else:
-            if previous.weights.shape[:2] != maps[:2]:
-                raise MVCustomError(
-                    f"previous: expected the rays of (batch, target cameras) = {maps[:2]}, got "
-                    f"{tuple(previous.weights.shape[:2])}. Rendered for other cameras?"
-                )
-            previous = previous.resize(*maps[2:])
-            edges, weights = spread_weights(previous.edges.to(like), previous.weights.to(like))
-        jitter = None
-        if stratified:
-            # Drawn for all rays at once, where the generator is: chunks do not matter, and a CPU generator serves a GPU.
-            device = like.device if generator is None else generator.device
-            jitter = torch.rand(shape, generator=generator, device=device, dtype=like.dtype).to(like.device)
-        samples = sample_rays(
-            edges, weights, config.num_samples, importance_share=config.importance_share, jitter=jitter
-        )
-        return RaySamples(samples.edges.expand(*maps, -1), samples.positions.expand(*maps, -1))
-
-    def _default_rays_per_chunk(self, texts: int, views: int) -> int:
-        hidden = self.output_projection.in_features
-        per_view = 3 * hidden + 2 * self.point_projection.in_features
-        per_text = 6 * self.channels
-        if self.gradient_checkpointing and torch.is_grad_enabled():  # a chunk's backward pass holds every step
-            per_view, per_text = views * per_view, 2 * per_text
-        numbers = per_view + texts * per_text + 2 * self.channels
-        return max(1, _CHUNK_BYTES // (4 * numbers * self.config.num_samples))
-
-    # --- what is there ---
-
-    def _project_features(
-        self, features: Tensor, masks: Tensor | None
-    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """The parts of the first layer and of the score that act on features, as maps `(h_r * w_r, ...)` of each view."""
-        features = features.flatten(2).transpose(1, 2).to(self.feature_projection.weight.dtype)
-        if masks is not None:
-            features = features * masks.flatten(1)[..., None].to(features.dtype)
-        projected, score = self.feature_projection(features), self.feature_score(features)
-        # Interpolated in float32: its weights have more digits than half precision holds.
-        wide = torch.promote_types(projected.dtype, torch.float32)
-        # One tensor a view: the gradient of an index into one tensor of all views would be as large as that.
-        return projected.to(wide).unbind(0), score.to(wide).unbind(0)
-
-    def _render_chunk_with_or_without_checkpoint(self, *args) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        if self.gradient_checkpointing and torch.is_grad_enabled():
-            return checkpoint(self._render_chunk, *args, use_reentrant=False)
-        return self._render_chunk(*args)
-
-    def _render_chunk(
-        self, views: _Views, rays: _Rays, text: Tensor | None, attend_text: AttendText | None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Features `(T, R, C)`, densities and rendering weights `(R, S)`, and colours `(R, 3)` of R rays."""
-        points = (rays.origins[:, None] + rays.positions[..., None] * rays.directions[:, None]).flatten(0, 1)
-        pixels, _ = project(points[None], views.world_to_camera, views.intrinsics)
-        sampler = BilinearSampler.at(pixels, *views.size)
-        blend, seen = self._blend_weights(views, rays, points, sampler)
-        point_features = self._blended_features(views, rays, points, sampler, blend)  # [R * S, C]
-
-        shape = rays.positions.shape
-        raw = self.density_and_rgb(point_features).to(points.dtype)
-        density = (truncated_exp(raw[:, 0] + self._log_initial_density) * seen).view(shape)
-        weights = rendering_weights(density, rays.edges)
-        rgb = None
-        if self.config.predict_rgb:
-            rgb = (weights[..., None] * raw[:, 1:].sigmoid().view(*shape, 3)).sum(-2)
-
-        point_features = point_features[None]
-        if attend_text is not None:
-            point_features = point_features.to(text.dtype).expand(text.shape[0], -1, -1)
-            point_features = attend_text(point_features, text)
-        with torch.autocast(points.device.type, enabled=False):
-            point_features = point_features.to(points.dtype).unflatten(1, shape)  # [T, R, S, C]
-            features = torch.einsum("rs,trsc->trc", weights, point_features)
-        return features, density, weights, rgb
-
-    def _blend_weights(
-        self, views: _Views, rays: _Rays, points: Tensor, sampler: BilinearSampler
-    ) -> tuple[Tensor, Tensor]:
-        """The views' shares in each point `(V, R * S)`, and how far any view sees it at all `(R * S)`."""
-        to_target = rays.rotation.repeat_interleave(rays.positions.shape[1], dim=0).transpose(-1, -2)
-        scores = []
-        for v in range(len(views.world_to_camera)):
-            toward = F.normalize(points - views.camera_to_world[v, :3, 3], dim=-1)
-            toward = transform_directions(toward[:, None], to_target)[:, 0]
-            encoded = self._encode(toward, self.config.ray_frequencies)
-            scores.append((sampler.sample(v, views.scores[v]) + self.direction_score(encoded).to(points.dtype))[:, 0])
-        coverage = sampler.coverage
-        seen = coverage.amax(dim=0)
-        # Where no view sees the point any finite weights will do: its density is 0.
-        coverage = torch.where(seen > 0, coverage, torch.ones_like(coverage))
-        logits = (torch.stack(scores) + coverage.log()).softmax(dim=0)
-        return logits, seen
-
-    def _blended_features(
-        self, views: _Views, rays: _Rays, points: Tensor, sampler: BilinearSampler, blend: Tensor
-    ) -> Tensor:
-        """The per-view MLP's outputs, blended over the views, `(R * S, C)`."""
-        origins = transform_points(rays.origins, views.world_to_camera)  # [V, R, 3]
-        directions = transform_directions(rays.directions, views.world_to_camera)
-        encoded_rays = self._encode(plucker_coordinates(origins, directions), self.config.ray_frequencies)
-        per_ray = self.ray_projection(encoded_rays)[:, :, None]  # [V, R, 1, H]
-        blended = None
-        for v in range(len(per_ray)):
-            in_view = transform_points(points, views.world_to_camera[v])
-            encoded = self._encode(in_view, self.config.point_frequencies)
-            hidden = sampler.sample(v, views.features[v]).to(per_ray.dtype)
-            hidden = torch.addmm(hidden, encoded, self.point_projection.weight.t())
-            hidden = hidden.view(*rays.positions.shape, -1).add_(per_ray[v]).flatten(0, 1)
-            hidden = F.silu(hidden, inplace=not torch.is_grad_enabled())
-            share = blend[v, :, None].to(hidden.dtype)
-            # In place: only the summands are needed for gradients.
-            blended = hidden * share if blended is None else blended.addcmul_(hidden, share)
-        return self.output_projection(blended)
-
-    def _encode(self, values: Tensor, num_frequencies: int) -> Tensor:
-        encoded = positional_encoding(values, num_frequencies, self.config.encoding_octaves)
-        return encoded.to(self.ray_projection.weight.dtype)
-
-
-@dataclass(frozen=True, eq=False)
-class _Views:
-    """The reference views of one scene."""
-
-    features: tuple[Tensor, ...]  # V of [h_r * w_r, H], after the first layer
-    scores: tuple[Tensor, ...]  # V of [h_r * w_r, 1]
-    size: tuple[int, int]  # h_r, w_r
-    camera_to_world: Tensor  # [V, 4, 4]
-    world_to_camera: Tensor  # [V, 4, 4]
-    intrinsics: Tensor  # [V, 3, 3]
-
-
-@dataclass(frozen=True, eq=False)
-class _Rays:
-    """R rays of one scene, of any target cameras."""
-
-    origins: Tensor  # [R, 3]
-    directions: Tensor  # [R, 3] of unit length
-    rotation: Tensor  # [R, 3, 3] of the target camera
-    edges: Tensor  # [R, S + 1]
-    positions: Tensor  # [R, S]
-
-
-def _inverse_poses(camera_to_world: Tensor) -> Tensor:
-    inverse = torch.zeros_like(camera_to_world)
-    rotation = camera_to_world[..., :3, :3].transpose(-1, -2)
-    inverse[..., :3, :3] = rotation
-    inverse[..., :3, 3] = -(rotation * camera_to_world[..., None, :3, 3]).sum(-1)
-    inverse[..., 3, 3] = 1.0
-    return inverse
-
-
-def _initialize_as_one(*parts: nn.Linear) -> None:
-    """Initialises linear layers whose outputs are summed as `nn.Linear` would one layer on all of their inputs."""
-    bound = 1 / math.sqrt(sum(part.in_features for part in parts))
-    for part in parts:
-        nn.init.uniform_(part.weight, -bound, bound)
-        if part.bias is not None:
-            nn.init.uniform_(part.bias, -bound, bound)
 
 
 # --- models/pose_conditioned_block.py: The pose-conditioned transformer block: a stock block that mixes rendered subject features into its hidden states.
@@ -6130,381 +7390,6 @@ def _why_not_text_conditioned(block: nn.Module) -> str | None:
     if hasattr(block, "fuser"):
         return "one with GLIGEN's fuser"
     return None
-
-
-# --- subjects/reference_files.py: Reading and writing the files of [`ReferenceViews`].
-
-
-TRANSFORMS_NAME = "transforms.json"
-_EXIF_ORIENTATION = 0x0112
-_INTRINSICS = ("fl_x", "fl_y", "cx", "cy")
-_FRAME_KEYS = {"file_path", "transform_matrix", "name", "w", "h", *_INTRINSICS}
-_OPTIONAL_FRAME_KEYS = {"mask_path", "caption"}
-_OPENGL_TO_OPENCV = np.array([1.0, -1.0, -1.0, 1.0])  # signs of the axes, which are a pose's columns
-
-
-def read_image(
-    file: str | PathLike[str],
-    mode: str,
-    size: tuple[int, int] | None = None,
-) -> Tensor:
-    """An image file as a tensor.
-
-    Args:
-        file (`str` or path): A PNG or JPEG file, or any other that Pillow reads.
-        mode (`str`): `"RGB"` or `"L"`.
-        size (`tuple[int, int]`, *optional*): The height and width that it should have; with them it is decided
-            whether an EXIF orientation is applied.
-
-    Returns:
-        `torch.Tensor` of shape `(3, H, W)` or `(1, H, W)` in [0, 1].
-
-    Raises:
-        MVCustomError: naming the file, if it cannot be read or has another size.
-    """
-    try:
-        with Image.open(file) as image:
-            orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
-            stored = image.convert(mode)
-            displayed = ImageOps.exif_transpose(image).convert(mode) if orientation != 1 else stored
-    except FileNotFoundError as error:
-        raise MVCustomError(f"{file}: there is no such image.") from error
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise MVCustomError(f"{file}: expected an image, got something unreadable: {error}") from error
-    chosen = stored
-    if size is not None:
-        fits = {
-            name: (image.height, image.width) == size for name, image in (("stored", stored), ("displayed", displayed))
-        }
-        if orientation != 1 and all(fits.values()):
-            raise MVCustomError(
-                f"{file}: the photo carries an EXIF orientation ({orientation}) that leaves its size as it is, so it "
-                "is open whether its camera refers to the stored or to the displayed pixels. Save it upright, without "
-                "the orientation tag (and without the rotation if the cameras came from the stored pixels)."
-            )
-        if not any(fits.values()):
-            raise MVCustomError(
-                f"{file}: expected {size[0]} × {size[1]} pixels (height × width) as its camera, got {stored.height} × "
-                f"{stored.width}."
-            )
-        chosen = stored if fits["stored"] else displayed
-    pixels = torch.from_numpy(np.array(chosen, dtype=np.float32) / 255)
-    return pixels.reshape(chosen.height, chosen.width, -1).permute(2, 0, 1).contiguous()
-
-
-def save_reference_views(views: ReferenceViews, folder: Path) -> None:
-    """Writes the views. See [`ReferenceViews.save`]."""
-    frames = []
-    for part, pixels in (("images", views.images), ("masks", views.masks)):
-        if pixels is None:
-            continue
-        (folder / part).mkdir(parents=True, exist_ok=True)
-        for i, image in enumerate(pixels):
-            array = (image * 255).round().byte().permute(1, 2, 0).cpu().numpy()
-            Image.fromarray(array.squeeze(-1) if part == "masks" else array).save(folder / part / f"{i:03d}.png")
-    poses = views.cameras.camera_to_world.double().cpu().numpy() * _OPENGL_TO_OPENCV
-    intrinsics = views.cameras.intrinsics.double().cpu().numpy()
-    for i in range(len(views)):
-        matrix = intrinsics[i]
-        frame: dict[str, Any] = {"file_path": f"images/{i:03d}.png"}
-        if views.masks is not None:
-            frame["mask_path"] = f"masks/{i:03d}.png"
-        frame["name"] = views.names[i]
-        if views.captions is not None:
-            frame["caption"] = views.captions[i]
-        frame |= {"w": views.width, "h": views.height}
-        frame |= dict(zip(_INTRINSICS, (matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2])))
-        frame["transform_matrix"] = poses[i].tolist()
-        frames.append(frame)
-    content = {"camera_model": "PINHOLE", "frames": frames}
-    (folder / TRANSFORMS_NAME).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def load_reference_views(cls: type[ReferenceViews], folder: Path) -> ReferenceViews:
-    """Reads the views. See [`ReferenceViews.load`]."""
-    file = folder / TRANSFORMS_NAME
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise MVCustomError(f"{file}: there is no such file; are the reference views missing?") from error
-    except (OSError, ValueError) as error:
-        raise MVCustomError(f"{file}: expected JSON, got something unreadable: {error}") from error
-    frames = content.get("frames") if isinstance(content, dict) else None
-    if not isinstance(frames, list) or not frames or content.get("camera_model") != "PINHOLE":
-        raise MVCustomError(f"{file}: expected camera_model 'PINHOLE' and a list of frames that is not empty.")
-    for i, frame in enumerate(frames):
-        _check_frame(file, i, frame)
-    for key in _OPTIONAL_FRAME_KEYS:
-        if 0 < sum(key in frame for frame in frames) < len(frames):
-            raise MVCustomError(f"{file}: expected {key} in all frames or in none.")
-    sizes = {(frame["h"], frame["w"]) for frame in frames}
-    if len(sizes) > 1:
-        raise MVCustomError(f"{file}: expected one image size (h, w) for all frames, got {sorted(sizes)}.")
-    (height, width) = sizes.pop()
-    intrinsics = torch.zeros(len(frames), 3, 3, dtype=torch.float64)
-    for matrix, frame in zip(intrinsics, frames):
-        matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2] = (frame[key] for key in _INTRINSICS)
-        matrix[2, 2] = 1.0
-    poses = np.array([frame["transform_matrix"] for frame in frames], dtype=np.float64) * _OPENGL_TO_OPENCV
-    try:
-        cameras = Cameras(torch.from_numpy(poses), intrinsics, height, width)
-    except MVCustomError as error:
-        raise MVCustomError(f"{file}: {error}") from error
-
-    def read(key: str, mode: str) -> Tensor:
-        files = (folder / inside(file, frame[key]) for frame in frames)
-        return torch.stack([read_image(path, mode, (height, width)) for path in files])
-
-    return cls(
-        read("file_path", "RGB"),
-        cameras,
-        read("mask_path", "L") if "mask_path" in frames[0] else None,
-        [frame["name"] for frame in frames],
-        [frame["caption"] for frame in frames] if "caption" in frames[0] else None,
-    )
-
-
-def inside(file: Path, path: str) -> PurePosixPath:
-    """`path` as a relative path, if it does not leave the folder that it is relative to.
-
-    Judged by its text and not by where it leads: a Hub cache keeps its files as links to elsewhere.
-
-    Raises:
-        MVCustomError: naming `file`, in which the path stands.
-    """
-    relative = PurePosixPath(path)
-    if relative.is_absolute() or ".." in relative.parts or "\\" in path or ":" in path or not relative.parts:
-        raise MVCustomError(f"{file}: expected paths inside the folder, got {path!r}.")
-    return relative
-
-
-def _check_frame(file: Path, index: int, frame: Any) -> None:
-    where = f"{file}: frames[{index}]"
-    if not isinstance(frame, dict):
-        raise MVCustomError(f"{where}: expected an object, got {type(frame).__name__}.")
-    if missing := sorted(_FRAME_KEYS - frame.keys()):
-        raise MVCustomError(f"{where}: {missing} missing.")
-    if unknown := sorted(frame.keys() - _FRAME_KEYS - _OPTIONAL_FRAME_KEYS):
-        raise MVCustomError(f"{where}: unknown keys {unknown}.")
-    for key in ("file_path", "mask_path", "name", "caption"):
-        if not isinstance(frame.get(key, ""), str):
-            raise MVCustomError(f"{where}.{key}: expected a text, got {frame[key]!r}.")
-    for key in ("w", "h"):
-        if isinstance(frame[key], bool) or not isinstance(frame[key], int):
-            raise MVCustomError(f"{where}.{key}: expected a whole number, got {frame[key]!r}.")
-    for key in _INTRINSICS:
-        if not _is_number(frame[key]):
-            raise MVCustomError(f"{where}.{key}: expected a number, got {frame[key]!r}.")
-    matrix = frame["transform_matrix"]
-    rows = matrix if isinstance(matrix, list) and len(matrix) == 4 else [None]
-    if not all(isinstance(row, list) and len(row) == 4 and all(map(_is_number, row)) for row in rows):
-        raise MVCustomError(f"{where}.transform_matrix: expected 4 × 4 numbers, got {matrix!r}.")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-# --- subjects/reference_views.py: The posed photos of a subject that travel with it.
-
-
-@dataclass(frozen=True, eq=False)
-class ReferenceViews:
-    """N posed images of one size, in the subject frame.
-
-    Pixel values are kept at 8 bits (rounded to multiples of 1/255): what is saved is exactly what is used.
-
-    Args:
-        images (`torch.Tensor` of shape `(N, 3, H, W)`): RGB in [0, 1].
-        cameras ([`Cameras`]): The images' cameras, of the same height and width.
-        masks (`torch.Tensor` of shape `(N, 1, H, W)`, *optional*): 1 where the subject is, 0 elsewhere.
-        names (`list[str]`, *optional*): The photos' names, for messages and the record.
-        captions (`list[str]`, *optional*): A text for each photo.
-
-    Raises:
-        MVCustomError: naming the argument, if shapes do not fit or values are not in [0, 1].
-    """
-
-    images: Tensor  # [N, 3, H, W]
-    cameras: Cameras
-    masks: Tensor | None = None  # [N, 1, H, W]
-    names: Sequence[str] | None = None
-    captions: Sequence[str] | None = None
-
-    def __post_init__(self) -> None:
-        cameras = self.cameras
-        for name, channels in (("images", 3), ("masks", 1)):
-            pixels = getattr(self, name)
-            if pixels is None and name == "masks":
-                continue
-            expected = (len(cameras), channels, cameras.height, cameras.width)
-            if not isinstance(pixels, Tensor) or tuple(pixels.shape) != expected:
-                got = tuple(pixels.shape) if isinstance(pixels, Tensor) else type(pixels).__name__
-                raise MVCustomError(f"{name}: expected shape {expected} to match the cameras, got {got}.")
-            pixels = pixels.float()
-            if not (pixels.isfinite().all() and pixels.min() >= 0 and pixels.max() <= 1):
-                low, high = pixels.min().item(), pixels.max().item()
-                raise MVCustomError(f"{name}: expected values in [0, 1], got {low:.4g} to {high:.4g}.")
-            object.__setattr__(self, name, (pixels * 255).round() / 255)
-        names = [f"view {i}" for i in range(len(cameras))] if self.names is None else self.names
-        object.__setattr__(self, "names", _texts("names", names, len(cameras)))
-        if self.captions is not None:
-            object.__setattr__(self, "captions", _texts("captions", self.captions, len(cameras)))
-        object.__setattr__(self, "cameras", cameras.to(device=self.images.device, dtype=torch.float32))
-
-    @classmethod
-    def from_capture(cls, capture: Capture, *, height: int | None = None, width: int | None = None) -> ReferenceViews:
-        """Reads the photos and masks of a capture.
-
-        Args:
-            capture ([`Capture`]): Cameras in the subject frame with the paths of their images, for example
-                `loaded.with_cameras(normalize_cameras(loaded.cameras)[0])`. Lens distortion is undone.
-            height (`int`, *optional*), width (`int`, *optional*): Size of the views; photos of another size are
-                covered (see [`~ReferenceViews.cover`]) one by one, so large photos fit into memory. By default the
-                photos' own size.
-
-        Raises:
-            MVCustomError: naming the file, if an image cannot be read or its size is not that of its camera.
-
-        A camera file's poses may refer to the pixels as stored in the file or as displayed, which differ when the
-        photo carries an EXIF orientation. Whichever of the two has the camera's size is taken; if both have it, the
-        photo is refused, because a guess would silently turn it upside down.
-        """
-        if (height is None) != (width is None):
-            raise MVCustomError(f"height, width: expected both or neither, got {height} and {width}.")
-        cameras = capture.cameras.to(dtype=torch.float32)
-        without_image = [name for name, path in zip(capture.names, capture.image_paths) if path is None]
-        without_mask = [name for name, path in zip(capture.names, capture.mask_paths) if path is None]
-        if without_image:
-            raise MVCustomError(f"capture: expected an image for every camera, there is none for {without_image}.")
-        if 0 < len(without_mask) < len(capture):
-            raise MVCustomError(f"capture: expected masks for all photos or for none, they lack for {without_mask}.")
-        target = cameras if height is None else cameras.cover(height, width)
-
-        def read(path: PathLike[str], mode: str, index: int) -> Tensor:
-            pixels = read_image(path, mode, (cameras.height, cameras.width))
-            if capture.distortion is not None:
-                pixels = undistort_image(pixels, capture.cameras.intrinsics[index], capture.distortion)
-            return pixels if height is None else resample(pixels[None], cameras[index], target[index])[0]
-
-        images = torch.stack([read(path, "RGB", i) for i, path in enumerate(capture.image_paths)])
-        masks = None
-        if not without_mask:
-            masks = torch.stack([read(path, "L", i) for i, path in enumerate(capture.mask_paths)])
-        return cls(images, target, masks, capture.names)
-
-    def __len__(self) -> int:
-        return len(self.cameras)
-
-    def __getitem__(self, index: int | slice | Iterable[int]) -> ReferenceViews:
-        """The views selected by `index`, always a batch."""
-        if isinstance(index, int):
-            indices = [range(len(self))[index]]
-        else:
-            indices = list(range(len(self))[index]) if isinstance(index, slice) else [int(i) for i in index]
-        return ReferenceViews(
-            self.images[indices],
-            self.cameras[indices],
-            None if self.masks is None else self.masks[indices],
-            [self.names[i] for i in indices],
-            None if self.captions is None else [self.captions[i] for i in indices],
-        )
-
-    @property
-    def height(self) -> int:
-        return self.cameras.height
-
-    @property
-    def width(self) -> int:
-        return self.cameras.width
-
-    def to(self, device: torch.device | str) -> ReferenceViews:
-        """The same views on another device."""
-        masks = None if self.masks is None else self.masks.to(device)
-        return replace(self, images=self.images.to(device), masks=masks, cameras=self.cameras.to(device))
-
-    def select(self, count: int) -> ReferenceViews:
-        """`count` views, their directions from the subject spread as evenly as the photos allow, in the photos' order.
-
-        Farthest-point selection from the view nearest to the mean direction: deterministic, and all views if there
-        are no more than `count`.
-        """
-        if isinstance(count, bool) or count != int(count) or count < 1:
-            raise MVCustomError(f"count: expected a whole number of views of at least 1, got {count!r}.")
-        if count >= len(self):
-            return self
-        directions = _viewing_directions(self.cameras)
-        chosen = [int((directions @ directions.mean(dim=0)).argmax())]
-        while len(chosen) < count:
-            nearest = (directions @ directions[chosen].T).amax(dim=1)  # cosine to the nearest chosen view
-            nearest[chosen] = math.inf
-            chosen.append(int(nearest.argmin()))
-        return self[sorted(chosen)]
-
-    def resize(self, height: int, width: int) -> ReferenceViews:
-        """The views resampled to `height` × `width`, each axis on its own, with their cameras."""
-        return self._resampled(self.cameras.resize(height, width))
-
-    def cover(self, height: int, width: int) -> ReferenceViews:
-        """The views resized evenly to cover `height` × `width` and cropped at the centre; see [`Cameras.cover`]."""
-        return self._resampled(self.cameras.cover(height, width))
-
-    def fit_area(self, area: int, multiple: int) -> ReferenceViews:
-        """The views at about `area` pixels with their own aspect ratio, both sides multiples of `multiple`."""
-        scale = math.sqrt(area / (self.height * self.width))
-        height, width = (max(1, round(side * scale / multiple)) * multiple for side in (self.height, self.width))
-        return self.cover(height, width)
-
-    def save(self, folder: str | PathLike[str]) -> None:
-        """Writes `transforms.json` (nerfstudio's format), `images/` and `masks/` as PNG, without any loss."""
-        save_reference_views(self, Path(folder))
-
-    @classmethod
-    def load(cls, folder: str | PathLike[str]) -> ReferenceViews:
-        """Reads what [`~ReferenceViews.save`] wrote.
-
-        Raises:
-            MVCustomError: naming the file, if something is missing, malformed, or outside of the folder.
-        """
-        return load_reference_views(cls, Path(folder))
-
-    def _resampled(self, cameras: Cameras) -> ReferenceViews:
-        if (cameras.height, cameras.width) == (self.height, self.width) and cameras.allclose(self.cameras):
-            return self
-        images = resample(self.images, self.cameras, cameras)
-        masks = None if self.masks is None else resample(self.masks, self.cameras, cameras)
-        return replace(self, images=images, masks=masks, cameras=cameras)
-
-
-def resample(
-    pixels: Tensor,  # [N, C, H, W]
-    before: Cameras,
-    after: Cameras,
-) -> Tensor:
-    """Images of the cameras `before` as images of `after`, where `after = before.resize(...)` or `.cover(...)`.
-
-    The new size and the crop are read off the intrinsics, so images and cameras cannot disagree.
-    """
-    scale = (after.focal / before.focal)[0]
-    width, height = round(before.width * scale[0].item()), round(before.height * scale[1].item())
-    shift = before.intrinsics[0, :2, 2] * scale - after.intrinsics[0, :2, 2]
-    left, top = (round(value) for value in shift.tolist())
-    resized = F.interpolate(pixels, (height, width), mode="bilinear", align_corners=False, antialias=True)
-    return resized[..., top : top + after.height, left : left + after.width].clamp(0, 1)
-
-
-def _viewing_directions(cameras: Cameras) -> Tensor:
-    """Unit directions from the subject (the origin) to each camera, `(N, 3)`."""
-    distance = cameras.centers.norm(dim=-1, keepdim=True)
-    at_origin = distance < 1e-6
-    return torch.where(at_origin, -cameras.optical_axes, cameras.centers / distance.clamp(min=1e-6))
-
-
-def _texts(name: str, texts: Iterable[str], count: int) -> tuple[str, ...]:
-    texts = tuple(texts)
-    if len(texts) != count or not all(isinstance(text, str) for text in texts):
-        raise MVCustomError(f"{name}: expected {count} texts, one for each view, got {texts!r}.")
-    return texts
 
 
 # --- subjects/subject_config.py: What a subject's folder says about it in words and numbers: `subject_config.json`.
@@ -6969,109 +7854,6 @@ def _naming(file: Path) -> Iterator[None]:
         raise MVCustomError(f"{file}: {error}") from error
 
 
-# --- subjects/unet_blocks.py: Which transformer blocks of a U-Net can be pose-conditioned, in which order they run, and at which size.
-
-
-def text_conditioned_blocks(unet: nn.Module) -> dict[str, int]:
-    """The spatial transformer blocks with text cross-attention, in the order in which the U-Net runs them.
-
-    Args:
-        unet (`UNetMotionModel` or `UNet2DConditionModel`): The U-Net.
-
-    Returns:
-        `dict`: Channels of each block by its module name, as in `unet.named_modules()`. The blocks of motion modules
-        are not among them.
-
-    Raises:
-        MVCustomError: for another kind of model.
-    """
-    return {name: block.dim for name, block in _blocks(unet)}
-
-
-def default_blocks(unet: nn.Module) -> list[str]:
-    """The blocks that a subject conditions unless it is told otherwise.
-
-    The last block of the down path, the mid block, and every block of the up path whose feature map is 1/2 or 1/4 of
-    the latents: there the layout of a view is decided, and rays are few. In Stable Diffusion 1.5 these are the last
-    block of `down_blocks.2`, the mid block, and the three blocks each of `up_blocks.1` and `up_blocks.2` (8 of 16).
-    """
-    names = list(text_conditioned_blocks(unet))
-    last_down = [name for name in names if name.startswith("down_blocks.")][-1:]
-    chosen = [
-        name
-        for name in names
-        if name in last_down
-        or name.startswith("mid_block.")
-        or (name.startswith("up_blocks.") and _level(unet, name) in (1, 2))
-    ]
-    return chosen or names
-
-
-def select_blocks(unet: nn.Module, blocks: str | Sequence[str] | None = None) -> dict[str, int]:
-    """Channels of the chosen blocks by name, in the order in which the U-Net runs them.
-
-    Args:
-        unet (`UNetMotionModel`): The U-Net.
-        blocks (`str` or `list[str]`, *optional*): Names of blocks, or one regular expression that has to match a whole
-            name. By default see [`default_blocks`].
-
-    Raises:
-        MVCustomError: if a name is unknown or nothing matches; the message lists the blocks that there are.
-    """
-    available = text_conditioned_blocks(unet)
-    if blocks is None:
-        chosen = set(default_blocks(unet))
-    elif isinstance(blocks, str):
-        try:
-            pattern = re.compile(blocks)
-        except re.error as error:
-            raise MVCustomError(f"blocks: {blocks!r} is not a regular expression: {error}.") from error
-        chosen = {name for name in available if pattern.fullmatch(name)}
-    else:
-        chosen = set(blocks)
-    unknown = sorted(chosen - available.keys())
-    if unknown or not chosen:
-        problem = f"does not know {unknown}" if unknown else f"has none that matches {blocks!r}"
-        raise MVCustomError(
-            f"blocks: expected text-conditioned transformer blocks of the U-Net, which {problem}. Available: "
-            f"{list(available)}."
-        )
-    return {name: channels for name, channels in available.items() if name in chosen}
-
-
-def feature_map_size(unet: nn.Module, block_name: str, height: int, width: int) -> tuple[int, int]:
-    """Height and width of the feature map at a block, for latents of `height` × `width`."""
-    for _ in range(_level(unet, block_name)):  # stride 2 with padding 1 rounds sizes up
-        height, width = (height + 1) // 2, (width + 1) // 2
-    return height, width
-
-
-def _blocks(unet: nn.Module) -> Iterator[tuple[str, BasicTransformerBlock]]:
-    if not all(isinstance(getattr(unet, part, None), nn.Module) for part in ("down_blocks", "mid_block", "up_blocks")):
-        raise MVCustomError(
-            f"unet: expected a U-Net with down_blocks, mid_block and up_blocks, got {type(unet).__name__}."
-        )
-    parts = [(f"down_blocks.{i}", part) for i, part in enumerate(unet.down_blocks)]
-    parts.append(("mid_block", unet.mid_block))
-    parts += [(f"up_blocks.{i}", part) for i, part in enumerate(unet.up_blocks)]
-    for part_name, part in parts:
-        for j, transformer in enumerate(getattr(part, "attentions", None) or ()):
-            for k, block in enumerate(getattr(transformer, "transformer_blocks", None) or ()):
-                if isinstance(block, BasicTransformerBlock) and block.attn2 is not None:
-                    yield f"{part_name}.attentions.{j}.transformer_blocks.{k}", block
-
-
-def _level(unet: nn.Module, block_name: str) -> int:
-    """How many times the latents are halved on the way to the block."""
-    halvings = [0]  # before each down block, then after all
-    for down_block in unet.down_blocks:
-        halvings.append(halvings[-1] + (1 if down_block.downsamplers else 0))
-    kind, index = block_name.split(".")[:2]
-    if kind == "mid_block":
-        return halvings[-1]
-    return halvings[int(index)] if kind == "down_blocks" else halvings[len(unet.down_blocks) - 1 - int(index)]
-
-
 # --- subjects/subject_adapter.py: `SubjectAdapter`: everything that a pipeline needs to show one subject from any camera.
 
 
@@ -7467,236 +8249,6 @@ def _check_replaceable(name: str, block: nn.Module) -> None:
         )
 
 
-# --- subjects/rendering.py: From reference views to the subject's features at target cameras, through all pose-conditioned blocks.
-
-
-@dataclass
-class SubjectRendering:
-    """A subject as its pose-conditioned blocks see it from M target cameras, for T texts.
-
-    Args:
-        blocks (`dict[str, RenderedFeatures]`): What each block's FeatureNeRF rendered, by block name in execution order;
-            the batch axis has length 1.
-    """
-
-    blocks: dict[str, RenderedFeatures]
-
-    @property
-    def features(self) -> dict[str, Tensor]:
-        """X_y of each block, `(T, M, height * width, channels)`."""
-        return {name: rendered.features[0] for name, rendered in self.blocks.items()}
-
-    @property
-    def opacity(self) -> Tensor:
-        """The subject's opacity in the last block, the finest of the up path, `(M, h, w)`."""
-        return self._last.opacity[0]
-
-    @property
-    def depth(self) -> Tensor:
-        """Expected depth of the subject in the last block, in the cameras' z, `(M, h, w)`."""
-        return self._last.depth[0]
-
-    @property
-    def rgb(self) -> Tensor | None:
-        """The subject's rendered colours in the last block, `(M, h, w, 3)` in [0, 1], if the FeatureNeRF predicts them."""
-        return None if self._last.rgb is None else self._last.rgb[0]
-
-    @property
-    def _last(self) -> RenderedFeatures:
-        return list(self.blocks.values())[-1]
-
-
-@torch.no_grad()
-def collect_reference_features(
-    adapter: SubjectAdapter,
-    unet: nn.Module,
-    reference_latents: Tensor,  # [V, 4, h, w]
-    reference_prompt_embeds: Tensor,  # [1, L, D] or [V, L, D]
-    *,
-    scheduler: Any = None,
-    generator: torch.Generator | None = None,
-    added_cond_kwargs: dict[str, Any] | None = None,
-    cross_attention_kwargs: dict[str, Any] | None = None,
-) -> dict[str, Tensor]:
-    """What the pose-conditioned blocks see in the reference views: one U-Net call, without gradients.
-
-    The views run as single images: motion modules are bypassed.
-
-    Args:
-        adapter ([`SubjectAdapter`]): A subject that is attached to `unet`.
-        unet (`UNetMotionModel`): The U-Net.
-        reference_latents (`torch.Tensor` of shape `(V, 4, h, w)`): Clean latents, scaled as the U-Net takes them.
-        reference_prompt_embeds (`torch.Tensor` of shape `(1, L, D)` or `(V, L, D)`): Text states of the reference prompt.
-        scheduler (*optional*): Adds the noise of `config.reference_timestep`; needed only if that is above 0.
-        generator (`torch.Generator`, *optional*): For that noise.
-        added_cond_kwargs, cross_attention_kwargs (`dict`, *optional*): Passed to the U-Net (for IP-Adapter's image states
-            with one row a view, and LoRA's scale).
-
-    Returns:
-        `dict[str, torch.Tensor]`: Features `(V, channels, height, width)` by block name.
-    """
-    if not adapter.is_attached:
-        raise MVCustomError(f"subject {adapter.config.token!r} is not attached to a U-Net; call attach(unet) first.")
-    count = len(reference_latents)
-    if reference_latents.ndim != 4 or len(reference_prompt_embeds) not in (1, count):
-        raise MVCustomError(
-            "reference_latents, reference_prompt_embeds: expected shapes (V, C, h, w) and (1, L, D) or (V, L, D), got "
-            f"{tuple(reference_latents.shape)} and {tuple(reference_prompt_embeds.shape)}."
-        )
-    timestep = torch.full((count,), adapter.config.reference_timestep, device=reference_latents.device)
-    if adapter.config.reference_timestep > 0:
-        if scheduler is None:
-            raise MVCustomError("scheduler: needed to add the noise of the subject's reference_timestep.")
-        noise = randn_tensor(
-            reference_latents.shape, generator, device=reference_latents.device, dtype=reference_latents.dtype
-        )
-        reference_latents = scheduler.add_noise(reference_latents, noise, timestep)
-    with adapter.conditioning.collecting() as collected, motion_bypassed(unet):
-        unet(
-            reference_latents[:, :, None],  # V videos of one frame
-            timestep,
-            encoder_hidden_states=reference_prompt_embeds.expand(count, -1, -1),
-            added_cond_kwargs=added_cond_kwargs,
-            cross_attention_kwargs=cross_attention_kwargs,
-            return_dict=False,
-        )
-    features = {}
-    for name in adapter.block_names:
-        states = collected[name]
-        height, width = feature_map_size(unet, name, *reference_latents.shape[-2:])
-        if states.shape[1] != height * width:
-            raise MVCustomError(
-                f"block {name!r}: expected a feature map of {height} × {width} for latents of "
-                f"{tuple(reference_latents.shape[-2:])}, got {states.shape[1]} positions."
-            )
-        features[name] = states.transpose(1, 2).unflatten(2, (height, width))
-    return features
-
-
-def render_features(
-    adapter: SubjectAdapter,
-    unet: nn.Module,
-    reference_features: Mapping[str, Tensor],  # [V, C, h_r, w_r] by block name
-    references: ReferenceViews | Cameras,
-    prompt_embeds: Tensor | None,  # [T, L, D]
-    cameras: Cameras,
-    latent_size: tuple[int, int],
-    *,
-    reference_masks: Tensor | None = None,  # [V, 1, H, W]
-    stratified: bool = False,
-    importance_sampling: bool = True,
-    generator: torch.Generator | None = None,
-    rays_per_chunk: int | None = None,
-) -> SubjectRendering:
-    """Renders the subject at target cameras, block by block in the order in which the U-Net runs them.
-
-    Each block's FeatureNeRF samples its rays where the block before it found the subject. With gradients enabled they
-    reach the FeatureNeRFs, the prompt embeddings, and whatever of the blocks' text attention is trained.
-
-    Args:
-        adapter ([`SubjectAdapter`]): A subject that is attached to `unet`.
-        unet (`UNetMotionModel`): The U-Net.
-        reference_features (`dict[str, torch.Tensor]`): From [`collect_reference_features`].
-        references ([`ReferenceViews`] or [`Cameras`]): The V reference views (their masks are used), or only their
-            cameras, of any pixel size that has the reference latents' field of view.
-        prompt_embeds (`torch.Tensor` of shape `(T, L, D)`, *optional*): Text states. T texts share one geometry. Without
-            them T is 1 and there is no text in the features.
-        cameras ([`Cameras`]): The M target cameras, of any pixel size that has the target latents' field of view.
-        latent_size (`tuple[int, int]`): Height and width of the target latents.
-        reference_masks (`torch.Tensor` of shape `(V, 1, H, W)`, *optional*): Replaces the masks of `references`; 0 where a
-            reference has nothing to say.
-        stratified (`bool`, *optional*, defaults to `False`): Whether to jitter the samples on the rays (for training).
-        importance_sampling (`bool`, *optional*, defaults to `True`): Whether a block samples where the last one found
-            the subject.
-        generator (`torch.Generator`, *optional*): For the jitter.
-        rays_per_chunk (`int`, *optional*): Bounds the memory.
-    """
-    if not adapter.is_attached:
-        raise MVCustomError(f"subject {adapter.config.token!r} is not attached to a U-Net; call attach(unet) first.")
-    if isinstance(references, ReferenceViews):
-        reference_masks = references.masks if reference_masks is None else reference_masks
-        references = references.cameras
-    blocks: dict[str, RenderedFeatures] = {}
-    previous = None
-    for name in adapter.block_names:
-        features = reference_features[name]
-        if len(features) != len(references):
-            raise MVCustomError(
-                f"reference_features[{name!r}]: expected {len(references)} views as the reference cameras, got "
-                f"{len(features)}."
-            )
-        height, width = feature_map_size(unet, name, *latent_size)
-        source = _on(references.resize(*features.shape[-2:]), features)
-        target = _on(cameras.resize(height, width), features)
-        masks = None
-        if reference_masks is not None:
-            masks = F.interpolate(reference_masks.to(features), features.shape[-2:], mode="area")[:, 0][None]
-        rendered = adapter.conditioner(name).feature_nerf(
-            features[None],
-            source.camera_to_world[None],
-            source.intrinsics[None],
-            target.camera_to_world[None],
-            target.intrinsics[None],
-            height,
-            width,
-            reference_masks=masks,
-            encoder_hidden_states=None if prompt_embeds is None else prompt_embeds[None],
-            attend_text=None if prompt_embeds is None else unet.get_submodule(name).attend_text,
-            previous=previous if importance_sampling else None,
-            stratified=stratified,
-            generator=generator,
-            rays_per_chunk=rays_per_chunk,
-        )
-        blocks[name] = rendered
-        previous = rendered.ray_distribution
-    return SubjectRendering(blocks)
-
-
-def render_subject_features(
-    adapter: SubjectAdapter,
-    unet: nn.Module,
-    *,
-    reference_latents: Tensor,  # [V, 4, h_r, w_r]
-    references: ReferenceViews | Cameras,
-    reference_prompt_embeds: Tensor,  # [1, L, D]
-    prompt_embeds: Tensor | None,  # [T, L, D]
-    cameras: Cameras,
-    latent_size: tuple[int, int],
-    scheduler: Any = None,
-    added_cond_kwargs: dict[str, Any] | None = None,
-    cross_attention_kwargs: dict[str, Any] | None = None,
-    generator: torch.Generator | None = None,
-    **options,
-) -> SubjectRendering:
-    """[`collect_reference_features`] and [`render_features`] in one call; see there for the arguments.
-
-    The result depends on the references, the texts and the cameras, but not on noise or timestep, so one call serves a
-    whole generation. `options` go to [`render_features`].
-    """
-    features = collect_reference_features(
-        adapter,
-        unet,
-        reference_latents,
-        reference_prompt_embeds,
-        scheduler=scheduler,
-        generator=generator,
-        added_cond_kwargs=added_cond_kwargs,
-        cross_attention_kwargs=cross_attention_kwargs,
-    )
-    return render_features(
-        adapter, unet, features, references, prompt_embeds, cameras, latent_size, generator=generator, **options
-    )
-
-
-def _on(cameras: Cameras, features: Tensor) -> Cameras:
-    """Cameras stay in float32: half precision loses whole pixels."""
-    return replace(
-        cameras,
-        camera_to_world=cameras.camera_to_world.to(features.device, torch.float32),
-        intrinsics=cameras.intrinsics.to(features.device, torch.float32),
-    )
-
-
 # --- pipelines/subject_loading.py: Subjects in the pipeline: loading, switching, taking out, and rendering their features for a call.
 
 
@@ -7808,12 +8360,30 @@ class SubjectLoadingMixin:
             image_embeds (list of `torch.Tensor`, *optional*): IP-Adapter's states of this call. The references are seen
                 with zeros in their place.
         """
+        size = (cameras.height, cameras.width)
+        return self.subject_renderer(prompt_embeds, size, num_references, generator, image_embeds)(cameras)
+
+    def subject_renderer(
+        self,
+        prompt_embeds: Tensor,  # [T, L, D]
+        size: tuple[int, int],
+        num_references: int | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        image_embeds: list[Tensor] | None = None,  # each [T, images, D]
+    ) -> Callable[[Cameras], SubjectRendering]:
+        """Looks at the references once, and returns what renders the subject at any cameras of this size.
+
+        Args:
+            size (`tuple[int, int]`): Height and width of the views in pixels.
+            prompt_embeds, num_references, generator, image_embeds: See [`~MVCustomPipeline.render_subject`].
+        """
         subject = self.subject
+        height, width = size
         device, dtype = prompt_embeds.device, prompt_embeds.dtype
         count = subject.config.num_references if num_references is None else num_references
         references = subject.references.select(count)
         factor = self.vae_scale_factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
-        references = references.fit_area(cameras.height * cameras.width, factor)
+        references = references.fit_area(height * width, factor)
         pixels = references.images.to(device=device, dtype=self.vae.dtype) * 2 - 1
         latents = torch.cat([self.vae.encode(image[None]).latent_dist.mode() for image in pixels])
         latents = (latents * self.vae.config.scaling_factor).to(dtype)
@@ -7823,26 +8393,43 @@ class SubjectLoadingMixin:
                 "image_embeds": [states.new_zeros(len(latents), *states.shape[1:]) for states in image_embeds]
             }
         reference_embeds, _ = self.encode_prompt(subject.config.reference_prompt_text, device, 1, False)
-        return render_subject_features(
+        generator = generator[0] if isinstance(generator, list) else generator
+        reference_features = collect_reference_features(
             subject,
             self.unet,
-            reference_latents=latents,
-            references=references,
-            reference_prompt_embeds=reference_embeds,
-            prompt_embeds=prompt_embeds,
-            cameras=cameras,
-            latent_size=(cameras.height // self.vae_scale_factor, cameras.width // self.vae_scale_factor),
+            latents,
+            reference_embeds,
             scheduler=self.scheduler,
+            generator=generator,
             added_cond_kwargs=added_cond_kwargs,
             cross_attention_kwargs=getattr(self, "_cross_attention_kwargs", None),  # of the call, if in one
-            generator=generator[0] if isinstance(generator, list) else generator,
         )
+        latent_size = (height // self.vae_scale_factor, width // self.vae_scale_factor)
+
+        def render(cameras: Cameras) -> SubjectRendering:
+            return render_features(
+                subject,
+                self.unet,
+                reference_features,
+                references,
+                prompt_embeds,
+                cameras,
+                latent_size,
+                generator=generator,
+            )
+
+        return render
+
+    @property
+    def _plain_unet(self) -> nn.Module:
+        """The U-Net itself if `torch.compile(pipe.unet)` has wrapped it: blocks change places inside of it."""
+        return self.unet._orig_mod if is_compiled_module(self.unet) else self.unet
 
     def _activate(self, name: str | None) -> None:
         if name is None:
             return
         subject = self._subjects[name]
-        subject.attach(self.unet)
+        subject.attach(self._plain_unet)
         try:
             if subject.learned_embeddings:
                 self.load_textual_inversion(dict(subject.learned_embeddings), token=subject.config.token)
@@ -7860,7 +8447,7 @@ class SubjectLoadingMixin:
 
     def _take_out(self, name: str) -> None:
         subject = self._subjects[name]
-        subject.detach(self.unet)
+        subject.detach(self._plain_unet)
         if subject.config.token in self.tokenizer.get_vocab():
             self.unload_textual_inversion(subject.config.token)
             # diffusers leaves the configuration at the larger vocabulary, and a saved text encoder would not load.
@@ -7875,6 +8462,155 @@ class SubjectLoadingMixin:
 
 def _lora_name(subject_name: str) -> str:
     return f"subject-{subject_name}"
+
+
+# --- pipelines/view_generation.py: From noise to the latents of all views, window by window: a plain call has one window.
+
+
+@dataclass
+class ViewGeneration:
+    """The part of a call that runs once per window. Every window starts from the call's own conditions and settings.
+
+    Args:
+        pipe ([`MVCustomPipeline`]): The pipeline of the call.
+        windows (sequence of [`ViewWindow`]): In the order in which they are generated.
+        cameras ([`Cameras`]): All target cameras at the size of the views.
+        noise (`torch.Tensor` of shape `(batch, channels, N, h, w)`): The initial latents of all views.
+        conditions ([`Conditions`]): Text and image conditions.
+        subject ([`SubjectOfWindows`], *optional*): Renders the subject, if there is one.
+        hooks (sequence of [`DenoisingHook`]): What acts in every window.
+        anchor ([`AnchorSettings`]): Preview and alignment.
+        known ([`AnchorViews`]): Latents, images and depth that are given; grows with every window.
+        generator (`torch.Generator` or list of them, *optional*): Source of fresh noise.
+        extra_step_kwargs (`dict`): For the scheduler's step.
+        pose_guidance (`tuple[float, float]`): Share of the steps between which the subject acts.
+        make_callback (`Callable`, *optional*): `make_callback(conditions) -> StepCallback`, for one window.
+    """
+
+    pipe: MVCustomPipeline
+    windows: Sequence[ViewWindow]
+    cameras: Cameras
+    noise: Tensor  # [B, C, N, h, w]
+    conditions: Conditions
+    subject: SubjectOfWindows | None
+    hooks: Sequence[DenoisingHook]
+    anchor: AnchorSettings
+    known: AnchorViews
+    generator: torch.Generator | list[torch.Generator] | None
+    extra_step_kwargs: dict[str, Any]
+    pose_guidance: tuple[float, float]
+    make_callback: Callable[[Conditions], StepCallback] | None = None
+
+    _latents: dict[int, Tensor] = field(default_factory=dict, repr=False)
+
+    def run(self) -> Tensor:
+        """Generates all windows; returns the final latents `(batch, channels, N, h, w)`."""
+        pipe, scale = self.pipe, self.pipe._guidance_scale
+        for index, window in enumerate(self.windows):
+            if pipe.interrupt and index > 0:
+                break
+            pipe._guidance_scale = scale  # callbacks may change it for the rest of a run
+            later = {frame for other in self.windows[index + 1 :] for frame in other.known}
+            latents, preparation = self._window(index, window, later)
+            for frame in window.new:
+                self._latents[frame] = latents[:, :, window.frames.index(frame)]
+            handed_over = later & set(window.new)
+            self.known.latents.update({frame: self._latents[frame] for frame in handed_over})
+            preparation.hand_over(handed_over)
+        if len(self.windows) == 1 and not self.windows[0].known:
+            return latents
+        final = self._latents | self.known.latents
+        return torch.stack([final.get(i, self.noise[:, :, i]) for i in range(len(self.cameras))], dim=2)
+
+    def _window(self, index: int, window: ViewWindow, later: set[int]) -> tuple[Tensor, AnchorPreparation]:
+        pipe, frames = self.pipe, list(window.frames)
+        conditions = Conditions(
+            self.conditions.prompt_embeds,
+            self.conditions.negative_prompt_embeds,
+            image_embeds=self.conditions.image_embeds,
+        )
+        subject = None
+        if self.subject is not None:
+            subject = self.subject.of_window(frames, later, last=index == len(self.windows) - 1)
+            conditions.features = subject.features
+        everything = len(self.windows) == 1
+        cameras = self.cameras if everything else self.cameras[frames]
+        noise = self.noise if everything else self.noise[:, :, frames]
+        hooks = self._hooks_of(window)
+        preparation = AnchorPreparation(
+            pipe,
+            self.anchor,
+            self._with_depth(window),
+            cameras.to(noise.device, torch.float32),
+            noise,
+            conditions,
+            subject,
+            self.known,
+            self.extra_step_kwargs,
+        )
+        on_step_end = None if self.make_callback is None else self.make_callback(conditions)
+        latents = self._denoise(noise, cameras, conditions, hooks, preparation, on_step_end, index)
+        return latents, preparation
+
+    def _denoise(
+        self,
+        latents: Tensor,
+        cameras: Cameras,
+        conditions: Conditions,
+        hooks: Sequence[DenoisingHook],
+        preparation: AnchorPreparation,
+        on_step_end: StepCallback | None,
+        index: int,
+    ) -> Tensor:
+        pipe, device = self.pipe, latents.device
+        count = len(self.windows)
+        description = "denoise" if count == 1 else f"denoise, window {index + 1} of {count}"
+        pipe.scheduler.set_timesteps(pipe._num_inference_steps, device=device)
+        timesteps = pipe.scheduler.timesteps
+        for iteration in range(pipe._free_init_num_iters if pipe.free_init_enabled else 1):
+            if pipe.free_init_enabled:
+                latents, timesteps = pipe._apply_free_init(
+                    latents, iteration, pipe._num_inference_steps, device, latents.dtype, self.generator
+                )
+            pipe._num_timesteps = len(timesteps)
+            run = DenoisingRun(
+                latents=latents,
+                cameras=cameras,
+                unet=pipe.unet,
+                scheduler=pipe.scheduler,
+                timesteps=timesteps,
+                noise_levels=NoiseLevels.of(pipe.scheduler, timesteps) if hooks else None,
+                generator=self.generator,
+                randn=partial(randn_tensor, generator=self.generator, device=device, dtype=latents.dtype),
+                anchor_geometry=preparation.geometry,
+            )
+            for hook in hooks:
+                hook.prepare(run)
+            latents = pipe.denoise(
+                run, conditions, hooks, self.extra_step_kwargs, self.pose_guidance, on_step_end, description
+            )
+        return latents
+
+    def _hooks_of(self, window: ViewWindow) -> list[DenoisingHook]:
+        """The call's hooks as far as they can act in this window, and last what holds the known views."""
+        single, depth = len(window.frames) == 1, bool(self._with_depth(window).anchors)
+        hooks = [
+            hook
+            for hook in self.hooks
+            if not (single and getattr(hook, "needs_several_frames", False)) and (depth or not hook.needs_geometry)
+        ]
+        if window.known:
+            places = tuple(window.frames.index(frame) for frame in window.known)
+            latents = torch.stack([self.known.latents[frame] for frame in window.known], dim=2)
+            hooks.append(KnownViews(frames=places, latents=latents))
+        return hooks
+
+    def _with_depth(self, window: ViewWindow) -> ViewWindow:
+        """The window with those of its anchors whose depth is given or can be estimated."""
+        if self.pipe._can_estimate_depth:
+            return window
+        anchors = tuple(frame for frame in window.anchors if frame in self.known.depth)
+        return replace(window, anchors=anchors)
 
 
 # --- pipelines/pipeline_mvcustom.py: `MVCustomPipeline`: a prompt, a subject and target cameras become consistent views.
@@ -7981,7 +8717,7 @@ class MVCustomPipeline(
         """
         raise MVCustomError(
             "enable_free_noise: FreeNoise replaces the dense spatio-temporal attention that keeps the surroundings "
-            "consistent. Generate long camera paths in several calls, or take AnimateDiffPipeline."
+            "consistent. Pass views_at_a_time= to generate long camera paths, or take AnimateDiffPipeline."
         )
 
     @property
@@ -8020,6 +8756,8 @@ class MVCustomPipeline(
         hooks: Sequence[DenoisingHook] | None = None,
         anchor: int | Sequence[int] | AnchorSettings | None = None,
         anchor_depth: Tensor | None = None,
+        anchor_image: AnchorImages | None = None,
+        views_at_a_time: int | None = None,
         camera_convention: str | None = None,
         camera_intrinsics: Tensor | None = None,
         split_guidance: bool = False,
@@ -8059,6 +8797,13 @@ class MVCustomPipeline(
             anchor (`int`, sequence of `int` or [`AnchorSettings`], *optional*): Anchor frame(s) of the geometry.
             anchor_depth (`torch.Tensor` of shape `(H, W)`, `(A, H, W)` or `(batch, A, H, W)`, *optional*): z-depth of
                 the anchor frame(s) in world units. With it there is no preview pass and no depth estimate.
+            anchor_image (`PIL.Image.Image`, path, `torch.Tensor` of shape `(3, H, W)` in [0, 1], or lists, *optional*):
+                What the anchor frame shows; one per anchor frame, or per prompt, see [`resolve_anchor_images`]. The
+                other views are generated around it, its own view is its reconstruction by the autoencoder, depth is
+                estimated on it, and there is no preview pass.
+            views_at_a_time (`int`, *optional*): Generates a path of more views than this window by window, each next
+                window around the nearest view that is there already: as many views as you like in the memory of this
+                many (16 is what AnimateDiff was trained with). By default all views go through the U-Net together.
             camera_convention (`str`, *optional*), camera_intrinsics (`torch.Tensor`, *optional*): For poses given as a
                 tensor.
             split_guidance (`bool`, defaults to `False`): Whether the branches of guidance go through the U-Net one
@@ -8088,9 +8833,9 @@ class MVCustomPipeline(
         cameras = resolve_cameras(
             cameras, convention=camera_convention, intrinsics=camera_intrinsics, height=height, width=width
         )
-        height, width, num_frames = cameras.height, cameras.width, len(cameras)
+        height, width = cameras.height, cameras.width
         hooks = list(self.hooks if hooks is None else hooks)
-        if num_frames == 1:
+        if len(cameras) == 1:
             hooks = [hook for hook in hooks if not getattr(hook, "needs_several_frames", False)]
         anchor = self.anchor.with_frames(anchor)
         if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
@@ -8098,7 +8843,6 @@ class MVCustomPipeline(
         latents_shape = self.check_call(
             cameras,
             hooks,
-            anchor,
             prompt=prompt,
             negative_prompt=negative_prompt,
             prompt_embeds=prompt_embeds,
@@ -8109,6 +8853,7 @@ class MVCustomPipeline(
             generator=generator,
             latents=latents,
             anchor_depth=anchor_depth,
+            views_at_a_time=views_at_a_time,
             output_type=output_type,
             callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
             counts={
@@ -8120,8 +8865,9 @@ class MVCustomPipeline(
             pose_guidance=(pose_guidance_start, pose_guidance_end),
         )
         batch_size = latents_shape[0]
-        if anchor_depth is not None:
-            anchor_depth = resolve_anchor_depth(anchor_depth, batch_size, len(anchor.resolve(num_frames)))
+        plan, anchor_image, anchor_depth = self.plan_views(
+            cameras, hooks, anchor, views_at_a_time, anchor_image, anchor_depth, batch_size, num_images_per_prompt
+        )
         self._guidance_scale = guidance_scale
         self._reference_guidance_scale = reference_guidance_scale
         self._clip_skip = clip_skip
@@ -8152,65 +8898,51 @@ class MVCustomPipeline(
                 ip_adapter_image, ip_adapter_image_embeds, device, batch_size, self.do_classifier_free_guidance
             )
 
-        # 3. The subject from the target cameras, once for all steps
-        rendering: SubjectRendering | None = None
+        # 3. The subject, looked at once, to be rendered once per target camera
+        subject = None
         if self.subject is not None and pose_guidance_start < pose_guidance_end:
             texts = [prompt_embeds] if negative_prompt_embeds is None else [negative_prompt_embeds, prompt_embeds]
-            rendering = self.render_subject(
-                torch.cat(texts), cameras, num_references, generator, conditions.image_embeds
+            render = self.subject_renderer(
+                torch.cat(texts), (height, width), num_references, generator, conditions.image_embeds
             )
-            conditions.features = rendering.features
+            subject = SubjectOfWindows(render, cameras)
 
-        # 4. Schedule and latents
+        # 4. Schedule, latents, and what is known of the views
         self.scheduler.set_timesteps(num_inference_steps, device=device)
-        timesteps = self.scheduler.timesteps
         latents = self.prepare_latents(
             *latents_shape[:3], height, width, prompt_embeds.dtype, device, generator, latents
         )
-        extra_step_kwargs = self.prepare_extra_step_kwargs(generator, eta)
+        known = known_views(self, plan.anchors, anchor_image, anchor_depth, latents)
 
-        # 5. Geometry from the anchor(s): made when the first hook asks for it
-        cameras_there = cameras.to(device, torch.float32)
-        preparation = AnchorPreparation(
-            self, anchor, cameras_there, latents, conditions, rendering, anchor_depth, extra_step_kwargs
+        # 5. Denoise, window by window
+        generation = ViewGeneration(
+            pipe=self,
+            windows=plan.windows,
+            cameras=cameras,
+            noise=latents,
+            conditions=conditions,
+            subject=subject,
+            hooks=hooks,
+            anchor=anchor,
+            known=known,
+            generator=generator,
+            extra_step_kwargs=self.prepare_extra_step_kwargs(generator, eta),
+            pose_guidance=(pose_guidance_start, pose_guidance_end),
         )
-
-        on_step_end = None
         if callback_on_step_end is not None:
-            on_step_end = StepCallback(self, callback_on_step_end, callback_on_step_end_tensor_inputs, conditions)
-
-        # 6. Denoise, by FreeInit's iterations if it is enabled
-        for iteration in range(self._free_init_num_iters if self.free_init_enabled else 1):
-            if self.free_init_enabled:
-                latents, timesteps = self._apply_free_init(
-                    latents, iteration, num_inference_steps, device, latents.dtype, generator
-                )
-            self._num_timesteps = len(timesteps)
-            run = DenoisingRun(
-                latents=latents,
-                cameras=cameras,
-                unet=self.unet,
-                scheduler=self.scheduler,
-                timesteps=timesteps,
-                noise_levels=NoiseLevels.of(self.scheduler, timesteps) if hooks else None,
-                generator=generator,
-                randn=partial(randn_tensor, generator=generator, device=device, dtype=prompt_embeds.dtype),
-                anchor_geometry=preparation.geometry,
+            generation.make_callback = partial(
+                StepCallback, self, callback_on_step_end, callback_on_step_end_tensor_inputs
             )
-            for hook in hooks:
-                hook.prepare(run)
-            latents = self.denoise(
-                run, conditions, hooks, extra_step_kwargs, (pose_guidance_start, pose_guidance_end), on_step_end
-            )
+        latents = generation.run()
 
-        # 7. Decode
+        # 6. Decode
         if output_type == "latent":
             frames = latents
         else:
             frames = self.video_processor.postprocess_video(
                 video=self.decode_latents(latents, decode_chunk_size), output_type=output_type
             )
-        geometry: AnchorGeometry | None = preparation.prepared
+        anchors = tuple(known.used)
         self.maybe_free_model_hooks()
         if not return_dict:
             return (frames,)
@@ -8218,8 +8950,8 @@ class MVCustomPipeline(
             frames=frames,
             cameras=cameras,
             subject_frame=None if self.subject is None else self.subject.config.subject_frame,
-            anchors=None if geometry is None else geometry.anchors,
-            anchor_depth=None if geometry is None else geometry.depth,
+            anchors=anchors or None,
+            anchor_depth=known.stacked_depth(anchors, (height, width)).to(device) if anchors else None,
         )
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from diffusers_mvcustom.cameras import Cameras
+from diffusers_mvcustom.errors import MVCustomError
 from diffusers_mvcustom.hooks import (
     AnchorGeometry,
     ConsistentAwareLatentCompletion,
@@ -16,9 +17,8 @@ from diffusers_mvcustom.hooks import (
     DepthAwareFeatureRendering,
     NoiseLevels,
 )
-from diffusers_mvcustom.hooks.depth_aware_feature_rendering import rendering_anchor_features
 from diffusers_mvcustom.hooks.feature_map_sizes import motion_module_sizes
-from diffusers_mvcustom.models import enable_spatio_temporal_attention
+from diffusers_mvcustom.models import enable_spatio_temporal_attention, motion_inputs_replaced
 from diffusers_mvcustom.toy import random_components
 
 
@@ -76,13 +76,22 @@ def test_rendered_features_are_what_the_module_sees(components):
     plain = module(hidden, num_frames=3)
     expected = module(geometry.render(hidden), num_frames=3)
     assert not torch.allclose(plain, expected)
-    with rendering_anchor_features([module], geometry):
+    with motion_inputs_replaced([module], geometry.render):
         assert torch.equal(module(hidden, num_frames=3), expected)
         assert torch.equal(module(hidden_states=hidden, num_frames=3), expected)
-    with pytest.raises(KeyboardInterrupt), rendering_anchor_features([module], geometry):
+    with pytest.raises(KeyboardInterrupt), motion_inputs_replaced([module], geometry.render):
         raise KeyboardInterrupt
     assert torch.equal(module(hidden, num_frames=3), plain)
-    assert not module._forward_pre_hooks
+    assert module.replace_input is None
+    with (
+        pytest.raises(MVCustomError, match="Linear"),
+        motion_inputs_replaced([torch.nn.Linear(2, 2)], geometry.render),
+    ):
+        pass
+
+
+def armed_module(unet, name):
+    return unet.get_submodule(name).replace_input is not None
 
 
 def test_rendering_acts_in_its_share_of_the_steps_and_layers(components):
@@ -93,7 +102,7 @@ def test_rendering_acts_in_its_share_of_the_steps_and_layers(components):
     for index, timestep in enumerate(run.timesteps):
         with ExitStack() as during:
             hook.before_step(run, DenoisingStep(index, timestep, during))
-            armed.append([name for name, module in run.unet.named_modules() if module._forward_pre_hooks])
+            armed.append([name for name in motion_module_sizes(run.unet, 12, 16) if armed_module(run.unet, name)])
     layers = [name for name in motion_module_sizes(run.unet, 12, 16) if name.startswith("up_blocks.1.")]
     assert armed == [layers if 2 <= index < 5 else [] for index in range(10)]
 

@@ -6,6 +6,7 @@ from .consistent_aware_latent_completion import ConsistentAwareLatentCompletion
 from .denoising_hook import DenoisingHook, DenoisingRun, DenoisingStep, settings_from_dict
 from .depth_aware_feature_rendering import DepthAwareFeatureRendering
 from .depth_estimation import estimate_depth, predicts_disparity
+from .known_views import KnownViews
 from .noise_levels import NoiseLevels
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "DenoisingRun",
     "DenoisingStep",
     "DepthAwareFeatureRendering",
+    "KnownViews",
     "NoiseLevels",
     "estimate_depth",
     "predicts_disparity",

@@ -32,13 +32,16 @@ class AnchorSettings:
             [`feature_mesh_from_depth`]; `None` takes its default.
         align (`bool`, defaults to `True`): Whether to fit the estimated depth's scale and shift to the subject's
             rendered depth. Otherwise (and without a subject) the median depth is set to the camera's distance from
-            the origin.
+            the origin. A view that is handed over to the next window is fitted to what earlier anchors saw of it, too.
+        keep_first (`bool`, defaults to `False`): In a path that is generated window by window (`views_at_a_time`),
+            whether the first anchor is a second anchor of every later window, beside the nearest view.
     """
 
     frames: int | tuple[int, ...] | None = None
     preview: float = 0.2
     discontinuity: float | None = None
     align: bool = True
+    keep_first: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.frames, Sequence):

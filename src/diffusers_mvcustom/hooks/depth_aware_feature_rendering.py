@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
-
-from torch import nn
+from typing import ClassVar
 
 from ..errors import MVCustomError
-from .anchor_geometry import AnchorGeometry
+from ..models import motion_inputs_replaced
 from .denoising_hook import DenoisingHook, DenoisingRun, DenoisingStep
 from .feature_map_sizes import motion_module_sizes
 
@@ -69,24 +65,4 @@ class DepthAwareFeatureRendering(DenoisingHook):
         if run.covers(self, step.index):
             names, geometry = run.state[id(self)]
             modules = [run.unet.get_submodule(name) for name in names]
-            step.during_unet_call.enter_context(rendering_anchor_features(modules, geometry))
-
-
-@contextmanager
-def rendering_anchor_features(modules: list[nn.Module], geometry: AnchorGeometry) -> Iterator[None]:
-    """Replaces the inputs of `modules` by anchor features rendered into the other frames, for this context."""
-
-    def replace_input(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        # Blocks pass the hidden states by position or by name.
-        if args:
-            return (geometry.render(args[0]), *args[1:]), kwargs
-        return args, {**kwargs, "hidden_states": geometry.render(kwargs["hidden_states"])}
-
-    handles = []
-    try:
-        for module in modules:
-            handles.append(module.register_forward_pre_hook(replace_input, with_kwargs=True))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+            step.during_unet_call.enter_context(motion_inputs_replaced(modules, geometry.render))

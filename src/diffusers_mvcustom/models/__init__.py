@@ -8,6 +8,7 @@ from .motion_transformer import (
     disable_spatio_temporal_attention,
     enable_spatio_temporal_attention,
     motion_bypassed,
+    motion_inputs_replaced,
 )
 from .pose_conditioned_block import (
     PoseConditionedTransformerBlock,
@@ -33,5 +34,6 @@ __all__ = [
     "disable_spatio_temporal_attention",
     "enable_spatio_temporal_attention",
     "motion_bypassed",
+    "motion_inputs_replaced",
     "windowed_attention",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,6 +24,7 @@ class SpatioTemporalTransformer3D(AnimateDiffTransformer3D):
 
     attention_windows: AttentionWindows
     bypassed: bool
+    replace_input: Callable[[Tensor], Tensor] | None
 
     def forward(
         self,
@@ -36,6 +37,8 @@ class SpatioTemporalTransformer3D(AnimateDiffTransformer3D):
     ) -> Tensor:
         if self.bypassed:
             return hidden_states
+        if self.replace_input is not None:
+            hidden_states = self.replace_input(hidden_states)
         height, width = hidden_states.shape[-2:]
         window = self.attention_windows.at(height, width)
         for block in self.transformer_blocks:
@@ -71,6 +74,7 @@ def enable_spatio_temporal_attention(unet: nn.Module, windows: WindowSetting | A
         if not isinstance(transformer, SpatioTemporalTransformer3D):
             transformer.__class__ = SpatioTemporalTransformer3D
             transformer.bypassed = False
+            transformer.replace_input = None
         transformer.attention_windows = windows
         for block in transformer.transformer_blocks:
             for attention in _attentions(block):
@@ -85,7 +89,7 @@ def disable_spatio_temporal_attention(unet: nn.Module) -> None:
     enable_spatio_temporal_attention(unet, 1)
     for transformer in _motion_transformers(unet):
         transformer.__class__ = AnimateDiffTransformer3D
-        del transformer.attention_windows, transformer.bypassed
+        del transformer.attention_windows, transformer.bypassed, transformer.replace_input
 
 
 @contextmanager
@@ -110,6 +114,36 @@ def motion_bypassed(unet: nn.Module) -> Iterator[None]:
     finally:
         for transformer, bypassed in zip(transformers, before):
             transformer.bypassed = bypassed
+
+
+@contextmanager
+def motion_inputs_replaced(modules: Sequence[nn.Module], replace: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Lets motion modules see `replace(hidden_states)` in place of their hidden states, for this context.
+
+    An attribute of the module and not a forward pre-hook: compiled modules look at their attributes in every call, but
+    not at hooks that come later.
+
+    Args:
+        modules (sequence of [`SpatioTemporalTransformer3D`]): Whose inputs are replaced.
+        replace (`Callable`): From hidden states `(batch * frames, C, h, w)` to others of the same shape.
+
+    Raises:
+        MVCustomError: for a module of another kind.
+    """
+    for module in modules:
+        if not isinstance(module, SpatioTemporalTransformer3D):
+            raise MVCustomError(
+                f"modules: expected motion modules with spatio-temporal attention, got {type(module).__name__}; call "
+                "enable_spatio_temporal_attention(unet, 1) first."
+            )
+    before = [module.replace_input for module in modules]
+    try:
+        for module in modules:
+            module.replace_input = replace
+        yield
+    finally:
+        for module, replaced in zip(modules, before):
+            module.replace_input = replaced
 
 
 def _motion_transformers(unet: nn.Module) -> list[nn.Module]:

@@ -1,7 +1,9 @@
-"""From noise to the anchor's geometry: preview pass, depth estimate, alignment."""
+"""From noise, or a known view, to the anchor's geometry: preview pass, depth estimate, alignment."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,10 +16,11 @@ from ..errors import MVCustomError
 from ..geometry import align_depth, align_median_depth
 from ..hooks import AnchorGeometry, AnchorSettings, estimate_depth, predicts_disparity
 from .guidance import Conditions
+from .subject_features import SubjectFeatures
+from .view_windows import ViewWindow
 
 if TYPE_CHECKING:
     from .pipeline_mvcustom import MVCustomPipeline
-    from .subject_loading import SubjectRendering
 
 logger = logging.get_logger(__name__)
 
@@ -44,17 +47,66 @@ def resolve_anchor_depth(depth: Tensor, batch_size: int, num_anchors: int) -> Te
     return expanded
 
 
+def known_views(
+    pipe: MVCustomPipeline,
+    anchors: tuple[int, ...],
+    images: Tensor | None,  # [B, A, 3, H, W] in [0, 1]
+    depth: Tensor | None,  # [B, A, H, W]
+    latents: Tensor,  # [B, C, N, h, w]
+) -> AnchorViews:
+    """What is known of the anchors before any view is generated: given images, encoded, and given depth."""
+    known = AnchorViews()
+    if depth is not None:
+        known.depth.update(zip(anchors, depth.to(latents.device).unbind(1)))
+    if images is not None:
+        images = images.to(latents.device)
+        for frame, views in zip(anchors, images.unbind(1)):
+            pixels = views.to(pipe.vae.dtype) * 2 - 1
+            encoded = torch.cat([pipe.vae.encode(image[None]).latent_dist.mode() for image in pixels])
+            known.latents[frame] = (encoded * pipe.vae.config.scaling_factor).to(latents.dtype)
+            known.images[frame] = views
+    return known
+
+
+@dataclass
+class AnchorViews:
+    """What is known of the anchors of a whole call, window by window.
+
+    Args:
+        depth (`dict[int, torch.Tensor]`): z-depth `(batch, H, W)` by frame, given or once estimated.
+        images (`dict[int, torch.Tensor]`): Given views `(batch, 3, H, W)` in [0, 1] by frame.
+        latents (`dict[int, torch.Tensor]`): Clean latents `(batch, channels, h, w)` of known views by frame.
+        surfaces (`dict[int, torch.Tensor]`): z-depth `(batch, h, w)` by frame of what earlier anchors saw of it, infinite
+            elsewhere. What the depth estimate of a view that is handed over is fitted to.
+        used (`dict[int, None]`): The frames that anchored the geometry, in order.
+    """
+
+    depth: dict[int, Tensor] = field(default_factory=dict)
+    images: dict[int, Tensor] = field(default_factory=dict)
+    latents: dict[int, Tensor] = field(default_factory=dict)
+    surfaces: dict[int, Tensor] = field(default_factory=dict)
+    used: dict[int, None] = field(default_factory=dict)
+
+    def stacked_depth(self, frames: Sequence[int], size: tuple[int, int]) -> Tensor:
+        """The depth of `frames` as `(batch, frames, H, W)`; maps of different sizes are brought to `size`."""
+        maps = [self.depth[frame] for frame in frames]
+        if len({tuple(depth.shape) for depth in maps}) > 1:
+            maps = [F.interpolate(depth[:, None], size=size, mode="nearest-exact")[:, 0] for depth in maps]
+        return torch.stack(maps, dim=1)
+
+
 class AnchorPreparation:
-    """Makes the anchor geometry of one call when the first hook asks for it, and keeps it.
+    """Makes the anchor geometry of one window when the first hook asks for it, and keeps it.
 
     Args:
         pipe ([`MVCustomPipeline`]): The pipeline of the call.
-        settings ([`AnchorSettings`]): Anchor frames, preview and alignment.
-        cameras ([`Cameras`]): Target cameras at the size of the views.
-        latents (`torch.Tensor` of shape `(batch, channels, frames, h, w)`): The initial noise.
+        settings ([`AnchorSettings`]): Preview and alignment.
+        window ([`ViewWindow`]): The frames and the anchors among them.
+        cameras ([`Cameras`]): The cameras of the window's frames at the size of the views.
+        latents (`torch.Tensor` of shape `(batch, channels, frames, h, w)`): The initial noise of the window.
         conditions ([`Conditions`]): What conditions the preview pass.
-        rendering ([`SubjectRendering`], *optional*): The subject's rendered depth and opacity.
-        depth (`torch.Tensor` of shape `(batch, A, H, W)`, *optional*): Given z-depth, see [`resolve_anchor_depth`].
+        subject ([`SubjectFeatures`], *optional*): The subject's rendered depth and opacity in the window's frames.
+        views ([`AnchorViews`]): What is known; what is estimated here goes in.
         extra_step_kwargs (`dict`): For the scheduler's step.
     """
 
@@ -62,57 +114,97 @@ class AnchorPreparation:
         self,
         pipe: MVCustomPipeline,
         settings: AnchorSettings,
+        window: ViewWindow,
         cameras: Cameras,
         latents: Tensor,
         conditions: Conditions,
-        rendering: SubjectRendering | None,
-        depth: Tensor | None,
+        subject: SubjectFeatures | None,
+        views: AnchorViews,
         extra_step_kwargs: dict[str, Any],
     ) -> None:
         self.pipe = pipe
         self.settings = settings
+        self.window = window
         self.cameras = cameras
         self.latents = latents
         self.conditions = conditions
-        self.rendering = rendering
-        self.given_depth = depth
+        self.subject = subject
+        self.views = views
         self.extra_step_kwargs = extra_step_kwargs
         self.prepared: AnchorGeometry | None = None
 
     def geometry(self) -> AnchorGeometry:
-        """The anchor geometry; the first call runs the preview unless depth was given."""
+        """The anchor geometry. The first call estimates what depth is not known, after a preview for what is not seen."""
         if self.prepared is None:
-            anchors = self.settings.resolve(len(self.cameras))
-            depth = self._estimated(anchors) if self.given_depth is None else self.given_depth.to(self.latents.device)
-            self.prepared = AnchorGeometry(depth, anchors, self.cameras, self.settings.discontinuity)
+            anchors = self.window.anchors
+            if not anchors:
+                raise MVCustomError(
+                    "hooks: a hook asks for the anchor geometry in a run that has none. Hooks that need it say so by "
+                    "needs_geometry = True."
+                )
+            self._estimate([frame for frame in anchors if frame not in self.views.depth])
+            self.views.used.update(dict.fromkeys(anchors))
+            depth = self.views.stacked_depth(anchors, (self.cameras.height, self.cameras.width))
+            places = tuple(self.window.frames.index(frame) for frame in anchors)
+            self.prepared = AnchorGeometry(
+                depth.to(self.latents.device), places, self.cameras, self.settings.discontinuity
+            )
         return self.prepared
 
-    def _estimated(self, anchors: tuple[int, ...]) -> Tensor:
+    def hand_over(self, frames: Collection[int]) -> None:
+        """Notes for later windows where the anchors' surfaces are in `frames`."""
+        if self.prepared is None:
+            return
+        warps = self.prepared.warps(*self.latents.shape[-2:])
+        for frame in frames:
+            if frame not in self.views.depth:
+                place = self.window.frames.index(frame)
+                seen = [torch.where(warp.visibility[place], warp.depth[place], torch.inf) for warp in warps]
+                self.views.surfaces[frame] = torch.stack(seen)
+
+    def _estimate(self, frames: Sequence[int]) -> None:
+        if not frames:
+            return
         pipe = self.pipe
-        steps = self.settings.preview_steps(pipe._num_inference_steps)
-        latents = pipe.preview(steps, self.latents, self.conditions, self.extra_step_kwargs)
-        images = pipe.decode_latents(latents[:, :, list(anchors)]).transpose(1, 2)  # [B, A, 3, H, W]
-        images = ((images + 1) / 2).clamp(0, 1)
+        images = self._images(frames)  # [B, A, 3, H, W]
         estimates = estimate_depth(pipe.depth_estimator, pipe.depth_image_processor, images.flatten(0, 1))
         estimates = estimates.unflatten(0, images.shape[:2])
         inverse = predicts_disparity(pipe.depth_estimator)
-        return torch.stack(
-            [
-                torch.stack([self._align(maps[a], anchor, inverse) for a, anchor in enumerate(anchors)])
-                for maps in estimates
-            ]
-        )
+        for a, frame in enumerate(frames):
+            surfaces = self.views.surfaces.get(frame, [None] * len(estimates))
+            self.views.depth[frame] = torch.stack(
+                [self._align(maps[a], frame, surface, inverse) for maps, surface in zip(estimates, surfaces)]
+            )
 
-    def _align(self, estimate: Tensor, anchor: int, inverse: bool) -> Tensor:
+    def _images(self, frames: Sequence[int]) -> Tensor:
+        """`(batch, frames, 3, H, W)` in [0, 1]: given, decoded where the latents are known, else from a preview."""
+        images, latents = dict(self.views.images), self.views.latents
+        unseen = [frame for frame in frames if frame not in images]
+        if any(frame not in latents for frame in unseen):
+            steps = self.settings.preview_steps(self.pipe._num_inference_steps)
+            preview = self.pipe.preview(steps, self.latents, self.conditions, self.extra_step_kwargs)
+            latents = dict(zip(self.window.frames, preview.unbind(2))) | latents
+        if unseen:
+            decoded = self.pipe.decode_latents(torch.stack([latents[frame] for frame in unseen], dim=2))
+            images.update(zip(unseen, ((decoded + 1) / 2).clamp(0, 1).unbind(2)))
+        return torch.stack([images[frame] for frame in frames], dim=1)
+
+    def _align(self, estimate: Tensor, frame: int, surface: Tensor | None, inverse: bool) -> Tensor:
         """z-depth `(H, W)` in world units from the depth model's output at an anchor frame."""
-        if self.settings.align and self.rendering is not None:
-            size = tuple(estimate.shape)
-            maps = torch.stack([self.rendering.depth[anchor], self.rendering.opacity[anchor]])[None].float()
+        place, size = self.window.frames.index(frame), tuple(estimate.shape)
+        known = torch.full_like(estimate, torch.inf)
+        if surface is not None:
+            known = F.interpolate(surface[None, None], size=size, mode="nearest-exact")[0, 0].to(estimate)
+        if self.settings.align and self.subject is not None:
+            maps = torch.stack([self.subject.depth[place], self.subject.opacity[place]])[None].float()
             subject_depth, opacity = F.interpolate(maps, size=size, mode="bilinear", align_corners=False)[0]
+            known = torch.where(opacity > _OPAQUE, subject_depth, known)
+        if known.isfinite().any():
             try:
-                return align_depth(estimate, subject_depth, mask=opacity > _OPAQUE, inverse=inverse).apply(estimate)
+                alignment = align_depth(estimate, known, mask=known.isfinite(), inverse=inverse)
+                return alignment.apply(estimate)
             except MVCustomError as error:
-                logger.info(f"Depth of anchor frame {anchor} is not fitted to the subject: {error}")
+                logger.info(f"Depth of anchor frame {frame} is not fitted to what is known of the scene: {error}")
         # A camera that turns on the spot at the origin says nothing of the scene's size; any distance serves it.
-        distance = self.cameras.centers[anchor].norm().item() or 1.0
+        distance = self.cameras.centers[place].norm().item() or 1.0
         return align_median_depth(estimate, distance, inverse=inverse).apply(estimate)

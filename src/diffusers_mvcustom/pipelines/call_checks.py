@@ -10,8 +10,11 @@ from torch import Tensor
 
 from ..cameras import Cameras
 from ..errors import MVCustomError
-from ..hooks import AnchorSettings, DenoisingHook
+from ..hooks import AnchorSettings, DenoisingHook, KnownViews
+from .anchor_images import AnchorImages, resolve_anchor_images
+from .anchors import resolve_anchor_depth
 from .inputs import check_count, check_num_frames, check_prompts, check_scale, check_share, check_view_size
+from .view_windows import ViewPlan, plan_windows
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
@@ -23,7 +26,6 @@ class CallChecksMixin:
         self,
         cameras: Cameras,
         hooks: Sequence[DenoisingHook],
-        anchor: AnchorSettings,
         *,
         prompt: str | list[str] | None,
         negative_prompt: str | list[str] | None,
@@ -35,6 +37,7 @@ class CallChecksMixin:
         generator: torch.Generator | list[torch.Generator] | None,
         latents: Tensor | None,
         anchor_depth: Tensor | None,
+        views_at_a_time: int | None,
         output_type: str,
         callback_on_step_end_tensor_inputs: list[str],
         counts: dict[str, int | None],
@@ -50,9 +53,10 @@ class CallChecksMixin:
             MVCustomError: naming the argument.
         """
         check_view_size(cameras.height, cameras.width, max(8, self.vae_scale_factor))
-        check_num_frames(len(cameras), self.unet.config.motion_max_seq_length)
-        for name, count in {"num_images_per_prompt": num_images_per_prompt, **counts}.items():
+        counts = {"num_images_per_prompt": num_images_per_prompt, "views_at_a_time": views_at_a_time, **counts}
+        for name, count in counts.items():
             check_count(name, count)
+        check_num_frames(len(cameras), self.unet.config.motion_max_seq_length, views_at_a_time)
         for name, scale in scales.items():
             check_scale(name, scale)
         check_share("pose_guidance", *pose_guidance)
@@ -90,8 +94,53 @@ class CallChecksMixin:
                 f"generator: expected one, or {batch_size} of them (prompts × num_images_per_prompt), got {len(generator)}."
             )
         self._check_subject(cameras, scales.get("reference_guidance_scale"))
-        self._check_hooks(hooks, anchor, len(cameras), anchor_depth)
+        self._check_hooks(hooks, len(cameras), anchor_depth, views_at_a_time)
         return shape
+
+    def plan_views(
+        self,
+        cameras: Cameras,
+        hooks: Sequence[DenoisingHook],
+        anchor: AnchorSettings,
+        views_at_a_time: int | None,
+        anchor_image: AnchorImages | None,
+        anchor_depth: Tensor | None,
+        batch_size: int,
+        num_images_per_prompt: int,
+    ) -> tuple[ViewPlan, Tensor | None, Tensor | None]:
+        """The windows of a call, the anchors' images `(batch, A, 3, H, W)` and their depth `(batch, A, H, W)`, if given.
+
+        Raises:
+            MVCustomError: naming the argument, see [`plan_windows`], [`resolve_anchor_images`] and
+                [`resolve_anchor_depth`].
+        """
+        needs_geometry = any(hook.needs_geometry for hook in hooks)
+        plan = plan_windows(
+            cameras,
+            views_at_a_time,
+            self.unet.config.motion_max_seq_length,
+            anchor,
+            anchors_wanted=needs_geometry or anchor_image is not None or anchor_depth is not None,
+            anchors_are_given=anchor_image is not None,
+            # Where depth cannot be estimated only the call's anchors have one, so the first goes through every window.
+            keep_first=anchor.keep_first or (needs_geometry and not self._can_estimate_depth),
+        )
+        if anchor_image is not None:
+            anchor_image = resolve_anchor_images(
+                anchor_image,
+                num_prompts=batch_size // num_images_per_prompt,
+                num_images_per_prompt=num_images_per_prompt,
+                num_anchors=len(plan.anchors),
+                height=cameras.height,
+                width=cameras.width,
+            )
+        if anchor_depth is not None:
+            anchor_depth = resolve_anchor_depth(anchor_depth, batch_size, len(plan.anchors))
+        return plan, anchor_image, anchor_depth
+
+    @property
+    def _can_estimate_depth(self) -> bool:
+        return self.depth_estimator is not None and self.depth_image_processor is not None
 
     def _check_embeds(self, prompt_embeds: Tensor | None, negative_prompt_embeds: Tensor | None) -> None:
         width = self.unet.config.cross_attention_dim
@@ -125,16 +174,23 @@ class CallChecksMixin:
             )
 
     def _check_hooks(
-        self, hooks: Sequence[DenoisingHook], anchor: AnchorSettings, num_frames: int, anchor_depth: Tensor | None
+        self,
+        hooks: Sequence[DenoisingHook],
+        num_frames: int,
+        anchor_depth: Tensor | None,
+        views_at_a_time: int | None,
     ) -> None:
         for hook in hooks:
             if not isinstance(hook, DenoisingHook):
                 raise MVCustomError(f"hooks: expected instances of DenoisingHook, got {hook!r}.")
+            if isinstance(hook, KnownViews) and num_frames > (views_at_a_time or num_frames):
+                raise MVCustomError(
+                    "hooks: KnownViews names frames of one window, and this path is generated in several "
+                    "(views_at_a_time). Pass anchor= and anchor_image= instead."
+                )
         if not any(hook.needs_geometry for hook in hooks):
             return
-        anchor.resolve(num_frames)
-        has_depth = self.depth_estimator is not None and self.depth_image_processor is not None
-        if anchor_depth is None and not has_depth:
+        if anchor_depth is None and not self._can_estimate_depth:
             raise MVCustomError(
                 "hooks: depth-aware rendering and completion need the anchor's depth, and this pipeline has no "
                 "depth_estimator and depth_image_processor. Load it with them, pass anchor_depth=, or hooks=[]."

@@ -81,13 +81,19 @@ def check_view_size(height: int, width: int, multiple: int) -> None:
         )
 
 
-def check_num_frames(num_frames: int, max_seq_length: int) -> None:
-    """Raises if there are more cameras than the motion modules have temporal positions for."""
-    if num_frames > max_seq_length:
+def check_num_frames(num_frames: int, max_seq_length: int, views_at_a_time: int | None = None) -> None:
+    """Raises if more views are to go through the U-Net together than the motion modules have temporal positions for."""
+    if min(num_frames, views_at_a_time or num_frames) <= max_seq_length:
+        return
+    if views_at_a_time is None:
         raise MVCustomError(
             f"cameras: expected at most {max_seq_length} cameras (the motion adapter's motion_max_seq_length), got "
-            f"{num_frames}. Generate them in several calls, or take a motion adapter with a longer sequence."
+            f"{num_frames}. Pass views_at_a_time=16 to generate a longer path window by window."
         )
+    raise MVCustomError(
+        f"views_at_a_time: expected at most {max_seq_length} (the motion adapter's motion_max_seq_length), got "
+        f"{views_at_a_time}."
+    )
 
 
 def check_prompts(

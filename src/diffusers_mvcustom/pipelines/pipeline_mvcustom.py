@@ -18,7 +18,6 @@ from diffusers import (
 )
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.image_processor import PipelineImageInput
-from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 from transformers import (
     BaseImageProcessor,
@@ -31,9 +30,10 @@ from transformers import (
 
 from ..cameras import Cameras
 from ..errors import MVCustomError
-from ..hooks import AnchorGeometry, AnchorSettings, DenoisingHook, DenoisingRun, NoiseLevels
+from ..hooks import AnchorSettings, DenoisingHook
 from ..models import AttentionWindows, enable_spatio_temporal_attention
-from .anchors import AnchorPreparation, resolve_anchor_depth
+from .anchor_images import AnchorImages
+from .anchors import known_views
 from .call_checks import CallChecksMixin
 from .denoising import DenoisingMixin
 from .guidance import Conditions
@@ -42,7 +42,9 @@ from .inputs import resolve_cameras
 from .persistence import PersistenceMixin
 from .pipeline_output import MVCustomPipelineOutput
 from .step_callback import StepCallback, StepEndCallback
-from .subject_loading import SubjectLoadingMixin, SubjectRendering
+from .subject_features import SubjectOfWindows
+from .subject_loading import SubjectLoadingMixin
+from .view_generation import ViewGeneration
 
 
 class MVCustomPipeline(
@@ -146,7 +148,7 @@ class MVCustomPipeline(
         """
         raise MVCustomError(
             "enable_free_noise: FreeNoise replaces the dense spatio-temporal attention that keeps the surroundings "
-            "consistent. Generate long camera paths in several calls, or take AnimateDiffPipeline."
+            "consistent. Pass views_at_a_time= to generate long camera paths, or take AnimateDiffPipeline."
         )
 
     @property
@@ -185,6 +187,8 @@ class MVCustomPipeline(
         hooks: Sequence[DenoisingHook] | None = None,
         anchor: int | Sequence[int] | AnchorSettings | None = None,
         anchor_depth: Tensor | None = None,
+        anchor_image: AnchorImages | None = None,
+        views_at_a_time: int | None = None,
         camera_convention: str | None = None,
         camera_intrinsics: Tensor | None = None,
         split_guidance: bool = False,
@@ -224,6 +228,13 @@ class MVCustomPipeline(
             anchor (`int`, sequence of `int` or [`AnchorSettings`], *optional*): Anchor frame(s) of the geometry.
             anchor_depth (`torch.Tensor` of shape `(H, W)`, `(A, H, W)` or `(batch, A, H, W)`, *optional*): z-depth of
                 the anchor frame(s) in world units. With it there is no preview pass and no depth estimate.
+            anchor_image (`PIL.Image.Image`, path, `torch.Tensor` of shape `(3, H, W)` in [0, 1], or lists, *optional*):
+                What the anchor frame shows; one per anchor frame, or per prompt, see [`resolve_anchor_images`]. The
+                other views are generated around it, its own view is its reconstruction by the autoencoder, depth is
+                estimated on it, and there is no preview pass.
+            views_at_a_time (`int`, *optional*): Generates a path of more views than this window by window, each next
+                window around the nearest view that is there already: as many views as you like in the memory of this
+                many (16 is what AnimateDiff was trained with). By default all views go through the U-Net together.
             camera_convention (`str`, *optional*), camera_intrinsics (`torch.Tensor`, *optional*): For poses given as a
                 tensor.
             split_guidance (`bool`, defaults to `False`): Whether the branches of guidance go through the U-Net one
@@ -253,9 +264,9 @@ class MVCustomPipeline(
         cameras = resolve_cameras(
             cameras, convention=camera_convention, intrinsics=camera_intrinsics, height=height, width=width
         )
-        height, width, num_frames = cameras.height, cameras.width, len(cameras)
+        height, width = cameras.height, cameras.width
         hooks = list(self.hooks if hooks is None else hooks)
-        if num_frames == 1:
+        if len(cameras) == 1:
             hooks = [hook for hook in hooks if not getattr(hook, "needs_several_frames", False)]
         anchor = self.anchor.with_frames(anchor)
         if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
@@ -263,7 +274,6 @@ class MVCustomPipeline(
         latents_shape = self.check_call(
             cameras,
             hooks,
-            anchor,
             prompt=prompt,
             negative_prompt=negative_prompt,
             prompt_embeds=prompt_embeds,
@@ -274,6 +284,7 @@ class MVCustomPipeline(
             generator=generator,
             latents=latents,
             anchor_depth=anchor_depth,
+            views_at_a_time=views_at_a_time,
             output_type=output_type,
             callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
             counts={
@@ -285,8 +296,9 @@ class MVCustomPipeline(
             pose_guidance=(pose_guidance_start, pose_guidance_end),
         )
         batch_size = latents_shape[0]
-        if anchor_depth is not None:
-            anchor_depth = resolve_anchor_depth(anchor_depth, batch_size, len(anchor.resolve(num_frames)))
+        plan, anchor_image, anchor_depth = self.plan_views(
+            cameras, hooks, anchor, views_at_a_time, anchor_image, anchor_depth, batch_size, num_images_per_prompt
+        )
         self._guidance_scale = guidance_scale
         self._reference_guidance_scale = reference_guidance_scale
         self._clip_skip = clip_skip
@@ -317,65 +329,51 @@ class MVCustomPipeline(
                 ip_adapter_image, ip_adapter_image_embeds, device, batch_size, self.do_classifier_free_guidance
             )
 
-        # 3. The subject from the target cameras, once for all steps
-        rendering: SubjectRendering | None = None
+        # 3. The subject, looked at once, to be rendered once per target camera
+        subject = None
         if self.subject is not None and pose_guidance_start < pose_guidance_end:
             texts = [prompt_embeds] if negative_prompt_embeds is None else [negative_prompt_embeds, prompt_embeds]
-            rendering = self.render_subject(
-                torch.cat(texts), cameras, num_references, generator, conditions.image_embeds
+            render = self.subject_renderer(
+                torch.cat(texts), (height, width), num_references, generator, conditions.image_embeds
             )
-            conditions.features = rendering.features
+            subject = SubjectOfWindows(render, cameras)
 
-        # 4. Schedule and latents
+        # 4. Schedule, latents, and what is known of the views
         self.scheduler.set_timesteps(num_inference_steps, device=device)
-        timesteps = self.scheduler.timesteps
         latents = self.prepare_latents(
             *latents_shape[:3], height, width, prompt_embeds.dtype, device, generator, latents
         )
-        extra_step_kwargs = self.prepare_extra_step_kwargs(generator, eta)
+        known = known_views(self, plan.anchors, anchor_image, anchor_depth, latents)
 
-        # 5. Geometry from the anchor(s): made when the first hook asks for it
-        cameras_there = cameras.to(device, torch.float32)
-        preparation = AnchorPreparation(
-            self, anchor, cameras_there, latents, conditions, rendering, anchor_depth, extra_step_kwargs
+        # 5. Denoise, window by window
+        generation = ViewGeneration(
+            pipe=self,
+            windows=plan.windows,
+            cameras=cameras,
+            noise=latents,
+            conditions=conditions,
+            subject=subject,
+            hooks=hooks,
+            anchor=anchor,
+            known=known,
+            generator=generator,
+            extra_step_kwargs=self.prepare_extra_step_kwargs(generator, eta),
+            pose_guidance=(pose_guidance_start, pose_guidance_end),
         )
-
-        on_step_end = None
         if callback_on_step_end is not None:
-            on_step_end = StepCallback(self, callback_on_step_end, callback_on_step_end_tensor_inputs, conditions)
-
-        # 6. Denoise, by FreeInit's iterations if it is enabled
-        for iteration in range(self._free_init_num_iters if self.free_init_enabled else 1):
-            if self.free_init_enabled:
-                latents, timesteps = self._apply_free_init(
-                    latents, iteration, num_inference_steps, device, latents.dtype, generator
-                )
-            self._num_timesteps = len(timesteps)
-            run = DenoisingRun(
-                latents=latents,
-                cameras=cameras,
-                unet=self.unet,
-                scheduler=self.scheduler,
-                timesteps=timesteps,
-                noise_levels=NoiseLevels.of(self.scheduler, timesteps) if hooks else None,
-                generator=generator,
-                randn=partial(randn_tensor, generator=generator, device=device, dtype=prompt_embeds.dtype),
-                anchor_geometry=preparation.geometry,
+            generation.make_callback = partial(
+                StepCallback, self, callback_on_step_end, callback_on_step_end_tensor_inputs
             )
-            for hook in hooks:
-                hook.prepare(run)
-            latents = self.denoise(
-                run, conditions, hooks, extra_step_kwargs, (pose_guidance_start, pose_guidance_end), on_step_end
-            )
+        latents = generation.run()
 
-        # 7. Decode
+        # 6. Decode
         if output_type == "latent":
             frames = latents
         else:
             frames = self.video_processor.postprocess_video(
                 video=self.decode_latents(latents, decode_chunk_size), output_type=output_type
             )
-        geometry: AnchorGeometry | None = preparation.prepared
+        anchors = tuple(known.used)
         self.maybe_free_model_hooks()
         if not return_dict:
             return (frames,)
@@ -383,8 +381,8 @@ class MVCustomPipeline(
             frames=frames,
             cameras=cameras,
             subject_frame=None if self.subject is None else self.subject.config.subject_frame,
-            anchors=None if geometry is None else geometry.anchors,
-            anchor_depth=None if geometry is None else geometry.depth,
+            anchors=anchors or None,
+            anchor_depth=known.stacked_depth(anchors, (height, width)).to(device) if anchors else None,
         )
 
 

@@ -24,7 +24,8 @@ class MVCustomPipelineOutput(BaseOutput):
             `(batch, N, 3, H, W)` in [0, 1]; or latents `(batch, channels, N, h, w)`.
         cameras ([`Cameras`], *optional*): The N target cameras at the views' size, in the subject frame.
         subject_frame ([`SubjectFrame`], *optional*): The way back from the subject frame to the photos' world.
-        anchors (`tuple` of `int`, *optional*): The anchor frames, if a hook used them.
+        anchors (`tuple` of `int`, *optional*): The anchor frames, if a hook used them; of a path that was generated
+            window by window also the views that were handed over, in order.
         anchor_depth (`torch.Tensor` of shape `(batch, anchors, H, W)`, *optional*): Their z-depth.
     """
 

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from diffusers.utils.torch_utils import is_compiled_module
+from torch import Tensor, nn
 
 from ..cameras import Cameras
 from ..errors import MVCustomError
-from ..subjects import SubjectAdapter, SubjectRendering, render_subject_features
+from ..subjects import SubjectAdapter, SubjectRendering, collect_reference_features, render_features
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-__all__ = ["SubjectLoadingMixin", "SubjectRendering"]
 
 
 @dataclass
@@ -129,12 +128,30 @@ class SubjectLoadingMixin:
             image_embeds (list of `torch.Tensor`, *optional*): IP-Adapter's states of this call. The references are seen
                 with zeros in their place.
         """
+        size = (cameras.height, cameras.width)
+        return self.subject_renderer(prompt_embeds, size, num_references, generator, image_embeds)(cameras)
+
+    def subject_renderer(
+        self,
+        prompt_embeds: Tensor,  # [T, L, D]
+        size: tuple[int, int],
+        num_references: int | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        image_embeds: list[Tensor] | None = None,  # each [T, images, D]
+    ) -> Callable[[Cameras], SubjectRendering]:
+        """Looks at the references once, and returns what renders the subject at any cameras of this size.
+
+        Args:
+            size (`tuple[int, int]`): Height and width of the views in pixels.
+            prompt_embeds, num_references, generator, image_embeds: See [`~MVCustomPipeline.render_subject`].
+        """
         subject = self.subject
+        height, width = size
         device, dtype = prompt_embeds.device, prompt_embeds.dtype
         count = subject.config.num_references if num_references is None else num_references
         references = subject.references.select(count)
         factor = self.vae_scale_factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
-        references = references.fit_area(cameras.height * cameras.width, factor)
+        references = references.fit_area(height * width, factor)
         pixels = references.images.to(device=device, dtype=self.vae.dtype) * 2 - 1
         latents = torch.cat([self.vae.encode(image[None]).latent_dist.mode() for image in pixels])
         latents = (latents * self.vae.config.scaling_factor).to(dtype)
@@ -144,26 +161,43 @@ class SubjectLoadingMixin:
                 "image_embeds": [states.new_zeros(len(latents), *states.shape[1:]) for states in image_embeds]
             }
         reference_embeds, _ = self.encode_prompt(subject.config.reference_prompt_text, device, 1, False)
-        return render_subject_features(
+        generator = generator[0] if isinstance(generator, list) else generator
+        reference_features = collect_reference_features(
             subject,
             self.unet,
-            reference_latents=latents,
-            references=references,
-            reference_prompt_embeds=reference_embeds,
-            prompt_embeds=prompt_embeds,
-            cameras=cameras,
-            latent_size=(cameras.height // self.vae_scale_factor, cameras.width // self.vae_scale_factor),
+            latents,
+            reference_embeds,
             scheduler=self.scheduler,
+            generator=generator,
             added_cond_kwargs=added_cond_kwargs,
             cross_attention_kwargs=getattr(self, "_cross_attention_kwargs", None),  # of the call, if in one
-            generator=generator[0] if isinstance(generator, list) else generator,
         )
+        latent_size = (height // self.vae_scale_factor, width // self.vae_scale_factor)
+
+        def render(cameras: Cameras) -> SubjectRendering:
+            return render_features(
+                subject,
+                self.unet,
+                reference_features,
+                references,
+                prompt_embeds,
+                cameras,
+                latent_size,
+                generator=generator,
+            )
+
+        return render
+
+    @property
+    def _plain_unet(self) -> nn.Module:
+        """The U-Net itself if `torch.compile(pipe.unet)` has wrapped it: blocks change places inside of it."""
+        return self.unet._orig_mod if is_compiled_module(self.unet) else self.unet
 
     def _activate(self, name: str | None) -> None:
         if name is None:
             return
         subject = self._subjects[name]
-        subject.attach(self.unet)
+        subject.attach(self._plain_unet)
         try:
             if subject.learned_embeddings:
                 self.load_textual_inversion(dict(subject.learned_embeddings), token=subject.config.token)
@@ -181,7 +215,7 @@ class SubjectLoadingMixin:
 
     def _take_out(self, name: str) -> None:
         subject = self._subjects[name]
-        subject.detach(self.unet)
+        subject.detach(self._plain_unet)
         if subject.config.token in self.tokenizer.get_vocab():
             self.unload_textual_inversion(subject.config.token)
             # diffusers leaves the configuration at the larger vocabulary, and a saved text encoder would not load.
