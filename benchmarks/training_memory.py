@@ -1,142 +1,299 @@
-"""Peak memory of subject training at the shapes of Stable Diffusion 1.5, 512 × 512 pixels, with gradient checkpointing.
+"""Peak memory of a step of subject training at the shapes of Stable Diffusion 1.5, crops of 512 × 512 pixels.
 
-Every setting trains a step in a process of its own. On a GPU this is the peak of allocated memory; on a CPU the peak of
-what is resident while the step runs, less what the process held with only the libraries loaded (weights count, allocators'
-slack too).
+Computed: the trainer's own model, batches, losses and optimiser make two steps on tensors that have shapes but no memory
+(PyTorch's fake tensors), with gradient checkpointing, and the bytes of those that are alive at a time are counted. Not
+counted is what a GPU needs besides: the CUDA context (0.3 to 0.5 GiB), scratch memory inside of kernels, and gaps
+between the allocator's blocks.
 
     python benchmarks/training_memory.py --data buddha/ -o docs/training_memory
+    python benchmarks/training_memory.py --data buddha/ --size tiny --check    # the count against PyTorch's allocator
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
-import subprocess
-import sys
-import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
+import torch
 from environment import describe_environment, markdown_table
+from live_memory import ChecksPass, LiveBytes, allocator_peak
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-SETTINGS = [
-    {"mixed_precision": "no", "rank": 16, "num_references": 5},
-    {"mixed_precision": "bf16", "rank": 16, "num_references": 5},
-    {"mixed_precision": "bf16", "rank": 4, "num_references": 5},
-    {"mixed_precision": "bf16", "rank": 128, "num_references": 5},
-    {"mixed_precision": "bf16", "rank": 16, "num_references": 1},
-    {"mixed_precision": "bf16", "rank": 16, "num_references": 8},
-    {"mixed_precision": "bf16", "rank": 16, "num_references": 5, "train_batch_size": 4},
-    {"mixed_precision": "bf16", "rank": 16, "num_references": 5, "train_feature_nerf": False},
+PRECISIONS, RANKS, REFERENCES = ("bf16", "no"), (4, 16, 64), (3, 5, 8)
+GRID = [{"mixed_precision": precision, "rank": rank} for precision in PRECISIONS for rank in RANKS]
+OTHERS = [
+    {"mixed_precision": "bf16", "rank": 16, "train_batch_size": 4},
+    {"mixed_precision": "bf16", "rank": 16, "gradient_checkpointing": False},
+    {"mixed_precision": "bf16", "rank": 16, "train_feature_nerf": False},
 ]
+RESOLUTION = {"sd15": 512, "tiny": 64}
+_DTYPES = {"no": torch.float32, "bf16": torch.bfloat16}
 
 
-def resident(kind: str) -> int:
-    """Bytes: `VmRSS` now, `VmHWM` at most since the last reset."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(kind))
-    return int(line.split()[1]) * 1024
+class Rehearsal:
+    """A subject's training up to its first step, put together as [`SubjectTrainer`] does, with random latents.
 
+    Args:
+        size (`str`): Of the random components.
+        data (`Path`): Posed photos.
+        settings (`dict`): Settings of the trainer beside those that all have.
+        fake (`bool`): Whether tensors have shapes only.
+    """
 
-def measure(settings: dict, data: Path, cache: Path, size: str) -> dict[str, float]:
-    """Trains a step with these settings in this process."""
-    import torch
+    def __init__(self, size: str, data: Path, settings: dict, *, fake: bool) -> None:
+        from diffusers_mvcustom import MVCustomPipeline
+        from diffusers_mvcustom.training import SubjectTrainingConfig
+        from diffusers_mvcustom.training.optimization import make_optimizer
+        from diffusers_mvcustom.training.sampling import SamplePlanner
+        from diffusers_mvcustom.training.subject_batches import SubjectBatches
+        from diffusers_mvcustom.training.subject_parts import load_photos, make_subject_parts
 
-    from diffusers_mvcustom import MVCustomPipeline
-    from diffusers_mvcustom.toy import random_components
-    from diffusers_mvcustom.training import SubjectTrainer, SubjectTrainingConfig
-
-    cuda = torch.cuda.is_available()
-    before = 0 if cuda else resident("VmRSS")
-    with tempfile.TemporaryDirectory() as folder:
-        config = SubjectTrainingConfig(
+        self.config = config = SubjectTrainingConfig(
             model=size,
             data=str(data),
-            output_dir=f"{folder}/out",
+            output_dir="out",
             token="<thing>",
             class_noun="head",
-            resolution=512 if size == "sd15" else 64,
-            crops_per_photo=1,
+            resolution=RESOLUTION[size],
             prior_probability=0.0,
-            gradient_checkpointing=True,
-            report_to="none",
-            cache_dir=str(cache),
-            num_validation_views=0,
-            **{"train_batch_size": 1, **settings},
+            importance_sampling_share=1.0,
+            **{"train_batch_size": 1, "gradient_checkpointing": True, **settings},
         )
-        components = random_components(size, depth_estimator=False)
-        trainer = SubjectTrainer(config, MVCustomPipeline(**components))
-        del components
-        trainer._set_up()
-        import gc
-        import time
+        self.dtype = _DTYPES[config.mixed_precision]
+        self.mode = FakeTensorMode(allow_non_fake_inputs=True) if fake else None
+        dataset = load_photos(config, config.resolution)
+        self.pipe = MVCustomPipeline(**_components(size, self.dtype, filled=not fake))
+        self.parts = make_subject_parts(config, self.pipe, dataset, device=torch.device("cpu"), dtype=self.dtype)
+        if fake:
+            replaced = _let_go_of_memory(self.parts.model, self.mode)
+            for group in self.parts.groups:
+                group["params"] = [replaced[weight] for weight in group["params"]]
+        self.optimizer = make_optimizer(config, self.parts.groups)
+        for group in self.optimizer.param_groups:
+            group["foreach"] = True  # as on a GPU
+        self.parts.model.train()
+        views = _views_without_autoencoder(dataset.views, config.resolution, self.pipe)
+        planner = SamplePlanner(
+            config,
+            num_photos=len(views),
+            num_crops=1,
+            num_class_images=0,
+            num_timesteps=self.parts.model.scheduler.config.num_train_timesteps,
+        )
+        self._batches = SubjectBatches(
+            planner,
+            views,
+            None,
+            token=config.token,
+            class_noun=config.class_noun,
+            device=torch.device("cpu"),
+            dtype=self.dtype,
+        )
+        self.take_references(config.num_references)
+        self._fill_optimizer()
 
-        gc.collect()
-        if cuda:
-            torch.cuda.reset_peak_memory_stats()
-        else:
-            Path("/proc/self/clear_refs").write_text("5")
-        weights = 0 if cuda else resident("VmRSS") - before
-        weights = torch.cuda.memory_allocated() if cuda else weights
-        started = time.perf_counter()
-        for _ in range(2 if cuda else 1):
-            trainer._update()
-            trainer.step += 1
-        seconds = time.perf_counter() - started
-        peak = torch.cuda.max_memory_allocated() if cuda else resident("VmHWM") - before
-        trained = sum(weight.numel() for weight in trainer.parts.trained.values())
-    return {"peak": peak / 2**30, "weights": weights / 2**30, "seconds": seconds, "trained": trained}
+    def take_references(self, count: int) -> None:
+        """Makes the batch one of so many references."""
+        self.config.num_references = count
+        self.batch = self._batches(range(self.config.train_batch_size))
+        if self.mode is not None:
+            tensors = {name: value for name, value in vars(self.batch).items() if isinstance(value, Tensor)}
+            fakes = {name: self.mode.from_tensor(tensor) for name, tensor in tensors.items()}
+            self.batch = replace(self.batch, **fakes)
+
+    def _fill_optimizer(self) -> None:
+        """The optimiser's state is made in the first step; that of no gradient is the cheapest."""
+        with self.shapes_only():
+            for weight in self.parts.trained.values():
+                weight.grad = torch.zeros_like(weight)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+
+    @contextmanager
+    def shapes_only(self) -> Iterator[None]:
+        """Nothing is computed inside, if the tensors are fake."""
+        with self.mode or nullcontext(), ChecksPass() if self.mode else nullcontext():
+            yield
+
+    def held(self) -> list[Tensor]:
+        """All tensors on the device between steps: weights, the batch, the optimiser's state."""
+        modules = (self.parts.model, self.pipe.vae)
+        tensors = [t for module in modules for t in itertools.chain(module.parameters(), module.buffers())]
+        tensors += [value for value in vars(self.batch).values() if isinstance(value, Tensor)]
+        return tensors + [t for state in self.optimizer.state.values() for t in state.values()]
+
+    def step(self, after: Callable[[str], None] = lambda phase: None) -> None:
+        """An update of the weights as the trainer makes it. `after` is told what has just been done."""
+        model, config = self.parts.model, self.config
+        autocast = torch.autocast("cpu", self.dtype, enabled=self.dtype != torch.float32)
+        with autocast:
+            references = model.reference_features(self.batch)
+        after("references")
+        with model.conditioned():
+            with autocast:
+                losses = model(self.batch, references)
+            after("forward")
+            losses["loss"].backward()
+        after("backward")
+        torch.nn.utils.clip_grad_norm_(list(self.parts.trained.values()), config.max_grad_norm)
+        self.optimizer.step()
+        after("optimiser")
+        self.optimizer.zero_grad(set_to_none=True)
+
+
+def _components(size: str, dtype: torch.dtype, *, filled: bool) -> dict:
+    """Components of random weights, or of weights that were never written, which takes no time."""
+    from diffusers_mvcustom.toy import random_components
+
+    if filled:
+        return random_components(size, depth_estimator=False)
+    with torch.device("meta"):
+        components = random_components(size, dtype=dtype, depth_estimator=False)
+    components["vae"].float()  # as it is loaded
+    for component in components.values():
+        if isinstance(component, nn.Module):
+            component.to_empty(device="cpu")
+    components["scheduler"] = type(components["scheduler"]).from_config(components["scheduler"].config)
+    return components
+
+
+def _let_go_of_memory(model: nn.Module, mode: FakeTensorMode) -> dict[nn.Parameter, nn.Parameter]:
+    """Puts fake tensors in the places of all weights and buffers. Returns the new weights by the old ones."""
+    replaced: dict[nn.Parameter, nn.Parameter] = {}
+    for module in model.modules():
+        for name, weight in module._parameters.items():
+            if weight is not None and weight not in replaced:
+                replaced[weight] = nn.Parameter(mode.from_tensor(weight.detach()), weight.requires_grad)
+            module._parameters[name] = replaced.get(weight)
+        for name, buffer in module._buffers.items():
+            module._buffers[name] = None if buffer is None else mode.from_tensor(buffer)
+    return replaced
+
+
+def _views_without_autoencoder(views, resolution: int, pipe):
+    """The photos' largest crops and whole views as the trainer has them, with latents drawn at random."""
+    from diffusers_mvcustom.cameras import Cameras
+    from diffusers_mvcustom.training.crops import largest_crop
+    from diffusers_mvcustom.training.training_views import TrainingViews
+
+    def latents(count: int, height: int, width: int) -> Tensor:
+        return torch.randn(count, 4, height // factor, width // factor)
+
+    factor = pipe.vae_scale_factor
+    crop = largest_crop(views.height, views.width, resolution, resolution)
+    multiple = factor * 2 ** (len(pipe.unet.config.block_out_channels) - 1)
+    whole = views.fit_area(resolution * resolution, multiple)
+    means = latents(len(views), resolution, resolution)[:, None]
+    return TrainingViews(
+        crop.pixels(views.images, resolution, resolution)[:, None],
+        None if views.masks is None else crop.pixels(views.masks, resolution, resolution)[:, None],
+        [Cameras.cat([crop.cameras(camera, resolution, resolution)]) for camera in views.cameras],
+        means,
+        torch.ones_like(means),
+        whole,
+        latents(len(views), whole.height, whole.width),
+    )
+
+
+def computed(size: str, data: Path, settings: dict, references: Sequence[int]) -> Iterator[dict]:
+    """Bytes with each number of references: what is held between steps, and the most that each part of a step takes."""
+    rehearsal = Rehearsal(size, data, {**settings, "num_references": references[0]}, fake=True)
+    trained = list(rehearsal.parts.trained.values())
+    frozen = sum(weight.nbytes for weight in rehearsal.parts.model.parameters() if not weight.requires_grad)
+    for count in references:
+        rehearsal.take_references(count)
+        phases: dict[str, int] = {}
+        live = LiveBytes()
+
+        def after(phase: str, phases: dict[str, int] = phases, live: LiveBytes = live) -> None:
+            phases[phase] = live.peak
+            live.reset_peak()
+
+        with rehearsal.shapes_only(), live:
+            live.add(rehearsal.held())
+            held = live.now
+            rehearsal.step(after)
+        yield {
+            "settings": {**settings, "num_references": count},
+            "peak": max(phases.values()),
+            "phases": phases,
+            "held": held,
+            "frozen": frozen,
+            "autoencoder": sum(weight.nbytes for weight in rehearsal.pipe.vae.parameters()),
+            "trained_weights": sum(weight.numel() for weight in trained),
+        }
+
+
+def check(size: str, data: Path, settings: dict) -> dict[str, float]:
+    """Bytes that a step takes beyond what is held between steps: counted without memory, with it, and by PyTorch's
+    CPU allocator."""
+    result: dict[str, float] = {"settings": settings}
+    for name in ("computed", "counted"):
+        rehearsal = Rehearsal(size, data, settings, fake=name == "computed")
+        live = LiveBytes()
+        with rehearsal.shapes_only(), live:
+            live.add(rehearsal.held())
+            before = live.now
+            rehearsal.step()
+        result[name] = live.peak - before
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        rehearsal.step()
+    result["allocated"] = allocator_peak(profile)
+    return result
+
+
+def _row(result: dict) -> dict[str, object]:
+    settings, gib = result["settings"], 2**30
+    return {
+        "precision": {"no": "float32"}.get(settings["mixed_precision"], settings["mixed_precision"]),
+        "LoRA rank": settings["rank"],
+        "references": settings["num_references"] if settings.get("train_feature_nerf", True) else "none",
+        "batch": settings.get("train_batch_size", 1),
+        "gradient checkpointing": "yes" if settings.get("gradient_checkpointing", True) else "no",
+        "frozen weights": f"{(result['frozen'] + result['autoencoder']) / gib:.2f}",
+        "trained, with optimiser": f"{12 * result['trained_weights'] / gib:.2f}",
+        "peak": f"{result['peak'] / gib:.2f}",
+        "in": max(result["phases"], key=result["phases"].get),
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with transforms.json")
     parser.add_argument("--size", default="sd15", choices=["sd15", "tiny"])
-    parser.add_argument("--cache", type=Path, help="folder for latents, to keep between runs")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
-    parser.add_argument(
-        "-o", "--output", type=Path, help="writes OUTPUT.json and OUTPUT.md, and goes on from the former"
-    )
+    parser.add_argument("--check", action="store_true", help="compare with what PyTorch's CPU allocator hands out")
+    parser.add_argument("-o", "--output", type=Path, help="writes OUTPUT.json, which it goes on from, and OUTPUT.md")
     options = parser.parse_args()
-    cache = options.cache or Path(tempfile.gettempdir()) / "mvcustom-training-memory"
-    if options.one is not None:
-        print(json.dumps(measure(json.loads(options.one), options.data, cache, options.size)))
+    environment = describe_environment("cpu")
+    if options.check:
+        settings = {"rank": 4, "num_references": 3}
+        results = [check(options.size, options.data, {"mixed_precision": name, **settings}) for name in PRECISIONS]
+        print(json.dumps(results, indent=1))
         return
-    import torch
-
-    environment = describe_environment("cuda" if torch.cuda.is_available() else "cpu")
     file = None if options.output is None else options.output.with_suffix(".json")
-    stored = json.loads(file.read_text()) if file is not None and file.exists() else {}
-    if stored.get("device") != environment["device"]:
-        stored = {"device": environment["device"], "rows": []}
-    done = [row["settings"] for row in stored["rows"]]
-    for settings in SETTINGS:
-        if settings in done:
-            continue
-        arguments = [sys.executable, __file__, "--data", options.data, "--size", options.size, "--cache", cache]
-        run = subprocess.run([*map(str, arguments), "--one", json.dumps(settings)], stdout=subprocess.PIPE, text=True)
-        if run.returncode:
-            raise SystemExit(f"{settings} failed.")
-        stored["rows"].append({"settings": settings, **json.loads(run.stdout.splitlines()[-1])})
-        print(json.dumps(stored["rows"][-1]), flush=True)
-        if file is not None:
-            file.write_text(json.dumps(stored, indent=1) + "\n")
-    rows = [
-        {
-            "precision": {"no": "float32"}.get(row["settings"]["mixed_precision"], row["settings"]["mixed_precision"]),
-            "LoRA rank": row["settings"]["rank"],
-            "references": row["settings"]["num_references"]
-            if row["settings"].get("train_feature_nerf", True)
-            else "none",
-            "batch": row["settings"].get("train_batch_size", 1),
-            "trained weights": f"{row['trained'] / 1e6:.1f} M",
-            "GiB of weights": f"{row['weights']:.2f}",
-            "peak GiB": f"{row['peak']:.2f}",
-        }
-        for row in stored["rows"]
-    ]
-    text = f"{__doc__.split(chr(10) * 2 + '    python')[0]}\n\n{environment['text']}\n\n{markdown_table(rows)}\n"
+    stored = json.loads(file.read_text()) if file is not None and file.exists() else {"computed": []}
+    results = stored["computed"]
+    runs = [(settings, REFERENCES) for settings in GRID] + [(settings, REFERENCES[1:2]) for settings in OTHERS]
+    for settings, references in runs:
+        done = [result["settings"] for result in results]
+        missing = [count for count in references if {**settings, "num_references": count} not in done]
+        for result in computed(options.size, options.data, settings, missing) if missing else ():
+            print(json.dumps(result), flush=True)
+            results.append(result)
+            if file is not None:
+                file.write_text(json.dumps({"environment": environment, "computed": results}, indent=1) + "\n")
+    about = __doc__.split("\n\n    python")[0]
+    table = markdown_table([*map(_row, results)])
+    text = f"# Memory of subject training\n\n{about}\n\n{environment['text']}\n\nGiB:\n\n{table}\n"
     print(text)
     if options.output is not None:
-        options.output.with_suffix(".md").write_text(f"# Memory of subject training\n\n{text}")
+        options.output.with_suffix(".md").write_text(text)
 
 
 if __name__ == "__main__":
