@@ -18,8 +18,21 @@ SCHEDULERS = {
 
 def generate(
     model: Annotated[str, typer.Option(help="Model folder or Hub id.")],
-    prompt: Annotated[list[str], typer.Option(help="What to generate, with the subject's token. Repeat for several.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")],
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="What to generate, with the subject's token. Repeat for several.")
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            help="File of many prompts, each with a folder of its own in the output: .txt (one a line), .json or .yaml "
+            "(a list of texts, or of objects with prompt, subject, seed, output). Under `accelerate launch` the "
+            "processes share them."
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option(help="With --prompts: generate again what the output holds already.")
+    ] = False,
     subject: Annotated[str | None, typer.Option(help="Subject folder or Hub id.")] = None,
     motion_adapter: Annotated[
         str | None, typer.Option(help="Motion adapter, for a Stable Diffusion 1.5 model.")
@@ -50,6 +63,14 @@ def generate(
     dfr: Annotated[bool, typer.Option(help="Depth-aware feature rendering.")] = True,
     clc: Annotated[bool, typer.Option(help="Consistent-aware latent completion.")] = True,
     anchor: Annotated[int | None, typer.Option(help="Anchor frame; by default the middle one.")] = None,
+    anchor_image: Annotated[
+        list[Path] | None,
+        typer.Option(help="Image of the anchor frame, of the views' size. Repeat for one per --prompt."),
+    ] = None,
+    views_at_a_time: Annotated[
+        int | None,
+        typer.Option(help="Generate a path of more views than this window by window; 16 is a good number."),
+    ] = None,
     scheduler: Annotated[str | None, typer.Option(help=f"One of {', '.join(SCHEDULERS)}.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
     device: Annotated[str | None, typer.Option(help="By default cuda where there is one.")] = None,
@@ -58,6 +79,8 @@ def generate(
 ) -> None:
     """Generate views of a subject from target cameras.
 
+    Many prompts: `accelerate launch -m diffusers_mvcustom.cli generate --prompts prompts.txt ...`
+
     Example: `mvcustom generate --model you/base --subject my-mug/ --prompt "a <my-mug> mug on a mossy rock"
     --orbit 16 --azimuth -40 40 -o out/`
     """
@@ -65,21 +88,29 @@ def generate(
 
     from ..hooks import ConsistentAwareLatentCompletion, DepthAwareFeatureRendering
     from ..pipelines import MVCustomPipeline
-    from .generation_record import forget_records, set_folders, write_record
+    from .many_prompts import generate_prompts, start_processes, summary
+    from .prompt_file import read_prompts
+    from .view_maker import ViewMaker
 
     if sum(choice is not None for choice in (cameras, orbit, spiral, lemniscate)) != 1:
         raise typer.BadParameter("expected one of --cameras, --orbit, --spiral, --lemniscate")
+    if (not prompt) == (prompts is None):
+        raise typer.BadParameter("expected either --prompt or --prompts")
+    if overwrite and prompts is None:
+        raise typer.BadParameter("--overwrite: only with --prompts; views of a --prompt are always replaced")
     if scheduler is not None and scheduler not in SCHEDULERS:
         raise typer.BadParameter(f"--scheduler: expected one of {', '.join(SCHEDULERS)}, got {scheduler!r}")
     if dtype not in ("float32", "float16", "bfloat16"):
         raise typer.BadParameter(f"--dtype: expected float32, float16 or bfloat16, got {dtype!r}")
+    requests = None if prompts is None else read_prompts(prompts)
+    if requests is not None:
+        processes = start_processes(device)
+        device = str(processes.device)
     weight_dtype = getattr(torch, dtype)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     pipe = MVCustomPipeline.from_pretrained(
         model, torch_dtype=weight_dtype, **_extra_components(motion_adapter, depth_model, weight_dtype)
     ).to(device)
-    if subject is not None:
-        pipe.load_subject(subject)
     if window is not None:
         pipe.set_attention_window(None if window == "full" else _window(window))
     if scheduler is not None:
@@ -88,60 +119,49 @@ def generate(
         kind for kind, wanted in ((DepthAwareFeatureRendering, dfr), (ConsistentAwareLatentCompletion, clc)) if wanted
     ]
     pipe.set_hooks([hook for hook in pipe.hooks if isinstance(hook, tuple(kinds))])
-    side = pipe.unet.config.sample_size * pipe.vae_scale_factor
-    targets = _target_cameras(
+    maker = ViewMaker(
         pipe,
-        cameras,
-        orbit,
-        spiral,
-        lemniscate,
-        azimuth,
-        elevation,
-        side if height is None else height,
-        side if width is None else width,
+        call={
+            "num_inference_steps": steps,
+            "guidance_scale": guidance,
+            "reference_guidance_scale": reference_guidance,
+            "pose_guidance_start": pose_guidance[0],
+            "pose_guidance_end": pose_guidance[1],
+            "anchor": anchor,
+            "anchor_image": anchor_image or None,
+            "views_at_a_time": views_at_a_time,
+        },
+        record={"model": model, "attention_window": window, "dtype": dtype},
+        trajectory={
+            "cameras": cameras,
+            "orbit": orbit,
+            "spiral": spiral,
+            "lemniscate": lemniscate,
+            "azimuth": azimuth,
+            "elevation": elevation,
+            "views": views,
+            "height": height,
+            "width": width,
+        },
+        negative_prompt=negative_prompt,
+        fps=fps,
     )
-    if views is not None:
-        targets = targets[torch.linspace(0, len(targets) - 1, min(views, len(targets))).round().long()]
     started = time.perf_counter()
-    result = pipe(
-        list(prompt),
-        cameras=targets,
-        negative_prompt=None if negative_prompt is None else [negative_prompt] * len(prompt),
-        num_inference_steps=steps,
-        guidance_scale=guidance,
-        reference_guidance_scale=reference_guidance,
-        pose_guidance_start=pose_guidance[0],
-        pose_guidance_end=pose_guidance[1],
-        anchor=anchor,
-        generator=torch.Generator(device).manual_seed(seed),
-    )
-    seconds = time.perf_counter() - started
-    settings = {
-        "token": None if pipe.subject is None else pipe.subject.config.token,
-        "model": model,
-        "subject": subject,
-        "negative_prompt": negative_prompt,
-        "num_inference_steps": steps,
-        "guidance_scale": guidance,
-        "reference_guidance_scale": reference_guidance,
-        "pose_guidance_start": pose_guidance[0],
-        "pose_guidance_end": pose_guidance[1],
-        "attention_window": window,
-        "hooks": [type(hook).__name__ for hook in pipe.hooks],
-        "anchors": None if result.anchors is None else list(result.anchors),
-        "scheduler": type(pipe.scheduler).__name__,
-        "seed": seed,
-        "dtype": dtype,
-    }
-    folders = set_folders(output, len(prompt))
-    forget_records(folders)
-    result.save(output, fps=fps)
-    for folder, text in zip(folders, prompt):
-        write_record(folder, {"prompt": text, **settings})
-    hooks = " + ".join(settings["hooks"]) or "no hooks"
+    if requests is not None:
+        pipe.set_progress_bar_config(disable=not processes.is_main_process)
+        tally = generate_prompts(maker, requests, output, processes, subject=subject, seed=seed, overwrite=overwrite)
+        if processes.is_main_process:
+            typer.echo(summary(tally, started, processes, output))
+        processes.destroy_process_group()
+        if tally.failed:
+            raise typer.Exit(1)
+        return
+    maker.use_subject(subject)
+    targets = maker.make(prompt, seed, output)
+    hooks = " + ".join(type(hook).__name__ for hook in pipe.hooks) or "no hooks"
     typer.echo(
-        f"{len(prompt)} × {len(targets)} views of {targets.width} × {targets.height} in {seconds:.1f} s "
-        f"({steps} steps, {hooks}) → {output}"
+        f"{len(prompt)} × {len(targets)} views of {targets.width} × {targets.height} in "
+        f"{time.perf_counter() - started:.1f} s ({steps} steps, {hooks}) → {output}"
     )
 
 
@@ -169,22 +189,3 @@ def _scheduler(name: str, current):
     import diffusers
 
     return getattr(diffusers, name).from_config(current.config)
-
-
-def _target_cameras(pipe, cameras, orbit, spiral, lemniscate, azimuth, elevation, height, width):
-    from ..cameras import Cameras, load_cameras
-    from ..errors import MVCustomError
-
-    references = None if pipe.subject is None else pipe.subject.references.cameras
-    if cameras == "references":
-        if references is None:
-            raise MVCustomError("cameras: 'references' are the subject's own cameras; name a --subject.")
-        return references.cover(height, width)
-    if cameras is not None:
-        return load_cameras(cameras).cover(height, width)
-    like = {"like": None if references is None else references.cover(height, width), "height": height, "width": width}
-    if orbit is not None:
-        return Cameras.orbit(orbit, elevation=elevation, **({} if azimuth is None else {"azimuth": azimuth}), **like)
-    if spiral is not None:
-        return Cameras.spiral(spiral, **like)
-    return Cameras.lemniscate(lemniscate, **like)

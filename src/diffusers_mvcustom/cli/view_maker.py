@@ -1,0 +1,139 @@
+"""One loaded pipeline and the settings of a `mvcustom generate` command: prompts in, folders of views out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import MVCustomError
+from .generation_record import forget_records, read_record, set_folders, write_record
+
+if TYPE_CHECKING:
+    from ..cameras import Cameras
+    from ..pipelines import MVCustomPipeline
+
+_ADAPTER_NAME = "of-the-command"
+
+
+@dataclass
+class ViewMaker:
+    """Generates sets of views, all with the same settings, and writes each with its record.
+
+    Args:
+        pipe ([`MVCustomPipeline`]): The pipeline, hooks and scheduler set.
+        call (`dict`): Arguments of the pipeline's call that are the same for all prompts.
+        record (`dict`): What else the records say of how the views were made.
+        trajectory (`dict`): Which cameras: `cameras`, `orbit`, `spiral`, `lemniscate`, `azimuth`, `elevation`, `views`,
+            `height`, `width`, as the command has them.
+        negative_prompt (`str`, *optional*): What to keep away from.
+        fps (`int`): Views a second in GIF and video.
+    """
+
+    pipe: MVCustomPipeline
+    call: dict[str, Any]
+    record: dict[str, Any]
+    trajectory: dict[str, Any]
+    negative_prompt: str | None = None
+    fps: int = 8
+
+    def __post_init__(self) -> None:
+        loaded = self.pipe.subjects.items()
+        self._own_subject = next((name for name, subject in loaded if subject is self.pipe.subject), None)
+        self._subject: str | None = None
+
+    def use_subject(self, subject: str | None) -> None:
+        """Loads another subject in place of the one before; `None` is the model's own, if it was saved with one."""
+        if subject == self._subject:
+            return
+        if self._subject is not None:
+            self._subject = None
+            self.pipe.unload_subject(_ADAPTER_NAME)
+            self.pipe.set_subject(self._own_subject)
+        if subject is not None:
+            self.pipe.load_subject(subject, adapter_name=_ADAPTER_NAME)
+            self._subject = subject
+
+    def cameras(self) -> Cameras:
+        """The target cameras; 'references' and the default focal length depend on the subject."""
+        import torch
+
+        wanted = self.trajectory
+        side = self.pipe.unet.config.sample_size * self.pipe.vae_scale_factor
+        height, width = (side if wanted[name] is None else wanted[name] for name in ("height", "width"))
+        cameras = _cameras_of_trajectory(self.pipe, wanted, height, width)
+        if wanted["views"] is not None:
+            count = min(wanted["views"], len(cameras))
+            cameras = cameras[torch.linspace(0, len(cameras) - 1, count).round().long()]
+        return cameras
+
+    def is_finished(self, folder: Path, prompt: str, seed: int) -> bool:
+        """Whether `folder` holds these views already: made by the same settings, for the same cameras."""
+        from ..cameras import load_cameras
+
+        try:
+            record = read_record(folder)
+            expected = json.loads(json.dumps(self._record(prompt, seed)))
+            same = record.items() >= expected.items()
+            cameras = self.cameras()
+            return same and load_cameras(folder / "transforms.json").allclose(cameras, atol=1e-4)
+        except (MVCustomError, OSError):  # no views, or not whole
+            return False
+
+    def make(self, prompts: Sequence[str], seed: int, output: Path) -> Cameras:
+        """Generates a set of views per prompt in one call, writes them, and returns their cameras."""
+        import torch
+
+        cameras = self.cameras()
+        negative = None if self.negative_prompt is None else [self.negative_prompt] * len(prompts)
+        result = self.pipe(
+            list(prompts),
+            cameras=cameras,
+            negative_prompt=negative,
+            generator=torch.Generator(self.pipe.device).manual_seed(seed),
+            **self.call,
+        )
+        folders = set_folders(output, len(prompts))
+        forget_records(folders)
+        result.save(output, fps=self.fps)
+        made = {"anchors": None if result.anchors is None else list(result.anchors)}
+        for folder, prompt in zip(folders, prompts):
+            write_record(folder, {**self._record(prompt, seed), **made})
+        return cameras
+
+    def _record(self, prompt: str, seed: int) -> dict[str, Any]:
+        """What is known of a set of views before it is generated."""
+        subject = self.pipe.subject
+        return {
+            "prompt": prompt,
+            "token": None if subject is None else subject.config.token,
+            "subject": self._subject,
+            "negative_prompt": self.negative_prompt,
+            "seed": seed,
+            "hooks": [type(hook).__name__ for hook in self.pipe.hooks],
+            "scheduler": type(self.pipe.scheduler).__name__,
+            **{name: value for name, value in self.call.items() if name != "anchor_image"},
+            "anchor_image": None if self.call["anchor_image"] is None else [str(p) for p in self.call["anchor_image"]],
+            **self.record,
+        }
+
+
+def _cameras_of_trajectory(pipe: MVCustomPipeline, wanted: dict[str, Any], height: int, width: int) -> Cameras:
+    from ..cameras import Cameras, load_cameras
+
+    references = None if pipe.subject is None else pipe.subject.references.cameras
+    if wanted["cameras"] == "references":
+        if references is None:
+            raise MVCustomError("cameras: 'references' are the subject's own cameras; name a --subject.")
+        return references.cover(height, width)
+    if wanted["cameras"] is not None:
+        return load_cameras(wanted["cameras"]).cover(height, width)
+    like = {"like": None if references is None else references.cover(height, width), "height": height, "width": width}
+    if wanted["orbit"] is not None:
+        azimuth = {} if wanted["azimuth"] is None else {"azimuth": wanted["azimuth"]}
+        return Cameras.orbit(wanted["orbit"], elevation=wanted["elevation"], **azimuth, **like)
+    if wanted["spiral"] is not None:
+        return Cameras.spiral(wanted["spiral"], **like)
+    return Cameras.lemniscate(wanted["lemniscate"], **like)
