@@ -162,11 +162,11 @@ def flipped(pixels: Tensor) -> Tensor:
 
 
 def reconstruction_psnr(vae: AutoencoderKL, store: ViewStore, views: int = 256) -> float:
-    """Mean PSNR in dB over views of a store."""
-    values = []
+    """Mean PSNR in dB over the first views of a store."""
+    values, views = [], min(views, len(store))
     with torch.no_grad():
         for start in range(0, views, 32):
-            pixels = store.pixels(list(range(start, start + 32))).to(vae.device)
+            pixels = store.pixels(list(range(start, min(start + 32, views)))).to(vae.device)
             decoded = vae.decode(vae.encode(pixels).latent_dist.mode()).sample.clamp(-1, 1)
             values.append(-10 * (F.mse_loss(decoded, pixels, reduction="none") / 4).mean(dim=(1, 2, 3)).log10())
     return torch.cat(values).mean().item()

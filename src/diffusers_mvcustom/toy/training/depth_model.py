@@ -111,11 +111,11 @@ def train_depth_model(run: TrainingRun, store: ViewStore) -> None:
 
 @torch.no_grad()
 def depth_error(model: DepthAnythingForDepthEstimation, store: ViewStore, views: int = 256) -> float:
-    """Mean relative error of depth over views of a store, up to [`MAX_DEPTH`]."""
-    errors = []
+    """Mean relative error of depth over the first views of a store, up to [`MAX_DEPTH`]."""
+    errors, views = [], min(views, len(store))
     for start in range(0, views, 32):
-        indices = list(range(start, start + 32))
+        indices = list(range(start, min(start + 32, views)))
         depth = store.depths(indices).clamp(max=MAX_DEPTH).to(model.device)
         predicted = model(pixel_values=store.pixels(indices).to(model.device)).predicted_depth
-        errors.append(((predicted - depth).abs() / depth).mean())
-    return torch.stack(errors).mean().item()
+        errors.append(((predicted - depth).abs() / depth).mean(dim=(1, 2)))
+    return torch.cat(errors).mean().item()
