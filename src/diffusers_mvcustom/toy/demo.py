@@ -31,7 +31,7 @@ PROMPTS = (
 AZIMUTH, ELEVATION = (-40.0, 40.0), 20.0
 """The arc of cameras in degrees, as long as the camera paths that the shipped model's motion modules learned from."""
 
-_KINDS = (("with-dfr-and-clc", "with DFR and CLC"), ("without", "without"))
+_KINDS = (("with-dfr-and-clc", "with DFR and CLC"), ("without", "without DFR and CLC"))
 _SHEET, _ANIMATION, _README = "overview.png", "overview.gif", "README.txt"
 _MILLISECONDS = 150
 
