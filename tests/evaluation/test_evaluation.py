@@ -62,6 +62,24 @@ def test_every_column_is_computed_or_said_to_be_unavailable():
         report["text alignment (CLIPScore)"]
 
 
+def test_what_is_unavailable_is_not_tried_again_and_stays_so():
+    tried = []
+
+    def missing(images, text):
+        tried.append(text)
+        raise MetricUnavailable("weights are on the moon")
+
+    images, cameras = no_poses_needed()
+    evaluation = with_own_scores(clip=missing)
+    for _ in range(2):
+        evaluation.update(images, cameras, prompt="a mug")
+    assert tried == ["a mug"]
+    some = with_own_scores()
+    some.update(images, cameras)
+    some.update(images, cameras, prompt="a mug")
+    assert some.compute().unavailable["text alignment (CLIPScore)"] == "no prompt is known"
+
+
 def test_report_as_json_and_markdown():
     images, cameras = no_poses_needed()
     images[1] = 0.5

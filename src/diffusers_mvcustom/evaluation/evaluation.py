@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from ..cameras import Cameras
 from ..errors import MVCustomError
 from .camera_accuracy import CameraAccuracy
-from .epipolar import PairAgreement, Tsed
+from .epipolar import Tsed
 from .evaluation_report import COLUMNS, EvaluationReport, Score
 from .identity import Identity
 from .metric import Metric, MetricUnavailable, gather_rows
@@ -121,23 +122,27 @@ class Evaluation:
         if len(cameras) < 2:
             raise MVCustomError("images: expected at least 2 views to compare, got 1.")
         said = self._update_cameras(images, cameras)
-        agreements: list[PairAgreement] | None = None
-        with self._noting("tsed"):
-            agreements = self.metrics["tsed"].update(images, cameras)
-        for name in [name for name in self.metrics if name.startswith("neighbours")]:
-            with self._noting(name):
-                if agreements is None:
-                    raise MetricUnavailable(self.unavailable["tsed"])
-                self.metrics[name].update(images, cameras, agreements)
-        for name in ("identity_dreamsim", "identity_dinov2"):
-            with self._noting(name):
-                if references is None:
-                    raise MetricUnavailable("no reference views are given")
-                self.metrics[name].update(images, cameras, *references, masks=masks)
-        with self._noting("text"):
+        agreements = self._attempt("tsed", lambda: self.metrics["tsed"].update(images, cameras))
+
+        def update_neighbours(metric: NeighbourDistance) -> None:
+            if agreements is None:
+                raise MetricUnavailable(self.unavailable["tsed"])
+            metric.update(images, cameras, agreements)
+
+        def update_identity(metric: Identity) -> None:
+            if references is None:
+                raise MetricUnavailable("no reference views are given")
+            metric.update(images, cameras, *references, masks=masks)
+
+        def update_text(metric: TextAlignment) -> None:
             if prompt is None:
                 raise MetricUnavailable("no prompt is known")
-            self.metrics["text"].update(images, prompt, token)
+            metric.update(images, prompt, token)
+
+        updates = {NeighbourDistance: update_neighbours, Identity: update_identity, TextAlignment: update_text}
+        for name, metric in self.metrics.items():
+            if type(metric) in updates:
+                self._attempt(name, partial(updates[type(metric)], metric))
         return said
 
     def compute(self) -> EvaluationReport:
@@ -165,10 +170,12 @@ class Evaluation:
         self.metrics["sfm"].update(estimated, cameras)
         return estimated.summary()
 
-    @contextmanager
-    def _noting(self, name: str) -> Iterator[None]:
-        """Notes why a metric is unavailable."""
+    def _attempt(self, name: str, update: Callable[[], Any]) -> Any:
+        """What `update` returns, or `None`; notes why the metric is unavailable, and does not try it again."""
+        if name in self.unavailable:
+            return None
         try:
-            yield
+            return update()
         except MetricUnavailable as error:
-            self.unavailable.setdefault(name, str(error))
+            self.unavailable[name] = str(error)
+            return None

@@ -127,8 +127,9 @@ class Dinov2Similarity:
         with _loading(f"DINOv2 {self.name!r}", "transformers", "give the folder of a downloaded model"):
             from transformers import AutoImageProcessor, Dinov2Model
 
-            processor = AutoImageProcessor.from_pretrained(self.name)
-            return Dinov2Model.from_pretrained(self.name).to(self.device).eval(), processor
+            folder = _local_folder(self.name)
+            processor = AutoImageProcessor.from_pretrained(folder)
+            return Dinov2Model.from_pretrained(folder).to(self.device).eval(), processor
 
     def embed(
         self,
@@ -172,9 +173,10 @@ class ClipTextSimilarity:
         with _loading(f"CLIP {self.name!r}", "transformers", "give the folder of a downloaded model"):
             from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 
-            processor = AutoImageProcessor.from_pretrained(self.name)
-            tokenizer = AutoTokenizer.from_pretrained(self.name)
-            return CLIPModel.from_pretrained(self.name).to(self.device).eval(), processor, tokenizer
+            folder = _local_folder(self.name)
+            processor = AutoImageProcessor.from_pretrained(folder)
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+            return CLIPModel.from_pretrained(folder).to(self.device).eval(), processor, tokenizer
 
     def __call__(
         self,
@@ -208,6 +210,15 @@ def _loading(what: str, package: str, remedy: str) -> Iterator[None]:
     except (ImportError, OSError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise MetricUnavailable(f"{what} cannot be loaded: {reason[:200]} - {remedy}.") from error
+
+
+def _local_folder(name: str) -> str:
+    """A model's folder, fetched from the Hub if it is none: asked for once, where each loader would ask and wait anew."""
+    if Path(name).is_dir():
+        return name
+    from huggingface_hub import snapshot_download
+
+    return snapshot_download(name, allow_patterns=["*.json", "*.txt", "*.safetensors"])
 
 
 def _check_pairs(one: Tensor, other: Tensor) -> None:
