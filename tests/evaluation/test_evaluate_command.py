@@ -1,6 +1,7 @@
 """`mvcustom evaluate` on what `mvcustom generate` writes."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from evaluation.view_sets import textured_views
 from typer.testing import CliRunner
 
 from diffusers_mvcustom.cli import app
+from diffusers_mvcustom.cli.evaluate import _sets_of_views
 from diffusers_mvcustom.cli.generation_record import read_record, set_folders, write_record
 from diffusers_mvcustom.export import save_views
 from diffusers_mvcustom.models.feature_nerf_config import FeatureNeRFConfig
@@ -92,7 +94,8 @@ def test_written_elsewhere_and_one_set_without_a_record(tmp_path, generated):
         (lambda out, subject: (out / "1" / "frames" / "0002.png").unlink(), "0002.png"),
         (lambda out, subject: (out / "1" / "frames" / "0002.png").write_text("no image"), "0002.png"),
         (lambda out, subject: (subject / "subject_config.json").unlink(), "expected a subject folder"),
-        (lambda out, subject: (out / "transforms.json").write_text("{}"), "one set of views and numbered sets too"),
+        (lambda out, subject: (out / "transforms.json").write_text("{}"), "a set of views and folders with sets too"),
+        (lambda out, subject: write_record(out / "1", {"token": "<other>"}), "the views are of <other>"),
         (lambda out, subject: [(out / i / "transforms.json").unlink() for i in "01"], "as `mvcustom generate` writes"),
     ],
 )
@@ -102,6 +105,13 @@ def test_what_cannot_be_read_is_named_before_anything_is_computed(generated, sub
     assert isinstance(ended.exception, ValueError), ended.output
     assert message in str(ended.exception)
     assert not (generated / "evaluation.json").exists()
+
+
+def test_folders_of_any_name_in_natural_order(generated):
+    for name in ("named", "10"):
+        shutil.copytree(generated / "1", generated / name)
+    assert [folder.name for folder in _sets_of_views(generated)] == ["0", "1", "10", "named"]
+    assert _sets_of_views(generated / "named") == [generated / "named"]
 
 
 def test_a_record_comes_back_and_none_is_empty(tmp_path):

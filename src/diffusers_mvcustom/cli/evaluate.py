@@ -90,32 +90,40 @@ def evaluate(
 
 
 def _sets_of_views(output: Path) -> list[Path]:
-    """The folders that hold one set of views each: `output` itself, or `0/`, `1/`, ... in it."""
+    """The folders that hold one set of views each: `output` itself, or those in it."""
     from ..errors import MVCustomError
 
-    numbered = [
-        folder for folder in output.glob("*") if folder.name.isdigit() and (folder / "transforms.json").is_file()
-    ]
+    inner = [folder for folder in output.glob("*") if (folder / "transforms.json").is_file()]
     single = (output / "transforms.json").is_file()
-    if single and numbered:
+    if single and inner:
         raise MVCustomError(
-            f"{output}: holds one set of views and numbered sets too, of two runs perhaps; evaluate {output / '0'}, or move "
+            f"{output}: holds a set of views and folders with sets too, of two runs perhaps; evaluate {inner[0]}, or move "
             "what is old away."
         )
-    if single:
-        return [output]
-    if not numbered:
+    if not single and not inner:
         raise MVCustomError(
-            f"{output}: expected transforms.json and frames/ as `mvcustom generate` writes them, or folders 0/, 1/, ... "
-            "that hold them."
+            f"{output}: expected transforms.json and frames/ as `mvcustom generate` writes them, or folders that hold them."
         )
-    return sorted(numbered, key=lambda folder: int(folder.name))
+    return (
+        [output] if single else sorted(inner, key=lambda folder: (not folder.name.isdigit(), _number(folder), folder))
+    )
+
+
+def _number(folder: Path) -> int:
+    return int(folder.name) if folder.name.isdigit() else 0
 
 
 def _read_set(folder: Path, prompt: str | None, token: str | None) -> dict[str, Any]:
     """What is known of a set of views before its pictures are read."""
+    from ..errors import MVCustomError
+
     record = read_record(folder)
-    return {"folder": folder, "prompt": prompt or record.get("prompt"), "token": record.get("token") or token}
+    if token is not None and record.get("token") not in (None, token):
+        raise MVCustomError(
+            f"{folder}: the views are of {record['token']}, but --reference is of {token}; evaluate each subject's views "
+            "with its own folder."
+        )
+    return {"folder": folder, "prompt": prompt or record.get("prompt"), "token": token or record.get("token")}
 
 
 def _load_views(folder: Path) -> tuple[Any, Any]:
