@@ -62,6 +62,22 @@ class LiveBytes(TorchDispatchMode):
         return result
 
 
+class AllocatedBytes:
+    """The same figures as [`LiveBytes`] has them, of the tensors that are on the GPU."""
+
+    @property
+    def now(self) -> int:
+        return torch.cuda.memory_allocated()
+
+    @property
+    def peak(self) -> int:
+        return torch.cuda.max_memory_allocated()
+
+    def reset_peak(self) -> None:
+        """Forgets the peak so far."""
+        torch.cuda.reset_peak_memory_stats()
+
+
 class ChecksPass(TorchDispatchMode):
     """Answers questions about the values of tensors that have none: `all()` is true, `any()` is not, a number is 1.
 

@@ -30,6 +30,7 @@ import json, os, re, runpy, sys, time
 sent, granted = int(sys.argv[1]), int(sys.argv[2])
 sys.argv = sys.argv[3:]
 import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 for _ in range(20):  # torchvision's compiled operators are not needed here, and have no build for every torch
     try:
@@ -58,7 +59,7 @@ def take_turns(*_):
     started = time.process_time(), time.perf_counter()
 
 
-torch.optim.optimizer.register_optimizer_step_post_hook(take_turns)
+register_optimizer_step_post_hook(take_turns)
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 RANK = 4

@@ -1,12 +1,13 @@
 """Peak memory of a step of subject training at the shapes of Stable Diffusion 1.5, crops of 512 × 512 pixels.
 
-Computed: the trainer's own model, batches, losses and optimiser make two steps on tensors that have shapes but no memory
-(PyTorch's fake tensors), with gradient checkpointing, and the bytes of those that are alive at a time are counted. Not
+Computed, unless --device cuda measures it: the trainer's own model, batches, losses and optimiser make a step on tensors
+that have shapes but no memory (PyTorch's fake tensors), and the bytes of those that are alive at a time are counted. Not
 counted is what a GPU needs besides: the CUDA context (0.3 to 0.5 GiB), scratch memory inside of kernels, and gaps
 between the allocator's blocks.
 
     python benchmarks/training_memory.py --data buddha/ -o docs/training_memory
     python benchmarks/training_memory.py --data buddha/ --size tiny --check    # the count against PyTorch's allocator
+    python benchmarks/training_memory.py --data buddha/ --device cuda
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pathlib import Path
 
 import torch
 from environment import describe_environment, markdown_table
-from live_memory import ChecksPass, LiveBytes, allocator_peak
+from live_memory import AllocatedBytes, ChecksPass, LiveBytes, allocator_peak
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -44,9 +45,10 @@ class Rehearsal:
         data (`Path`): Posed photos.
         settings (`dict`): Settings of the trainer beside those that all have.
         fake (`bool`): Whether tensors have shapes only.
+        device (`str`): Where the others are.
     """
 
-    def __init__(self, size: str, data: Path, settings: dict, *, fake: bool) -> None:
+    def __init__(self, size: str, data: Path, settings: dict, *, fake: bool, device: str = "cpu") -> None:
         from diffusers_mvcustom import MVCustomPipeline
         from diffusers_mvcustom.training import SubjectTrainingConfig
         from diffusers_mvcustom.training.optimization import make_optimizer
@@ -69,7 +71,9 @@ class Rehearsal:
         self.mode = FakeTensorMode(allow_non_fake_inputs=True) if fake else None
         dataset = load_photos(config, config.resolution)
         self.pipe = MVCustomPipeline(**_components(size, self.dtype, filled=not fake))
-        self.parts = make_subject_parts(config, self.pipe, dataset, device=torch.device("cpu"), dtype=self.dtype)
+        self.device = torch.device(device)
+        self.pipe.vae.to(self.device)
+        self.parts = make_subject_parts(config, self.pipe, dataset, device=self.device, dtype=self.dtype)
         if fake:
             replaced = _let_go_of_memory(self.parts.model, self.mode)
             for group in self.parts.groups:
@@ -92,7 +96,7 @@ class Rehearsal:
             None,
             token=config.token,
             class_noun=config.class_noun,
-            device=torch.device("cpu"),
+            device=self.device,
             dtype=self.dtype,
         )
         self.take_references(config.num_references)
@@ -131,7 +135,7 @@ class Rehearsal:
     def step(self, after: Callable[[str], None] = lambda phase: None) -> None:
         """An update of the weights as the trainer makes it. `after` is told what has just been done."""
         model, config = self.parts.model, self.config
-        autocast = torch.autocast("cpu", self.dtype, enabled=self.dtype != torch.float32)
+        autocast = torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
         with autocast:
             references = model.reference_features(self.batch)
         after("references")
@@ -201,22 +205,27 @@ def _views_without_autoencoder(views, resolution: int, pipe):
     )
 
 
-def computed(size: str, data: Path, settings: dict, references: Sequence[int]) -> Iterator[dict]:
-    """Bytes with each number of references: what is held between steps, and the most that each part of a step takes."""
-    rehearsal = Rehearsal(size, data, {**settings, "num_references": references[0]}, fake=True)
-    trained = list(rehearsal.parts.trained.values())
-    frozen = sum(weight.nbytes for weight in rehearsal.parts.model.parameters() if not weight.requires_grad)
+def of_a_step(size: str, data: Path, settings: dict, references: Sequence[int], device: str | None) -> Iterator[dict]:
+    """Bytes with each number of references: what is held between steps, and the most that each part of a step takes.
+
+    Without a device they are computed.
+    """
+    settings = {**settings, "num_references": references[0]}
+    rehearsal = Rehearsal(size, data, settings, fake=device is None, device=device or "cpu")
+    model = rehearsal.parts.model
     for count in references:
         rehearsal.take_references(count)
+        live = LiveBytes() if device is None else AllocatedBytes()
         phases: dict[str, int] = {}
-        live = LiveBytes()
 
-        def after(phase: str, phases: dict[str, int] = phases, live: LiveBytes = live) -> None:
+        def after(phase: str, phases: dict = phases, live: LiveBytes | AllocatedBytes = live) -> None:
             phases[phase] = live.peak
             live.reset_peak()
 
-        with rehearsal.shapes_only(), live:
-            live.add(rehearsal.held())
+        with rehearsal.shapes_only(), live if device is None else nullcontext():
+            if device is None:
+                live.add(rehearsal.held())
+            live.reset_peak()
             held = live.now
             rehearsal.step(after)
         yield {
@@ -224,9 +233,9 @@ def computed(size: str, data: Path, settings: dict, references: Sequence[int]) -
             "peak": max(phases.values()),
             "phases": phases,
             "held": held,
-            "frozen": frozen,
+            "frozen": sum(weight.nbytes for weight in model.parameters() if not weight.requires_grad),
             "autoencoder": sum(weight.nbytes for weight in rehearsal.pipe.vae.parameters()),
-            "trained_weights": sum(weight.numel() for weight in trained),
+            "trained_weights": sum(weight.numel() for weight in rehearsal.parts.trained.values()),
         }
 
 
@@ -267,27 +276,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with transforms.json")
     parser.add_argument("--size", default="sd15", choices=["sd15", "tiny"])
+    parser.add_argument("--device", choices=["cuda"], help="measures there instead of computing")
     parser.add_argument("--check", action="store_true", help="compare with what PyTorch's CPU allocator hands out")
     parser.add_argument("-o", "--output", type=Path, help="writes OUTPUT.json, which it goes on from, and OUTPUT.md")
     options = parser.parse_args()
-    environment = describe_environment("cpu")
+    environment = describe_environment(options.device or "cpu")
     if options.check:
         settings = {"rank": 4, "num_references": 3}
         results = [check(options.size, options.data, {"mixed_precision": name, **settings}) for name in PRECISIONS]
         print(json.dumps(results, indent=1))
         return
     file = None if options.output is None else options.output.with_suffix(".json")
-    stored = json.loads(file.read_text()) if file is not None and file.exists() else {"computed": []}
-    results = stored["computed"]
+    stored = json.loads(file.read_text()) if file is not None and file.exists() else {"rows": []}
+    results = stored["rows"]
     runs = [(settings, REFERENCES) for settings in GRID] + [(settings, REFERENCES[1:2]) for settings in OTHERS]
     for settings, references in runs:
         done = [result["settings"] for result in results]
         missing = [count for count in references if {**settings, "num_references": count} not in done]
-        for result in computed(options.size, options.data, settings, missing) if missing else ():
+        for result in of_a_step(options.size, options.data, settings, missing, options.device) if missing else ():
             print(json.dumps(result), flush=True)
             results.append(result)
             if file is not None:
-                file.write_text(json.dumps({"environment": environment, "computed": results}, indent=1) + "\n")
+                kind = {"environment": environment, "computed": options.device is None}
+                file.write_text(json.dumps({**kind, "rows": results}, indent=1) + "\n")
     about = __doc__.split("\n\n    python")[0]
     table = markdown_table([*map(_row, results)])
     text = f"# Memory of subject training\n\n{about}\n\n{environment['text']}\n\nGiB:\n\n{table}\n"

@@ -56,6 +56,7 @@ def test_every_preset_is_valid(name):
         (["--class_prompt", "a {thing}"], "class_prompt: expected no other placeholders"),
         (["--text_dropout", "1.5"], r"text_dropout: expected a share in \[0, 1\]"),
         (["--learning_rate", "-1"], "learning_rate: expected a number above 0"),
+        (["--optimizer", "prodigy", "--lora_learning_rate", "0.5"], "lora_learning_rate: prodigy finds one step size"),
         (
             ["--train_lora", "false", "--train_token", "false", "--train_feature_nerf", "false"],
             "expected at least one of them",

@@ -250,6 +250,25 @@ def test_the_average_of_the_weights_is_what_is_saved(make_trainer, tmp_path):
     assert "ema" in load_checkpoint(trainer.checkpoints.latest()).tensors
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "package", "learning_rate"), [("prodigy", "prodigyopt", 1.0), ("adamw8bit", "bitsandbytes", 1e-3)]
+)
+def test_other_optimisers_train_and_go_on_exactly(
+    make_trainer, tmp_path, weights_of, optimizer, package, learning_rate
+):
+    pytest.importorskip(package)
+    if optimizer == "adamw8bit" and not torch.cuda.is_available():
+        pytest.skip("8-bit AdamW needs a GPU")
+    settings = {"optimizer": optimizer, "learning_rate": learning_rate}
+    straight = make_trainer(max_train_steps=4, output_dir=str(tmp_path / "straight"), **settings).train()
+    make_trainer(max_train_steps=2, **settings).train()
+    longer = make_trainer(max_train_steps=4, resume_from_checkpoint="latest", **settings).train()
+    ours, theirs = weights_of(longer), weights_of(straight)
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+    untrained = make_trainer(max_train_steps=1, output_dir=str(tmp_path / "one"), **settings).train()
+    assert any(not torch.equal(ours[name], weight) for name, weight in weights_of(untrained).items())
+
+
 def test_min_snr_weights_change_the_denoising_error_only(make_trainer, tmp_path):
     make_trainer(max_train_steps=1, output_dir=str(tmp_path / "a")).train()
     make_trainer(max_train_steps=1, output_dir=str(tmp_path / "b"), snr_gamma=1.0).train()

@@ -146,6 +146,9 @@ class SubjectTrainingConfig(TrainingConfig):
             "lora_dropout",
         )
         self._check_positive("token_learning_rate", "lora_learning_rate")
+        for name in ("token_learning_rate", "lora_learning_rate"):
+            if self.optimizer == "prodigy" and getattr(self, name) not in (None, self.learning_rate):
+                raise MVCustomError(f"{name}: prodigy finds one step size for all weights; leave it at learning_rate.")
         self._check_not_negative("rgb_loss_weight", "opacity_loss_weight", "background_loss_weight")
         if not 0 < self.min_crop <= 1:
             raise MVCustomError(f"min_crop: expected a share in (0, 1], got {self.min_crop}.")
