@@ -2,8 +2,9 @@
 
 For every direction of a grid the true subject is rendered alone. A picture is explained by one of these renders at some
 place and size, and by anything else around it: the score is the log-likelihood ratio of "this pixel shows the subject
-as rendered" against "this pixel shows any of the picture's colours", summed over the render's mask (the region-based
-likelihood of model-based tracking). Small or plain renders win nothing by it, and surroundings need not be known.
+as rendered" against "this pixel shows what is farther away from the place", whose colours are counted, summed over the
+render's mask (the region-based likelihood of model-based tracking). Small or plain renders win nothing by it, and
+surroundings need not be known.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import Tensor
 from ...cameras import Cameras
 from ...geometry import project
 from ...toy import Scene, render
+from ...toy.scene import Light
 
 WORST_DEGREES = 180.0
 RIGHT_DEGREES = 15.0
@@ -34,9 +36,13 @@ _SPREAD = 0.1
 _OUTLIERS = 0.05
 _BRIGHTNESS = (0.6, 1.6)
 _TINT = 1.25
-_LEAST_EVIDENCE = 0.25
+_LEAST_EVIDENCE = 0.6
 """Mean log-likelihood ratio of a pixel below which the subject counts as not found."""
 _BINS = 8
+_UNKNOWN_COLORS = 0.3
+"""How much of the surroundings' density is spread evenly over all colours."""
+_SUBJECT_RADIUS = 0.34
+"""How far from its middle the subject may reach, as a share of the picture's side."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,8 +61,8 @@ class SubjectGallery:
 
     @classmethod
     def of(cls, scene: Scene, size: int = 64) -> SubjectGallery:
-        """Renders the subject of a scene in the scene's light, which comes from above so that no side is preferred."""
-        alone = replace(scene, objects=(), light=replace(scene.light, direction=(0.0, 1.0, 0.0)))
+        """Renders the subject of a scene in a light of its colours from no side: no prompt says which."""
+        alone = replace(scene, objects=(), light=_from_all_sides(scene.light))
         count = round(360 / _AZIMUTH_STEP)
         rings = [
             Cameras.orbit(count, elevation=elevation, radius=_RADIUS, height=size, width=size)
@@ -97,15 +103,14 @@ def find_subject(
         gallery ([`SubjectGallery`]): Of the same size.
     """
     size = image.shape[-1]
-    colors = _color_log_density(image)
-    half_image, half_colors = F.avg_pool2d(image, 2), F.avg_pool2d(colors[None], 2)[0]
+    half_image = F.avg_pool2d(image, 2)
     images, masks = F.avg_pool2d(gallery.images, 2), F.avg_pool2d(gallery.masks, 2)
     # 1. Where: a few directions at every other place, then around the best places.
     count = round(360 / _AZIMUTH_STEP)
     few = [ring * count + turn for ring in (1, 2) for turn in range(0, count, 3)]
 
     def best_places(places: list[tuple[int, int]]) -> list[tuple[int, int]]:
-        values = [_evidence(half_image, half_colors, images[few], masks[few], place).amax() for place in places]
+        values = [_evidence(half_image, images[few], masks[few], place).amax() for place in places]
         return [places[n] for n in torch.stack(values).topk(min(3, len(places))).indices.tolist()]
 
     across, down = (round(reach * size / 128) for reach in _REACH)
@@ -116,7 +121,7 @@ def find_subject(
     for scale in _SCALES:
         scaled = (images, masks) if scale == 1 else (_zoomed(images, scale), _zoomed(masks, scale))
         for place in best:
-            values = _evidence(half_image, half_colors, *scaled, place)
+            values = _evidence(half_image, *scaled, place)
             top = values.topk(4)
             candidates += [(v, k, scale, place) for v, k in zip(top.values.tolist(), top.indices.tolist())]
     candidates = sorted(candidates, key=lambda candidate: -candidate[0])[:6]
@@ -127,7 +132,7 @@ def find_subject(
         if scale != 1:
             one, mask = _zoomed(one, scale), _zoomed(mask, scale)
         for shift in [(2 * x + i, 2 * y + j) for i in (-1, 0, 1) for j in (-1, 0, 1)]:
-            value = _evidence(image, colors, one, mask, shift).item()
+            value = _evidence(image, one, mask, shift).item()
             if found is None or value > found[0]:
                 found = value, k, shift, mask.sum().item()
     value, k, shift, area = found
@@ -176,10 +181,12 @@ def subject_camera_errors(
     return SubjectCameraErrors(torch.tensor(degrees), torch.tensor(offsets))
 
 
-def _evidence(image: Tensor, colors: Tensor, renders: Tensor, masks: Tensor, shift: tuple[int, int]) -> Tensor:
+def _evidence(image: Tensor, renders: Tensor, masks: Tensor, shift: tuple[int, int]) -> Tensor:
     """Sum of log-likelihood ratios for renders `(K, 3, s, s)` moved by `shift`, `(K,)`."""
-    image, colors, inside = (_moved(value, shift) for value in (image, colors, torch.ones_like(image[:1])))
-    weights = masks * inside  # [K, 1, s, s]
+    inside = _moved(torch.ones_like(image[:1]), shift)
+    image = _moved(image, shift)
+    elsewhere = _surroundings_log_density(image, inside)
+    weights = masks * inside  # [K, 1, s, s]; what lies outside of the picture is as likely either way
     total = weights.sum(dim=(2, 3)).clamp(min=1e-3)  # [K, 1]
     seen = (weights * image).sum(dim=(2, 3)) / total  # [K, 3]
     shown = (weights * renders).sum(dim=(2, 3)) / total
@@ -189,18 +196,27 @@ def _evidence(image: Tensor, colors: Tensor, renders: Tensor, masks: Tensor, shi
     error = (image - renders * gain[:, :, None, None]).abs().mean(dim=1, keepdim=True)
     peak = 1 / (2 * _SPREAD) ** 3
     likely = ((1 - _OUTLIERS) * peak * torch.exp(-3 * error / _SPREAD) + _OUTLIERS).log()
-    # What lies outside of the picture is as likely either way.
-    return (weights * (likely - colors)).sum(dim=(1, 2, 3))
+    return (weights * (likely - elsewhere)).sum(dim=(1, 2, 3))
 
 
-def _color_log_density(image: Tensor) -> Tensor:
-    """Log-density of each pixel's colour among all of the picture's, `(1, S, S)`, from a smoothed histogram."""
+def _surroundings_log_density(image: Tensor, inside: Tensor) -> Tensor:
+    """Log-density of each pixel's colour among those far from the middle, `(1, s, s)`, from a smoothed histogram."""
+    side = image.shape[-1]
+    away = (torch.arange(side) + 0.5 - side / 2).square()
+    counted = ((away[:, None] + away > (_SUBJECT_RADIUS * side) ** 2) * inside[0]).flatten()
     cells = (image * _BINS).long().clamp(0, _BINS - 1)
     flat = ((cells[0] * _BINS + cells[1]) * _BINS + cells[2]).flatten()
-    histogram = torch.bincount(flat, minlength=_BINS**3).float().view(1, 1, _BINS, _BINS, _BINS)
+    histogram = torch.bincount(flat, counted, minlength=_BINS**3).float().view(1, 1, _BINS, _BINS, _BINS)
     smooth = F.avg_pool3d(F.pad(histogram, (1,) * 6, mode="replicate"), 3, stride=1)
-    density = (0.45 * histogram + 0.45 * smooth) / image[0].numel() * _BINS**3 + 0.1
-    return density.flatten()[flat].log().view(1, *image.shape[1:])
+    known = (histogram + smooth) / 2 / counted.sum().clamp(min=1) * _BINS**3
+    density = (1 - _UNKNOWN_COLORS) * known + _UNKNOWN_COLORS
+    return density.flatten()[flat].log().view(1, side, side)
+
+
+def _from_all_sides(light: Light) -> Light:
+    """The light without its side: two thirds from above, some of the rest from everywhere, as on average over its sides."""
+    ambient = tuple(low + 0.2 * high for low, high in zip(light.ambient, light.sun))
+    return replace(light, direction=(0.0, 1.0, 0.0), sun=tuple(0.65 * high for high in light.sun), ambient=ambient)
 
 
 def _moved(value: Tensor, shift: tuple[int, int]) -> Tensor:
