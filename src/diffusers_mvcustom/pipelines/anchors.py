@@ -199,12 +199,14 @@ class AnchorPreparation:
             maps = torch.stack([self.subject.depth[place], self.subject.opacity[place]])[None].float()
             subject_depth, opacity = F.interpolate(maps, size=size, mode="bilinear", align_corners=False)[0]
             known = torch.where(opacity > _OPAQUE, subject_depth, known)
-        if known.isfinite().any():
+        there = known.isfinite()
+        if there.any():
             try:
-                alignment = align_depth(estimate, known, mask=known.isfinite(), inverse=inverse)
-                return alignment.apply(estimate)
+                return align_depth(estimate, known, mask=there, inverse=inverse).apply(estimate)
             except MVCustomError as error:
                 logger.info(f"Depth of anchor frame {frame} is not fitted to what is known of the scene: {error}")
+        if surface is not None and there.any():  # the scene's size is known, if not its shape
+            return align_median_depth(estimate[there], known[there].median(), inverse=inverse).apply(estimate)
         # A camera that turns on the spot at the origin says nothing of the scene's size; any distance serves it.
         distance = self.cameras.centers[place].norm().item() or 1.0
         return align_median_depth(estimate, distance, inverse=inverse).apply(estimate)
