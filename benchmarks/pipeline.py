@@ -22,6 +22,7 @@ import resource
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -73,30 +74,33 @@ def make_subject(pipe: MVCustomPipeline, size: int, views: int) -> SubjectAdapte
     )
 
 
-def timed(call, device: str) -> tuple[float, float]:
-    """Seconds and peak GiB of a call (peak of the process on a CPU)."""
+def timed(
+    call: Callable[[], object], device: str, now: Callable[[], float] = time.perf_counter
+) -> tuple[float, float]:
+    """Seconds (by the clock `now`) and peak GiB of a call (peak of the process on a CPU)."""
     if device == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
-    started = time.perf_counter()
+    started = now()
     call()
     if device == "cuda":
         torch.cuda.synchronize()
-        return time.perf_counter() - started, torch.cuda.max_memory_allocated() / 2**30
-    return time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        return now() - started, torch.cuda.max_memory_allocated() / 2**30
+    return now() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 class StepClock:
     """A step callback that notes when each step ends."""
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, now: Callable[[], float] = time.perf_counter) -> None:
         self.device = device
+        self.now = now
         self.ends: list[float] = []
 
     def __call__(self, pipe, index: int, timestep, tensors: dict) -> dict:
         if self.device == "cuda":
             torch.cuda.synchronize()
-        self.ends.append(time.perf_counter())
+        self.ends.append(self.now())
         return {}
 
     @property
