@@ -35,6 +35,7 @@ def mvcustom(tmp_path):
     [
         (),
         ("demo",),
+        ("benchmark",),
         ("evaluate",),
         ("generate",),
         ("random-model",),

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from . import cameras, subject
+from .benchmark import benchmark
 from .demo import demo
 from .evaluate import evaluate
 from .generate import generate
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 app.add_typer(cameras.app, name="cameras")
 app.add_typer(subject.app, name="subject")
+app.command()(benchmark)
 app.command()(demo)
 app.command()(evaluate)
 app.command()(generate)
