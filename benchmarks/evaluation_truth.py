@@ -21,7 +21,7 @@ from environment import describe_environment
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from evaluation.view_sets import NONSENSE, nonsense, textured_views
 
-from diffusers_mvcustom.cameras import load_capture
+from diffusers_mvcustom.cameras import load_capture, normalize_cameras
 from diffusers_mvcustom.evaluation import CovisibleReprojection, Evaluation
 from diffusers_mvcustom.subjects import ReferenceViews
 
@@ -66,6 +66,16 @@ def covisible_skill(kind: str | None) -> float:
     return metric.compute()["skill"]
 
 
+def photos(folder: Path, longer_side: int) -> tuple:
+    """Photos, their cameras in the subject frame, and themselves as references."""
+    capture = load_capture(folder)
+    capture = capture.with_cameras(normalize_cameras(capture.cameras)[0])
+    scale = longer_side / max(capture.cameras.height, capture.cameras.width)
+    size = (round(capture.cameras.height * scale), round(capture.cameras.width * scale))
+    views = ReferenceViews.from_capture(capture, height=size[0], width=size[1])
+    return views.images, views.cameras, (views.images, views.cameras, views.masks)
+
+
 def main() -> None:
     """Runs the comparison and writes it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -83,12 +93,7 @@ def main() -> None:
         results[kind]["covisible_skill"] = covisible_skill(kind)
         print(f"{kind}: {results[kind]['structure_from_motion']}", flush=True)
     if arguments.photos is not None:
-        capture = load_capture(arguments.photos)
-        scale = arguments.longer_side / max(capture.cameras.height, capture.cameras.width)
-        size = (round(capture.cameras.height * scale), round(capture.cameras.width * scale))
-        photos = ReferenceViews.from_capture(capture, height=size[0], width=size[1])
-        own = (photos.images, photos.cameras, photos.masks)
-        results["photos"] = scored(photos.images, photos.cameras, own, arguments.threads)
+        results["photos"] = scored(*photos(arguments.photos, arguments.longer_side), arguments.threads)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     record = {"environment": describe_environment("cpu"), "results": results}
     arguments.output.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

@@ -9,8 +9,10 @@ import torch.distributed
 from evaluation.view_sets import NONSENSE, nonsense, textured_views
 
 from diffusers_mvcustom import Cameras, MVCustomError
+from diffusers_mvcustom.cameras import load_capture, normalize_cameras
 from diffusers_mvcustom.evaluation import Evaluation, MetricUnavailable
 from diffusers_mvcustom.evaluation.evaluation_report import COLUMNS
+from diffusers_mvcustom.subjects import ReferenceViews
 
 
 def color_difference(one, other):
@@ -191,3 +193,19 @@ def test_nonsense_scores_near_worst_in_every_metric_of_views_together(truth, kin
         assert report[name] >= 0.85, (name, report[name])
     assert report["multi-view consistency (MEt3R)"] >= 1.7
     assert report["identity preservation (DreamSim)"] > truth["identity preservation (DreamSim)"] + 0.05
+
+
+@pytest.mark.slow
+def test_photos_too_far_apart_are_reported_as_failed_k_of_n(buddha):
+    capture = load_capture(buddha)
+    photos = ReferenceViews.from_capture(capture.with_cameras(normalize_cameras(capture.cameras)[0]))
+    evaluation = with_own_scores()
+    said = evaluation.update(photos.images, photos.cameras, references=(photos.images, photos.cameras, photos.masks))
+    assert "of 13 views registered: " in said
+    assert "of 78 pairs of views show something in common" in said
+    report = evaluation.compute()
+    accuracy = next(score for score in report.scores if score.name == "camera pose accuracy")
+    assert accuracy.requested == 78
+    assert accuracy.value <= accuracy.scored / 78 < 0.25
+    assert report["views in place (COLMAP)"] == 0
+    assert report["identity preservation (DreamSim)"] == pytest.approx(0, abs=1e-6)
