@@ -32,14 +32,16 @@ from .view_store import ViewStore
 
 STEPS = {"text": 600, "autoencoder": 3_000, "decoder": 3_000, "images": 60_000, "depth": 6_000, "reader": 3_000}
 BATCH = {"text": 128, "autoencoder": 16, "decoder": 16, "images": 32, "depth": 16, "reader": 32}
-READER_SCENES = 4_000
+SCENES = {"train": 40_000, "reader": 4_000}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", choices=["views", "latents", *STEPS, "clips", "assemble"])
     parser.add_argument("--output", type=Path, required=True, help="folder of views and checkpoints")
-    parser.add_argument("--scenes", type=int, default=40_000, help="scenes of the training split, two views each")
+    parser.add_argument(
+        "--scenes", type=int, help="scenes to train on, two views each; by default 40,000, 4,000 for the reader"
+    )
     parser.add_argument("--workers", type=int, default=1, help="processes that render views")
     parser.add_argument("--clips", type=int, default=4_000, help="camera paths of the training split")
     parser.add_argument("--model", type=Path, help="folder that assemble writes to")
@@ -64,9 +66,8 @@ def main() -> None:
         settings = {"max_steps": options.max_steps or STEPS["text"], "batch_size": options.batch_size or BATCH["text"]}
         train_text_encoder(text_run(options.output / "text", **settings, device=options.device, seed=options.seed))
         return
-    scenes, split = options.scenes, "train"
-    if options.stage == "reader":
-        scenes, split = READER_SCENES, "reader"
+    split = "reader" if options.stage == "reader" else "train"
+    scenes = options.scenes or SCENES[split]
     store = ViewStore(options.output / ("views" if split == "train" else f"{split}-views"), split, scenes)
     if options.stage in ("views", "reader"):
         ViewStore(options.output / "validation-views", "validation", 300).fill(tqdm, workers=options.workers)
