@@ -19,7 +19,7 @@ python benchmarks/performance.py --case all --device cuda --dtype bfloat16    # 
 `× stock` compares with AnimateDiffPipeline (diffusers' own pipeline and U-Net, same weights, window 1), `× same window` with
 our pipeline without subject and hooks at the same attention window. A preview pass (20 % of the steps, at least 2), depth
 estimate, FeatureNeRF and decoding are in the seconds; building the model is not. Memory is what is allocated beyond the
-weights. Device time of parts is host time on CUDA, and says little there.
+weights. Shares of parts are times of the Python process; on CUDA, which runs behind it, they say little.
 """
 
 
