@@ -45,6 +45,7 @@ def mvcustom(tmp_path):
         ("subject", "create"),
         ("cameras", "show"),
         ("cameras", "convert"),
+        ("toy", "photos"),
     ],
 )
 def test_every_command_has_help_with_an_example(mvcustom, command):
@@ -114,3 +115,17 @@ def test_errors_are_one_line(mvcustom, tmp_path, arguments, message):
 )
 def test_wrong_options_are_refused(mvcustom, arguments):
     mvcustom(*arguments, code=2)
+
+
+def test_photos_of_a_toy_subject(mvcustom, tmp_path):
+    printed = mvcustom("toy", "photos", "photos", "--index", "4", "--count", "5", "--size", "32").stdout
+    assert "5 photos of a yellow car with a blue roof" in printed
+    capture = load_capture(tmp_path / "photos" / "transforms.json")
+    assert len(capture.cameras) == 5
+    assert (capture.cameras.height, capture.cameras.width) == (32, 32)
+    assert len(list((tmp_path / "photos" / "masks").iterdir())) == 5
+    before = (tmp_path / "photos" / "transforms.json").read_bytes()
+    assert "is there already" in mvcustom("toy", "photos", "photos", code=1).stderr
+    assert "expected one of" in mvcustom("toy", "photos", "other", "--split", "nowhere", code=1).stderr
+    assert not (tmp_path / "other").exists()
+    assert (tmp_path / "photos" / "transforms.json").read_bytes() == before

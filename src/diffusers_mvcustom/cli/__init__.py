@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import cameras, subject
+from . import cameras, subject, toy
 from .benchmark import benchmark
 from .demo import demo
 from .evaluate import evaluate
@@ -25,6 +25,7 @@ app = typer.Typer(
 )
 app.add_typer(cameras.app, name="cameras")
 app.add_typer(subject.app, name="subject")
+app.add_typer(toy.app, name="toy")
 app.command()(benchmark)
 app.command()(demo)
 app.command()(evaluate)
