@@ -18,6 +18,9 @@ from .image_model import image_model_run, toy_scheduler, toy_tokenizer
 from .training_run import TrainingRun
 from .view_store import ViewStore
 
+HISTORY = "history.md"
+"""Written by hand into the folder of the stages, for the card: what steps do not tell, such as settings that changed."""
+
 ANY = {"max_steps": 1, "batch_size": 1, "device": "cpu", "seed": 0}
 """Settings of a stage that is only read."""
 
@@ -95,8 +98,9 @@ def assemble(
     pipe = MVCustomPipeline(**components, attention_window=window)
     pipe.to(dtype=dtype)
     pipe.save_pretrained(model)
-    steps = {stage: _steps(folder / stage) for stage in ("autoencoder", "decoder", "images", "depth")}
-    (model / "README.md").write_text(_card(pipe, steps, measured, motion_adapter), encoding="utf-8")
+    steps = {stage: _steps(folder / stage) for stage in ("text", "autoencoder", "decoder", "images", "depth")}
+    history = (folder / HISTORY).read_text(encoding="utf-8") if (folder / HISTORY).is_file() else ""
+    (model / "README.md").write_text(_card(pipe, steps, measured, motion_adapter, history), encoding="utf-8")
 
 
 def _has_checkpoints(folder: Path) -> bool:
@@ -114,7 +118,9 @@ def _steps(folder: Path) -> int:
     return json.loads(states[-1].read_text())["step"] if states else 0
 
 
-def _card(pipe: Any, steps: dict[str, int], measured: dict[str, float], motion_adapter: Path | None) -> str:
+def _card(
+    pipe: Any, steps: dict[str, int], measured: dict[str, float], motion_adapter: Path | None, history: str
+) -> str:
     sizes = {
         name: sum(weight.numel() for weight in part.parameters()) / 1e6
         for name, part in pipe.components.items()
@@ -139,12 +145,13 @@ def _card(pipe: Any, steps: dict[str, int], measured: dict[str, float], motion_a
         "",
         "| stage | steps |",
         "|---|---|",
-        *(f"| {name} | {count:,} |" for name, count in steps.items()),
+        *(f"| {name} | {count:,} |" for name, count in steps.items() if count),
         "",
         *(f"- {name}: {value}" for name, value in measured.items()),
         "",
         "Made by `python -m diffusers_mvcustom.toy.training` (views, autoencoder, images, depth, assemble)"
         + (" and `train_backbone.py` on its clips." if motion_adapter else "; the motion modules are untrained."),
         "",
+        *([history.strip(), ""] if history else []),
     ]
     return "\n".join(lines)
