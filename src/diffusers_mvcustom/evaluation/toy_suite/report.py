@@ -22,7 +22,15 @@ COLUMNS: dict[str, tuple[str, int]] = {
 }
 """The columns of the main table: name in the JSON, heading, decimals."""
 
-_PATH_COLUMNS = ("subject RRA@15", "subject degrees", "surroundings accuracy", "surroundings error", "consistency")
+_PATH_COLUMNS = (
+    "subject RRA@15",
+    "subject degrees",
+    "surroundings accuracy",
+    "surroundings error",
+    "consistency",
+    "identity ssim",
+    "repetition",
+)
 
 
 def write_json(file: Path, results: dict[str, Any]) -> None:
@@ -65,7 +73,8 @@ def _page(results: dict[str, Any], sheets: list[str]) -> list[str]:
         "",
     ]
     for path in settings["paths"]:
-        by_path = {title: rows["paths"][path] for title, rows in results["methods"].items()}
+        both = {**results["methods"], "true renders": results["controls"]["true renders"]}
+        by_path = {title: rows["paths"][path] for title, rows in both.items()}
         lines += [f"## {path.capitalize()} alone", "", *_table(by_path, list(_PATH_COLUMNS)), ""]
     lines += [
         "## Training of the subjects",
