@@ -163,7 +163,7 @@ def use_subject(pipe: MVCustomPipeline, subject) -> None:
 def generate(case: Case, pipe, hooks, token: str, steps: int, frames: int | None = None, clock=None) -> None:
     """One generation; `hooks` is `None` for AnimateDiff."""
     call = {"num_inference_steps": steps, "output_type": "np", "guidance_scale": 5.0, "callback_on_step_end": clock}
-    call["generator"] = torch.Generator().manual_seed(0)
+    call |= {"generator": torch.Generator().manual_seed(0), "decode_chunk_size": case.frames}
     if hooks is None:
         pipe("a mug by a lake", height=case.size, width=case.size, num_frames=case.frames, **call)
         return

@@ -8513,18 +8513,17 @@ class ViewGeneration:
                 break
             pipe._guidance_scale = scale  # callbacks may change it for the rest of a run
             later = {frame for other in self.windows[index + 1 :] for frame in other.known}
-            latents, preparation = self._window(index, window, later)
+            latents = self._window(index, window, later)
             for frame in window.new:
                 self._latents[frame] = latents[:, :, window.frames.index(frame)]
-            handed_over = later & set(window.new)
-            self.known.latents.update({frame: self._latents[frame] for frame in handed_over})
-            preparation.hand_over(handed_over)
+            self.known.latents.update({frame: self._latents[frame] for frame in later & set(window.new)})
         if len(self.windows) == 1 and not self.windows[0].known:
             return latents
         final = self._latents | self.known.latents
         return torch.stack([final.get(i, self.noise[:, :, i]) for i in range(len(self.cameras))], dim=2)
 
-    def _window(self, index: int, window: ViewWindow, later: set[int]) -> tuple[Tensor, AnchorPreparation]:
+    def _window(self, index: int, window: ViewWindow, later: set[int]) -> Tensor:
+        """The latents of one window's frames. Nothing else of it outlives this call but what is `later` needed."""
         pipe, frames = self.pipe, list(window.frames)
         conditions = Conditions(
             self.conditions.prompt_embeds,
@@ -8552,7 +8551,8 @@ class ViewGeneration:
         )
         on_step_end = None if self.make_callback is None else self.make_callback(conditions)
         latents = self._denoise(noise, cameras, conditions, hooks, preparation, on_step_end, index)
-        return latents, preparation
+        preparation.hand_over(later & set(window.new))
+        return latents
 
     def _denoise(
         self,
