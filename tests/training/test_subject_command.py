@@ -36,7 +36,7 @@ def test_a_training_shows_how_far_it_is_and_goes_to_the_hub(small_settings, tmp_
         command = [sys.executable, ROOT / "train_lora.py", "--output_dir", "out", *flags]
         options = {
             "cwd": tmp_path,
-            "env": {**os.environ, "HF_ENDPOINT": hub.endpoint, "HF_TOKEN": hub.valid_token, "OMP_NUM_THREADS": "1"},
+            "env": {**os.environ, "HF_ENDPOINT": hub.endpoint, "HF_TOKEN": hub.valid_token, "HF_HUB_OFFLINE": "0"},
             "capture_output": True,
             "text": True,
         }
