@@ -51,16 +51,17 @@ class TextAlignment:
         head = ["| attribute | generated | true renders |", "|---|---|---|"]
         return "\n".join([*head, *rows])
 
-    def save_sheet(self, path: Path, columns: int = 8, scale: int = 2) -> None:
-        """Views with their captions below them, what is wrong in red."""
+    def save_sheet(self, path: Path, count: int = 48, columns: int = 8, scale: int = 2) -> None:
+        """The first `count` views with their captions below them, what is wrong in red."""
         from matplotlib import pyplot as plt
 
-        rows = -(-len(self.images) // columns)
+        count = min(count, len(self.images))
+        rows = -(-count // columns)
         inches = scale * self.images.shape[-1] / 72
         figure, axes = plt.subplots(rows, columns, figsize=(columns * inches, rows * inches * 1.45), squeeze=False)
         for axis in axes.flat:
             axis.axis("off")
-        for axis, view, caption, wrong in zip(axes.flat, self.images, self.captions, self.wrong):
+        for axis, view, caption, wrong in zip(axes.flat, self.images[:count], self.captions, self.wrong):
             pixels = (view * 255).round().byte().permute(1, 2, 0).numpy()
             larger = (pixels.shape[1] * 4, pixels.shape[0] * 4)
             axis.imshow(PIL.Image.fromarray(pixels).resize(larger, PIL.Image.Resampling.BICUBIC))
