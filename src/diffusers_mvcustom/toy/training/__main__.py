@@ -103,7 +103,7 @@ def _measure(options: argparse.Namespace) -> None:
     measured = measure_text_alignment(pipe, reader, seed=options.seed, progress=tqdm)
     options.output.mkdir(parents=True, exist_ok=True)
     head = (
-        f"{len(measured.captions)} captions of scenes whose pairs of category and colour never occur in training, each of which "
+        f"{len(measured.captions)} captions of scenes whose pairs of category and colour never occur in training; each "
         "names every attribute; one view each, 25 steps, guidance 5. Read by the attribute reader; true renders of the same "
         "scenes tell what it can see at best."
     )
