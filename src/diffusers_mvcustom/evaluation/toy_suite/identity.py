@@ -80,6 +80,7 @@ def structural_similarity(
     others: Tensor,  # [N, 3, H, W]
 ) -> Tensor:
     """SSIM at every pixel, mean over the channels: `(N, 1, H, W)` (Wang et al., 2004; flat windows)."""
+    images, others = images.double(), others.double()  # variances are small differences of squares
     options = {"kernel_size": _WINDOW, "stride": 1, "padding": _WINDOW // 2, "count_include_pad": False}
     mean, mean_other = F.avg_pool2d(images, **options), F.avg_pool2d(others, **options)
     variance = F.avg_pool2d(images.square(), **options) - mean.square()
@@ -88,7 +89,7 @@ def structural_similarity(
     c1, c2 = 0.01**2, 0.03**2
     numerator = (2 * mean * mean_other + c1) * (2 * covariance + c2)
     denominator = (mean.square() + mean_other.square() + c1) * (variance + variance_other + c2)
-    return (numerator / denominator).mean(dim=1, keepdim=True)
+    return (numerator / denominator).mean(dim=1, keepdim=True).float()
 
 
 def _gains(images: Tensor, truth: Tensor, masks: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..covisibility import covisible_pixels
+from ...geometry import camera_rays, pixel_centers, project
 from .known_geometry import KnownGeometry
 from .surroundings_cameras import local_patterns
 
@@ -14,6 +14,7 @@ _WINDOW = 17
 _STRIDE = 4
 _LEAST_UNSEEN = 0.9
 _LEAST_CONTRAST = 0.3
+_SAME_DEPTH = 0.05
 WORST_REPETITION = 1.0
 
 
@@ -51,13 +52,21 @@ def repetition(
 
 
 def unseen_by(known: KnownGeometry, anchor: int) -> Tensor:
-    """Where each view sees what the anchor does not: `(N, H, W)`, bool."""
-    depth, cameras = known.depth.double(), known.cameras.to("cpu", torch.float64)
-    seen = [
-        covisible_pixels(depth[view], depth[anchor], cameras[view], cameras[anchor], tolerance=0.05).visible
-        for view in range(len(depth))
-    ]
-    return ~torch.stack(seen)
+    """Where each view sees what the anchor does not: `(N, H, W)`, bool.
+
+    A point is seen where its inverse depth is the anchor's, up to 5 %. Inverse depth, unlike depth, is linear on a plane, so
+    the ground counts up to the horizon.
+    """
+    cameras, count, height, width = known.cameras, *known.depth.shape
+    pixels = pixel_centers(height, width).view(1, -1, 2)
+    origins, directions = camera_rays(cameras.camera_to_world, cameras.intrinsics, pixels, normalize=False)
+    points = origins + directions * known.depth.view(count, -1, 1)
+    places, z = project(points, cameras.world_to_camera[anchor], cameras.intrinsics[anchor])
+    grid = 2 * places / torch.tensor([width, height]) - 1  # [N, H * W, 2]
+    inverse = (1 / known.depth[anchor]).expand(count, 1, height, width)
+    there = F.grid_sample(inverse, grid[:, None], padding_mode="border", align_corners=False)[:, 0, 0]
+    seen = (grid.abs() < 1).all(dim=-1) & ((there * z - 1).abs() < _SAME_DEPTH)
+    return ~seen.view(count, height, width)
 
 
 def _unseen_windows(patterns: Tensor, unseen: Tensor) -> Tensor:
