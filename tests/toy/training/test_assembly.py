@@ -66,10 +66,10 @@ def test_the_folder_loads_and_generates(model):
     pipe = MVCustomPipeline.from_pretrained(model, torch_dtype=torch.float32)
     assert {weight.dtype for weight in pipe.unet.parameters()} == {torch.float32}
     assert pipe.config.attention_window == 5  # as the motion adapter was trained
-    assert [hook.name for hook in pipe.hooks] == [
+    assert {hook.name for hook in pipe.hooks} == {
         "depth_aware_feature_rendering",
         "consistent_aware_latent_completion",
-    ]
+    }
     frames = generate(pipe, cameras=Cameras.orbit(3, azimuth=(-20, 20), height=64, width=64))
     assert frames.shape == (1, 3, 3, 64, 64)
     assert frames.isfinite().all()
