@@ -108,7 +108,7 @@ def _measure(options: argparse.Namespace) -> None:
         "scenes tell what it can see at best."
     )
     (options.output / "toy_text_alignment.md").write_text(f"{head}\n\n{measured.table()}\n", encoding="utf-8")
-    measured.save_sheet(options.output / "toy_samples.png", count=48)
+    measured.save_sheet(options.output / "toy_samples.png")
     print(measured.table())
 
 

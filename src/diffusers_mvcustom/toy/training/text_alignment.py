@@ -14,6 +14,7 @@ from torch import Tensor
 from ...cameras import Cameras
 from ..attribute_reader import AttributeReader, text_alignment
 from ..captions import describe, read_caption
+from ..labelled_sheets import below, beside, enlarged, text_block
 from ..rendering import render
 from ..splits import Split, sample_attributes, sample_scene
 from .view_store import view_cameras
@@ -51,26 +52,16 @@ class TextAlignment:
         head = ["| attribute | generated | true renders |", "|---|---|---|"]
         return "\n".join([*head, *rows])
 
-    def save_sheet(self, path: Path, count: int = 48, columns: int = 8, scale: int = 2) -> None:
-        """The first `count` views with their captions below them, what is wrong in red."""
-        from matplotlib import pyplot as plt
-
-        count = min(count, len(self.images))
-        rows = -(-count // columns)
-        inches = scale * self.images.shape[-1] / 72
-        figure, axes = plt.subplots(rows, columns, figsize=(columns * inches, rows * inches * 1.45), squeeze=False)
-        for axis in axes.flat:
-            axis.axis("off")
-        for axis, view, caption, wrong in zip(axes.flat, self.images[:count], self.captions, self.wrong):
+    def save_sheet(self, path: Path, count: int = 40, columns: int = 8) -> None:
+        """The first `count` views, each over its caption and over the attributes that are not as asked for."""
+        cells = []
+        for view, caption, wrong in list(zip(self.images, self.captions, self.wrong))[:count]:
             pixels = (view * 255).round().byte().permute(1, 2, 0).numpy()
-            larger = (pixels.shape[1] * 4, pixels.shape[0] * 4)
-            axis.imshow(PIL.Image.fromarray(pixels).resize(larger, PIL.Image.Resampling.BICUBIC))
-            axis.set_title(_wrapped(caption), fontsize=6, y=-0.34)
-            if wrong:
-                axis.text(2, 14, ", ".join(wrong), color="red", fontsize=6, backgroundcolor="white")
-        figure.tight_layout()
-        figure.savefig(path, dpi=100)
-        plt.close(figure)
+            picture = enlarged(PIL.Image.fromarray(pixels))
+            seen = f"not: {', '.join(wrong)}" if wrong else "all as asked for"
+            cells.append(below([picture, *(text_block(text, 13, picture.width) for text in (caption, seen))]))
+        rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
+        below([beside(row) for row in rows]).save(path)
 
 
 @torch.no_grad()
@@ -130,12 +121,3 @@ def measure_text_alignment(
         images,
         wrong,
     )
-
-
-def _wrapped(caption: str, length: int = 26) -> str:
-    lines = [""]
-    for word in caption.split():
-        if len(lines[-1]) + len(word) > length:
-            lines.append("")
-        lines[-1] += f"{word} "
-    return "\n".join(line.strip() for line in lines)
