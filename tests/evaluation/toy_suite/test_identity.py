@@ -36,7 +36,7 @@ def test_light_is_not_identity_but_colour_is(rotation, seen):
 def test_colours_do_not_see_the_camera_but_similarity_does(rotation):
     known = KnownGeometry.of(rotation)
     right, reversed_ = scores(known.lit[0], known), scores(known.lit[0].flip(0), known)
-    assert right["ssim"] - reversed_["ssim"] > 0.2
+    assert right["ssim"] - reversed_["ssim"] > 0.15
     assert right["colors"] - reversed_["colors"] < 0.2
 
 
