@@ -26,6 +26,9 @@ from diffusers_mvcustom.evaluation import CovisibleReprojection, Evaluation
 from diffusers_mvcustom.subjects import ReferenceViews
 
 
+STAND_IN_FOR = ("DreamSim", "LPIPS", "DINOv2", "MEt3R")
+
+
 def color_difference(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     """Mean absolute difference of colours, `(P,)`: in the place of a perceptual distance."""
     return (one - other).abs().mean(dim=(1, 2, 3))
@@ -109,11 +112,16 @@ def table(results: dict) -> str:
     for name, score in first["scores"].items():
         arrow = "↑" if score["higher_is_better"] else "↓"
         values = [f"{each['scores'][name]['value']:.3f}" for each in results.values()]
-        lines.append(f"| {name} {arrow} | " + " | ".join(values) + " |")
+        mark = "*" if any(network in name for network in STAND_IN_FOR) else ""
+        lines.append(f"| {name}{mark} {arrow} | " + " | ".join(values) + " |")
     skills = [f"{each['covisible_skill']:.3f}" if "covisible_skill" in each else "–" for each in results.values()]
     lines.append("| co-visible skill ↑ | " + " | ".join(skills) + " |")
     registered = [each["structure_from_motion"].split(" views")[0] for each in results.values()]
     lines.append("| views registered | " + " | ".join(registered) + " |")
+    lines += [
+        "",
+        "* a plain difference of colours in the place of the network: what the metric does, not what the network says",
+    ]
     return "\n".join(lines) + "\n"
 
 
