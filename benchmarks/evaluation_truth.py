@@ -25,7 +25,6 @@ from diffusers_mvcustom.cameras import load_capture, normalize_cameras
 from diffusers_mvcustom.evaluation import CovisibleReprojection, Evaluation
 from diffusers_mvcustom.subjects import ReferenceViews
 
-
 STAND_IN_FOR = ("DreamSim", "LPIPS", "DINOv2", "MEt3R")
 
 
