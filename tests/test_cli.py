@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from diffusers_mvcustom.cameras import load_cameras, load_capture
+from diffusers_mvcustom.cli import main
 
 
 @pytest.fixture
@@ -117,15 +118,21 @@ def test_wrong_options_are_refused(mvcustom, arguments):
     mvcustom(*arguments, code=2)
 
 
-def test_photos_of_a_toy_subject(mvcustom, tmp_path):
-    printed = mvcustom("toy", "photos", "photos", "--index", "4", "--count", "5", "--size", "32").stdout
-    assert "5 photos of a yellow car with a blue roof" in printed
+def test_photos_of_a_toy_subject(tmp_path, capsys):
+    photos = str(tmp_path / "photos")
+    with pytest.raises(SystemExit) as stop:
+        main(["toy", "photos", photos, "--index", "4", "--count", "5", "--size", "32"])
+    assert stop.value.code == 0
+    assert "5 photos of a yellow car with a blue roof" in capsys.readouterr().out
     capture = load_capture(tmp_path / "photos" / "transforms.json")
     assert len(capture.cameras) == 5
     assert (capture.cameras.height, capture.cameras.width) == (32, 32)
     assert len(list((tmp_path / "photos" / "masks").iterdir())) == 5
     before = (tmp_path / "photos" / "transforms.json").read_bytes()
-    assert "is there already" in mvcustom("toy", "photos", "photos", code=1).stderr
-    assert "expected one of" in mvcustom("toy", "photos", "other", "--split", "nowhere", code=1).stderr
+    for arguments, reason in ((["photos"], "is there already"), (["other", "--split", "nowhere"], "expected one of")):
+        with pytest.raises(SystemExit) as stop:
+            main(["toy", "photos", str(tmp_path / arguments[0]), *arguments[1:]])
+        assert stop.value.code == 1
+        assert reason in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
     assert (tmp_path / "photos" / "transforms.json").read_bytes() == before
