@@ -55,8 +55,13 @@ def pipelines(folders):
     return {dtype: load_pipeline(*folders, dtype) for dtype in TOLERANCES}
 
 
+def case_and_dtype(case, dtype):
+    # CPUs without bfloat16 instructions emulate it, which takes most of a minute.
+    return pytest.param(case, dtype, marks=[pytest.mark.slow] if dtype == torch.bfloat16 else [])
+
+
 @pytest.mark.parametrize(
-    ("case", "dtype"), [(case, dtype) for case, dtypes in CASES.items() for dtype in dtypes], ids=str
+    ("case", "dtype"), [case_and_dtype(case, dtype) for case, dtypes in CASES.items() for dtype in dtypes], ids=str
 )
 def test_it_gives_what_it_gave(values, pipelines, case, dtype):
     images = generate(pipelines[dtype], case)
