@@ -3,7 +3,7 @@
 python -m benchmarks.gpu -o gpu-results
 python -m benchmarks.gpu -o gpu-results --time-limit 540 --archive gpu-results.tar.gz
 python -m benchmarks.gpu -o gpu-results --wheels benchmarks/gpu/wheels     # where there is no network
-python -m benchmarks.gpu -o /tmp/try --device cpu --quick
+python -m benchmarks.gpu -o out/try --device cpu --quick
 python -m benchmarks.gpu --list
 """
 
