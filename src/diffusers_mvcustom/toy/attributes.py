@@ -34,7 +34,7 @@ TIMES = ("noon", "dusk", "night")
 
 OBJECTS = ("tree", "rock", "barrel", "crate", "tower", "mushroom")
 
-MAX_OBJECTS = 3
+MAX_OBJECTS = 2
 
 
 @dataclass(frozen=True)

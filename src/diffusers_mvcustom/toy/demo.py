@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 PROMPTS = (
     "a {token} {noun} on a beach at sunset with two trees",
-    "a {token} {noun} in the snow at noon with three barrels",
+    "a {token} {noun} in the snow at noon with two barrels",
 )
 """What the demo asks for, in words of the toy world's captions."""
 

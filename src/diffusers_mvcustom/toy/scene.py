@@ -15,6 +15,9 @@ from .textures import Color, Texture
 
 Vector = tuple[float, float, float]
 
+FIELD_OF_VIEW = 40.0
+"""Degrees: through this lens a subject at distance 1 fills about half of a view, as in people's photos of a thing."""
+
 SKY, GROUND, SUBJECT, FIRST_OBJECT = 0, 1, 2, 3
 """Indices in a view's index map; the other objects follow from `FIRST_OBJECT` on."""
 

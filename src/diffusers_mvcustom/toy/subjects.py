@@ -63,7 +63,7 @@ def build_subject(category: str, color: str, second_color: str, pattern: str, se
         base,
         _contrasting(base, choose.uniform(0.5, 0.7)),
         _PATTERNS[pattern],
-        choose.uniform(0.16, 0.30),
+        choose.uniform(0.32, 0.50),
         (choose.uniform(0, 1), choose.uniform(0, 1), choose.uniform(0, 1)),
     )
     accent = Texture(choose.shade(choose.choice(("yellow", "blue", "green", "pink", "orange", "white"))))

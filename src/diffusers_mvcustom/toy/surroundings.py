@@ -59,7 +59,7 @@ def build_light(time: str, choose: Chooser) -> Light:
             choose.uniform(0.0, 0.8),
         )  # fmt: skip
     return Light(
-        direction, (0.34, 0.40, 0.58), (0.32, 0.34, 0.48), (0.02, 0.03, 0.12), (0.10, 0.13, 0.30),
+        direction, (0.46, 0.52, 0.68), (0.42, 0.44, 0.56), (0.02, 0.03, 0.12), (0.10, 0.13, 0.30),
         choose.uniform(0.0, 0.3),
     )  # fmt: skip
 

@@ -10,6 +10,7 @@ from ...cameras import Cameras
 from ...errors import MVCustomError
 from ...toy import SPLITS, Scene, SceneAttributes, build_scene, describe
 from ...toy.attributes import GROUNDS, MAX_OBJECTS, OBJECTS, TIMES, Chooser
+from ...toy.scene import FIELD_OF_VIEW
 from ...toy.splits import sample_attributes, scene_seed
 
 TOKEN = "<subject>"
@@ -103,6 +104,7 @@ class ToySubject:
                     azimuth=(azimuth, azimuth),
                     elevation=choose.uniform(6.0, 40.0),
                     radius=1.0 if i == 0 else choose.uniform(0.82, 1.0),
+                    field_of_view=FIELD_OF_VIEW,
                     height=size,
                     width=size,
                 )
@@ -161,16 +163,16 @@ class Case:
         return replace(self.true_scene(), objects=())
 
     def cameras(self) -> Cameras:
-        """The target cameras: an arc of 90° around the subject, or half a unit sideways past it."""
+        """The target cameras: an arc of 90° around the subject, or 0.3 sideways past it."""
         choose = Chooser(_PROMPT_SEEDS + 1000 * self.subject.seed + 17 * self.prompt_index + PATHS.index(self.path))
         azimuth, elevation = choose.uniform(0.0, 360.0), choose.uniform(12.0, 30.0)
-        options = {"height": self.size, "width": self.size}
+        options = {"field_of_view": FIELD_OF_VIEW, "height": self.size, "width": self.size}
         if self.path == "rotation":
             return Cameras.orbit(
                 self.views, azimuth=(azimuth - 45.0, azimuth + 45.0), elevation=elevation, radius=0.95, **options
             )
         return Cameras.translate(
-            self.views, offset=(0.5, 0.0, 0.0), azimuth=azimuth, elevation=elevation, radius=1.05, **options
+            self.views, offset=(0.3, 0.0, 0.0), azimuth=azimuth, elevation=elevation, radius=1.05, **options
         )
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from ...cameras import Cameras
 from ...geometry import project
 from ...toy import Scene, render
-from ...toy.scene import Light
+from ...toy.scene import FIELD_OF_VIEW, Light
 
 WORST_DEGREES = 180.0
 RIGHT_DEGREES = 15.0
@@ -41,7 +41,7 @@ _LEAST_EVIDENCE = 0.6
 _BINS = 8
 _UNKNOWN_COLORS = 0.3
 """How much of the surroundings' density is spread evenly over all colours."""
-_SUBJECT_RADIUS = 0.34
+_SUBJECT_RADIUS = 0.44
 """How far from its middle the subject may reach, as a share of the picture's side."""
 
 
@@ -65,7 +65,7 @@ class SubjectGallery:
         alone = replace(scene, objects=(), light=_from_all_sides(scene.light))
         count = round(360 / _AZIMUTH_STEP)
         rings = [
-            Cameras.orbit(count, elevation=elevation, radius=_RADIUS, height=size, width=size)
+            Cameras.orbit(count, elevation=elevation, radius=_RADIUS, field_of_view=FIELD_OF_VIEW, height=size, width=size)
             for elevation in _ELEVATIONS
         ]
         cameras = Cameras.cat(rings)

@@ -15,6 +15,7 @@ from ...cameras import Cameras
 from ..attributes import Chooser
 from ..captions import describe
 from ..rendering import render
+from ..scene import FIELD_OF_VIEW
 from ..splits import Split, sample_scene
 from .view_store import hash_of
 
@@ -67,7 +68,7 @@ def path_cameras(split: Split, number: int, size: int, count: int = NUM_FRAMES) 
     """A camera path: an arc around the subject, rising or falling and coming nearer or not; or past it, sideways."""
     choose = Chooser(104_729 * (number + 1) + hash_of(split))
     azimuth, elevation = choose.uniform(0.0, 360.0), choose.uniform(6.0, 36.0)
-    radius, field_of_view = choose.uniform(0.85, 1.15), choose.uniform(48.0, 54.0)
+    radius, field_of_view = choose.uniform(0.85, 1.15), FIELD_OF_VIEW + choose.uniform(-2.0, 2.0)
     options = {"field_of_view": field_of_view, "height": size, "width": size}
     if choose.chance(0.7):
         span = choose.uniform(20.0, 110.0) * (1 if choose.chance(0.5) else -1)
@@ -88,7 +89,7 @@ def path_cameras(split: Split, number: int, size: int, count: int = NUM_FRAMES) 
         )
     # Past it: the camera moves along its own x axis and keeps its direction.
     middle = Cameras.orbit(1, azimuth=(azimuth, azimuth), elevation=elevation, radius=radius * 1.1, **options)
-    reach = choose.uniform(0.1, 0.3) * (1 if choose.chance(0.5) else -1)
+    reach = choose.uniform(0.06, 0.2) * (1 if choose.chance(0.5) else -1)
     right = middle.camera_to_world[0, :3, 0]
     poses = middle.camera_to_world.repeat(count, 1, 1)
     for frame in range(count):

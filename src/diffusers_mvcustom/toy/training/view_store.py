@@ -17,6 +17,7 @@ from ...errors import MVCustomError
 from ..attributes import Chooser, SceneAttributes
 from ..captions import describe
 from ..rendering import render
+from ..scene import FIELD_OF_VIEW
 from ..splits import Split, sample_attributes, sample_scene
 
 VIEWS_PER_SCENE = 2
@@ -158,7 +159,7 @@ def view_cameras(split: Split, scene_index: int, size: int, count: int = VIEWS_P
                 elevation=elevation,
                 radius=choose.uniform(0.8, 1.25),
                 target=target,
-                field_of_view=choose.uniform(46.0, 56.0),
+                field_of_view=FIELD_OF_VIEW + choose.uniform(-4.0, 4.0),
                 height=size,
                 width=size,
             )
