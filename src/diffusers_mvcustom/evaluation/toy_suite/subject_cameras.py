@@ -65,7 +65,9 @@ class SubjectGallery:
         alone = replace(scene, objects=(), light=_from_all_sides(scene.light))
         count = round(360 / _AZIMUTH_STEP)
         rings = [
-            Cameras.orbit(count, elevation=elevation, radius=_RADIUS, field_of_view=FIELD_OF_VIEW, height=size, width=size)
+            Cameras.orbit(
+                count, elevation=elevation, radius=_RADIUS, field_of_view=FIELD_OF_VIEW, height=size, width=size
+            )
             for elevation in _ELEVATIONS
         ]
         cameras = Cameras.cat(rings)
