@@ -1,10 +1,19 @@
-"""Multi-view customization (MVCustom, ICLR 2026) for diffusers: your own object, from any camera, in any scene."""
+"""Multi-view customization (MVCustom, ICLR 2026) for diffusers: your own object, from any camera, in any scene.
 
-from .cameras import Cameras, load_cameras, save_cameras
-from .errors import CamerasError, MVCustomError
-from .hooks import AnchorSettings, ConsistentAwareLatentCompletion, DenoisingHook, DepthAwareFeatureRendering
-from .pipelines import MVCustomPipeline, MVCustomPipelineOutput
-from .subjects import ReferenceViews, SubjectAdapter
+Names are imported when they are first used: cameras need no diffusers, whose import takes seconds.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .cameras import Cameras, load_cameras, save_cameras
+    from .errors import CamerasError, MVCustomError
+    from .hooks import AnchorSettings, ConsistentAwareLatentCompletion, DenoisingHook, DepthAwareFeatureRendering
+    from .pipelines import MVCustomPipeline, MVCustomPipelineOutput
+    from .subjects import ReferenceViews, SubjectAdapter
 
 __version__ = "0.1.0"
 
@@ -23,3 +32,29 @@ __all__ = [
     "load_cameras",
     "save_cameras",
 ]
+
+_HOMES = {
+    "AnchorSettings": "hooks",
+    "Cameras": "cameras",
+    "CamerasError": "errors",
+    "ConsistentAwareLatentCompletion": "hooks",
+    "DenoisingHook": "hooks",
+    "DepthAwareFeatureRendering": "hooks",
+    "MVCustomError": "errors",
+    "MVCustomPipeline": "pipelines",
+    "MVCustomPipelineOutput": "pipelines",
+    "ReferenceViews": "subjects",
+    "SubjectAdapter": "subjects",
+    "load_cameras": "cameras",
+    "save_cameras": "cameras",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -62,7 +62,7 @@ def test_the_script_shows_its_help(monkeypatch, capsys):
 def test_an_image_model_is_given_new_motion_modules(make_components, tmp_path):
     from diffusers import StableDiffusionPipeline
 
-    from diffusers_mvcustom.toy.random_components import random_unet2d_and_motion_adapter, save_random_model
+    from diffusers_mvcustom.toy.random_models import random_unet2d_and_motion_adapter, save_random_model
 
     unet2d, adapter = random_unet2d_and_motion_adapter("tiny")
     parts = make_components("tiny", depth_estimator=False)

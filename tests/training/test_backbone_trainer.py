@@ -245,7 +245,7 @@ def test_fresh_motion_modules_change_nothing_at_first(make_backbone_trainer, com
 
 
 def test_the_result_is_a_stock_motion_adapter(make_backbone_trainer, make_components, tmp_path):
-    from diffusers_mvcustom.toy.random_components import random_unet2d_and_motion_adapter
+    from diffusers_mvcustom.toy.random_models import random_unet2d_and_motion_adapter
 
     unet2d, adapter = random_unet2d_and_motion_adapter("tiny")
     parts = make_components("tiny", depth_estimator=False)
@@ -501,7 +501,7 @@ def test_motion_modules_of_any_form_come_out_again(layers, mid_block):
 
 
 def test_new_motion_modules_fit_a_2d_unet():
-    from diffusers_mvcustom.toy.random_components import random_unet2d_and_motion_adapter
+    from diffusers_mvcustom.toy.random_models import random_unet2d_and_motion_adapter
 
     unet2d, theirs = random_unet2d_and_motion_adapter("tiny")
     ours = fresh_motion_adapter(unet2d.config)

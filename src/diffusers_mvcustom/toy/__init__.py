@@ -2,15 +2,24 @@
 
 The world has scenes of known geometry: [`sample_scene`] draws one, [`render`] gives its views with exact depth and masks,
 [`describe`] its caption. [`random_components`] builds pipeline components with random weights.
+
+What needs diffusers is imported when it is first used: rendering needs torch alone.
 """
 
-from .attribute_reader import AttributeReader, text_alignment
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from .attributes import ATTRIBUTE_VALUES, SceneAttributes
 from .captions import caption_words, describe, read_caption
-from .random_components import random_components, random_unet2d_and_motion_adapter, save_random_model
 from .rendering import RenderedViews, render
 from .scene import Scene
 from .splits import HELD_OUT_PAIRS, SPLITS, build_scene, sample_attributes, sample_scene
+
+if TYPE_CHECKING:
+    from .attribute_reader import AttributeReader, text_alignment
+    from .random_models import random_components, random_unet2d_and_motion_adapter, save_random_model
 
 __all__ = [
     "ATTRIBUTE_VALUES",
@@ -32,3 +41,17 @@ __all__ = [
     "save_random_model",
     "text_alignment",
 ]
+
+_HOMES = {
+    "AttributeReader": "attribute_reader",
+    "random_components": "random_models",
+    "random_unet2d_and_motion_adapter": "random_models",
+    "save_random_model": "random_models",
+    "text_alignment": "attribute_reader",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)

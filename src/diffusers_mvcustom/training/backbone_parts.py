@@ -38,7 +38,7 @@ def fresh_motion_adapter(unet_config: Mapping[str, Any]) -> MotionAdapter:
 
     Example:
 
-        >>> from diffusers_mvcustom.toy.random_components import random_unet2d_and_motion_adapter
+        >>> from diffusers_mvcustom.toy.random_models import random_unet2d_and_motion_adapter
         >>> unet, _ = random_unet2d_and_motion_adapter("tiny")
         >>> adapter = fresh_motion_adapter(unet.config)
         >>> adapter.down_blocks[0].motion_modules[0].proj_out.weight.abs().max().item()
