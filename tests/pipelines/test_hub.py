@@ -61,21 +61,32 @@ def hub():
         yield hub
 
 
+def printed_by(code, cache, **environment):
+    """Runs code in a fresh interpreter; returns what it printed, by first word."""
+    process = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "HF_HOME": str(cache), "HF_HUB_DISABLE_XET": "1", **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 0, process.stderr[-3000:]
+    return dict(line.split(" ", 1) for line in process.stdout.splitlines() if " " in line)
+
+
 @pytest.fixture
 def python(tmp_path):
-    """Runs code in a fresh interpreter with a cache of its own; returns what it printed, by first word."""
+    """[`printed_by`] with a cache of its own for each test."""
 
     def python(code, **environment):
-        process = subprocess.run(
-            [sys.executable, "-c", code],
-            env={**os.environ, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_DISABLE_XET": "1", **environment},
-            capture_output=True,
-            text=True,
-        )
-        assert process.returncode == 0, process.stderr[-3000:]
-        return dict(line.split(" ", 1) for line in process.stdout.splitlines() if " " in line)
+        return printed_by(code, tmp_path / "cache", **environment)
 
     return python
+
+
+@pytest.fixture(scope="module")
+def expected(saved, tmp_path_factory):
+    """What the saved folder generates."""
+    return printed_by(load(saved) + GENERATE, tmp_path_factory.mktemp("cache"))
 
 
 def load(source, **arguments):
@@ -86,8 +97,7 @@ def load(source, **arguments):
     )
 
 
-def test_a_repository_with_its_subject(saved, hub, python):
-    expected = python(load(saved) + GENERATE)
+def test_a_repository_with_its_subject(saved, expected, hub, python):
     hub.add_folder("you/base", saved)
     online = python(load("you/base") + GENERATE, HF_ENDPOINT=hub.endpoint)
     assert online == expected
@@ -122,7 +132,7 @@ print("window", pipe.config.attention_window)
     assert printed == {"frames": "(1, 4, 2, 16, 16)", "window": "3"}
 
 
-def test_push_to_hub(saved, hub, python):
+def test_push_to_hub(saved, expected, hub, python):
     code = load(saved) + f"pipe.push_to_hub('you/pushed', token={hub.valid_token!r})\n"
     python(code, HF_ENDPOINT=hub.endpoint)
     _, files = hub.repositories["you/pushed"].commits[-1]
@@ -133,10 +143,10 @@ def test_push_to_hub(saved, hub, python):
         "subject/feature_nerf.safetensors",
     ):
         assert name in files
-    assert python(load("you/pushed") + GENERATE, HF_ENDPOINT=hub.endpoint) == python(load(saved) + GENERATE)
+    assert python(load("you/pushed") + GENERATE, HF_ENDPOINT=hub.endpoint) == expected
 
 
-def test_hub_form_without_the_package(saved, python):
+def test_hub_form_without_the_package(saved, expected, python):
     code = (
         WITHOUT_PACKAGE
         + f"""
@@ -146,10 +156,10 @@ assert "diffusers_mvcustom" not in sys.modules
 """
         + GENERATE
     )
-    assert python(code) == python(load(saved) + GENERATE)
+    assert python(code) == expected
 
 
-def test_hub_form_from_a_weights_repository(saved, hub, python):
+def test_hub_form_from_a_weights_repository(saved, expected, hub, python):
     hub.add_folder("you/base", saved)
     files = {"pipeline.py": (HUB_FORM / "pipeline.py").read_bytes()}
     repository = hub.repositories["you/base"]
@@ -163,7 +173,7 @@ pipe = DiffusionPipeline.from_pretrained("you/base", custom_pipeline="you/base",
         + GENERATE
     )
     printed = python(code, HF_ENDPOINT=hub.endpoint)
-    assert printed == python(load(saved) + GENERATE)
+    assert printed == expected
 
 
 def test_hub_form_is_current():
