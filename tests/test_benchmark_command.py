@@ -77,3 +77,11 @@ def test_what_cannot_be_used_is_named_before_anything_is_made(tmp_path, capsys, 
     assert named in capsys.readouterr().err
     assert not list(tmp_path.rglob("*.png"))
     assert not list(tmp_path.rglob("toy_benchmark.*"))
+
+
+def test_choices_are_not_made_on_subjects_of_reports(tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["benchmark", "--suite", "toy-choices", "--split", "unseen_subjects", "-o", str(tmp_path / "report")])
+    assert ended.value.code == 2
+    assert "validation" in capsys.readouterr().err
+    assert not (tmp_path / "report").exists()

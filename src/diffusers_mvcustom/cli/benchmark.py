@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 def benchmark(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the report.")],
-    suite: Annotated[str, typer.Option(help="Which benchmark; there is one: toy.")] = "toy",
+    suite: Annotated[
+        str, typer.Option(help="toy: methods; toy-choices: settings of the method, one at a time.")
+    ] = "toy",
     model: Annotated[
         str | None, typer.Option(help="Model folder, or 'tiny' for one of random weights; by default the shipped one.")
     ] = None,
@@ -25,8 +27,11 @@ def benchmark(
         Path | None, typer.Option(help="Attribute reader's folder; by default the shipped one, if it is there.")
     ] = None,
     split: Annotated[
-        str, typer.Option(help="Whose subjects: unseen_subjects to report, validation to make choices by.")
-    ] = "unseen_subjects",
+        str | None,
+        typer.Option(
+            help="Whose subjects: unseen_subjects to report (toy), validation to make choices by (toy-choices)."
+        ),
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="1 subject, 1 prompt, 1 seed, both paths.")] = False,
     subjects: Annotated[int, typer.Option(help="Subjects.")] = 4,
     prompts: Annotated[int, typer.Option(help="Prompts for each subject.")] = 2,
@@ -51,15 +56,21 @@ def benchmark(
     repetition, time and memory are measured, and so are true renders and nonsense, to see what the numbers are worth. What is
     done is kept: an interrupted run goes on where it stopped.
 
+    `--suite toy-choices` compares settings that the method's description leaves open, on subjects that no report uses.
+
     Example: `mvcustom benchmark --suite toy --quick -o out/benchmark`
     """
     import torch
 
-    from ..evaluation.toy_suite import SuiteSettings, ToySuite, write_json, write_page, write_sheets
+    from ..evaluation.toy_suite import CHOICES, METHODS, SuiteSettings, ToySuite, write_json, write_page, write_sheets
     from ..evaluation.toy_suite.environment import environment
 
-    if suite != "toy":
-        raise typer.BadParameter(f"--suite: expected toy, got {suite!r}")
+    if suite not in ("toy", "toy-choices"):
+        raise typer.BadParameter(f"--suite: expected toy or toy-choices, got {suite!r}")
+    choosing = suite == "toy-choices"
+    split = split or ("validation" if choosing else "unseen_subjects")
+    if choosing and split != "validation":
+        raise typer.BadParameter(f"--split: choices are made on validation, which no report uses; got {split!r}")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     size = 64
     settings = SuiteSettings(
@@ -87,6 +98,7 @@ def benchmark(
         training_arguments=["--config", training],
         reader=attribute_reader,
         reader_key=reader_key,
+        methods=CHOICES if choosing else METHODS,
     )
     results = run.run()
     results |= {
@@ -96,15 +108,17 @@ def benchmark(
         "training": training,
         "environment": environment(device),
     }
-    sheets = write_sheets(run, output / "toy_benchmark")
-    write_json(output / "toy_benchmark.json", results)
-    write_page(output / "toy_benchmark.md", results, [file.relative_to(output).as_posix() for file in sheets])
+    report = "toy_choices" if choosing else "toy_benchmark"
+    sheets = write_sheets(run, output / report)
+    write_json(output / f"{report}.json", results)
+    title = "Toy benchmark: settings of the method" if choosing else "Toy benchmark"
+    write_page(output / f"{report}.md", results, [file.relative_to(output).as_posix() for file in sheets], title=title)
     minutes = (time.perf_counter() - started) / 60
     full = next(iter(results["methods"].values()))["numbers"]
     typer.echo(
         f"{len(results['methods'])} methods × {results['cases']} sets of {settings.views} views in {minutes:.1f} min; full: "
         f"subject RRA@15 {full['subject RRA@15']['mean']:.2f}, surroundings' camera "
-        f"{full['surroundings accuracy']['mean']:.2f} → {output / 'toy_benchmark.md'}"
+        f"{full['surroundings accuracy']['mean']:.2f} → {output / report}.md"
     )
 
 

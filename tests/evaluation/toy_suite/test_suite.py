@@ -9,8 +9,10 @@ from PIL import Image
 
 from diffusers_mvcustom import MVCustomPipeline
 from diffusers_mvcustom.evaluation.toy_suite import (
+    CHOICES,
     CONTROLS,
     METHODS,
+    Method,
     SuiteSettings,
     ToySuite,
     cases_of,
@@ -141,6 +143,35 @@ def test_only_lora_and_token_alone_are_blind_to_cameras(finished):
         )
         assert torch.equal(one, other) == (method.name == "lora"), method.name
     assert pipe.config.attention_window is None  # as it was before the method with window 1
+
+
+def test_choices_change_one_setting_each(finished):
+    suite, _, _ = finished
+    assert len({method.name for method in CHOICES}) == len({method.title for method in CHOICES}) == len(CHOICES)
+    changed = [method for method in CHOICES if method.hook_settings or method.anchor]
+    for method in changed:
+        settings = [*method.hook_settings.values(), *([method.anchor] if method.anchor else [])]
+        assert [len(setting) for setting in settings] == [1], method.name
+        assert {"hook_settings", "anchor"} & set(method.to_dict())
+    case = next(cases_of(SETTINGS, subjects_of(SETTINGS)[0]))
+    pipe = suite.load_model()
+    pipe.set_progress_bar_config(disable=True)
+    pipe.load_subject(suite.trainings.folder(case.subject, "pose-conditioned"), adapter_name="pose-conditioned")
+    before = [repr(hook) for hook in pipe.hooks]
+    hooks = METHODS[0].hooks
+    views = {
+        method.name: generate(pipe, method, case, SETTINGS).images
+        for method in (
+            METHODS[0],
+            Method("layers", "", hooks=hooks, hook_settings={hooks[0]: {"layers": r"up_blocks\.0\..*"}}),
+            Method("anchor", "", hooks=hooks, anchor={"frames": 0}),
+            Method("same", "", hooks=hooks, anchor={"align": True}),
+        )
+    }
+    assert torch.equal(views["same"], views["full"])
+    assert not torch.equal(views["layers"], views["full"])
+    assert not torch.equal(views["anchor"], views["full"])
+    assert [repr(hook) for hook in pipe.hooks] == before
 
 
 def test_what_the_pipeline_gives_up_counts_as_the_worst(make_suite, make_components, finished):

@@ -5,6 +5,7 @@ views, true renders and nonsense alike, by cameras, geometry, identity, text and
 """
 
 from .cases import Case, SuiteSettings, ToySubject, cases_of, subjects_of
+from .choices import CHOICES
 from .controls import CONTROLS
 from .methods import METHODS, Method
 from .report import write_json, write_page
@@ -13,6 +14,7 @@ from .sheets import write_sheets
 from .suite import ToySuite
 
 __all__ = [
+    "CHOICES",
     "CONTROLS",
     "METHODS",
     "Case",

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
 from ...errors import MVCustomError
+from ...hooks import AnchorSettings
 from ...models.motion_transformer import motion_bypassed
 from .cases import Case, SuiteSettings
 from .peak_memory import Cost, measured
@@ -32,6 +34,8 @@ class Method:
         hooks (`tuple` of `str`): Names of the pipeline's hooks that act.
         one_dimensional (`bool`): Attention of the motion modules along time only, as AnimateDiff has it.
         single_views (`bool`): Motion modules off, so that every view is generated on its own.
+        hook_settings (`dict[str, dict]`): Fields of the hooks to change, by the hook's name.
+        anchor (`dict`): Fields of [`AnchorSettings`] to change.
     """
 
     name: str
@@ -40,10 +44,13 @@ class Method:
     hooks: tuple[str, ...] = ()
     one_dimensional: bool = False
     single_views: bool = False
+    hook_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    anchor: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        return {**asdict(self), "hooks": list(self.hooks)}
+        """Plain values; settings that are the pipeline's own are left out."""
+        values = {**asdict(self), "hooks": list(self.hooks)}
+        return {name: value for name, value in values.items() if value != {}}
 
 
 METHODS = (
@@ -101,7 +108,12 @@ def generate(pipe: MVCustomPipeline, method: Method, case: Case, settings: Suite
                 guidance_scale=settings.guidance_scale,
                 latents=noise.to(device, pipe.unet.dtype),
                 generator=torch.Generator(device).manual_seed(case.seed),
-                hooks=[hook for hook in pipe.hooks if hook.name in method.hooks],
+                hooks=[
+                    replace(hook, **method.hook_settings.get(hook.name, {}))
+                    for hook in pipe.hooks
+                    if hook.name in method.hooks
+                ],
+                anchor=AnchorSettings(**method.anchor) if method.anchor else None,
                 # Without FeatureNeRF there is nothing to render.
                 pose_guidance_end=1.0 if method.subject == "pose-conditioned" else 0.0,
                 output_type="pt",

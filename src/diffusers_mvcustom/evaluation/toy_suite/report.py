@@ -38,22 +38,22 @@ def write_json(file: Path, results: dict[str, Any]) -> None:
     _write(file, json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def write_page(file: Path, results: dict[str, Any], sheets: list[str]) -> None:
+def write_page(file: Path, results: dict[str, Any], sheets: list[str], *, title: str = "Toy benchmark") -> None:
     """Writes the page of a run's results.
 
     Args:
         file (`Path`): Where.
         results (`dict`): As [`run_toy_suite`] returns them.
         sheets (`list[str]`): Paths of sheets to show, as the page has to name them.
+        title (`str`): Its heading.
     """
-    _write(file, "\n".join(_page(results, sheets)))
+    _write(file, "\n".join([f"# {title}", *_page(results, sheets)]))
 
 
 def _page(results: dict[str, Any], sheets: list[str]) -> list[str]:
     settings, ran = results["settings"], results["environment"]
     cases = results["cases"]
     lines = [
-        "# Toy benchmark",
         "",
         "What each method makes of subjects that the model has never seen, on exact ground truth. "
         "[toy_benchmark_method.md](toy_benchmark_method.md) says what the columns mean and what they score on true "

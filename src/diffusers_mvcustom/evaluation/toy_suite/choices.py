@@ -1,0 +1,36 @@
+"""What the method's description leaves open, as methods to compare: one setting changed at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .methods import CLC, DFR, METHODS, Method
+
+
+def _full(name: str, title: str, *, dfr: dict[str, Any] | None = None, **changes: Any) -> Method:
+    if dfr is not None:
+        changes["hook_settings"] = {DFR: dfr}
+    return Method(name, title, hooks=(DFR, CLC), **changes)
+
+
+_UP = r"up_blocks\.{}\.motion_modules\.\d+"
+
+CHOICES: tuple[Method, ...] = (
+    METHODS[0],
+    METHODS[1],
+    METHODS[2],
+    _full("dfr_coarse", "DFR in up blocks 0 and 1", dfr={"layers": _UP.format("[01]")}),
+    _full("dfr_coarsest", "DFR in up block 0", dfr={"layers": _UP.format("0")}),
+    _full("dfr_middle", "DFR in up block 1", dfr={"layers": _UP.format("1")}),
+    _full("dfr_finest", "DFR in up block 2", dfr={"layers": _UP.format("2")}),
+    _full("dfr_down_too", "DFR in all motion modules", dfr={"layers": r".*"}),
+    _full("dfr_short", "DFR to 30 % of the steps", dfr={"end": 0.3}),
+    _full("dfr_half", "DFR to 50 % of the steps", dfr={"end": 0.5}),
+    _full("dfr_always", "DFR in all steps", dfr={"end": 1.0}),
+    _full("clc_short", "CLC to 10 % of the steps", hook_settings={CLC: {"end": 0.1}}),
+    _full("clc_long", "CLC to 40 % of the steps", hook_settings={CLC: {"end": 0.4}}),
+    _full("preview_short", "preview of 12 % of the steps", anchor={"preview": 0.12}),
+    _full("preview_long", "preview of 40 % of the steps", anchor={"preview": 0.4}),
+    _full("depth_as_estimated", "depth not aligned to the subject", anchor={"align": False}),
+)
+"""The first is the pipeline with its defaults, of which every other one changes one setting."""
