@@ -1,3 +1,5 @@
+"""`python -m diffusers_mvcustom.cli`: the `mvcustom` command."""
+
 from . import main
 
 main()

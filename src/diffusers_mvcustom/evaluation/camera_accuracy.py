@@ -166,6 +166,7 @@ class CameraAccuracy(Metric):
 
     @property
     def higher_is_better(self) -> dict[str, bool]:
+        """Which way each number is better."""
         names = [f"{kind}@{t:g}" for t in self.thresholds for kind in ("RRA", "RTA", "accuracy")]
         names.append(f"AUC@{self.auc_degrees}")
         medians = ("median_rotation_degrees", "median_translation_degrees")
@@ -182,6 +183,7 @@ class CameraAccuracy(Metric):
         self.add_rows(torch.stack([errors.rotation, errors.translation, errors.found.double()], dim=1))
 
     def summarize(self, rows: Tensor) -> dict[str, float]:
+        """Shares, area under the curve and medians of all pairs."""
         rotation, translation, found = rows.unbind(dim=1)
         both = torch.maximum(rotation, translation.nan_to_num(nan=0.0))
         numbers: dict[str, float] = {}

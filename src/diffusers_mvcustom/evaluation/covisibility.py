@@ -197,6 +197,7 @@ class CovisibleReprojection(Metric):
         return agreements
 
     def summarize(self, rows: Tensor) -> dict[str, float]:
+        """Means over all sets of views."""
         _, color_error, skill = rows.unbind(dim=1)
         return {
             "skill": max(0.0, skill.mean().item()),

@@ -249,6 +249,7 @@ class Tsed(Metric):
         return agreements
 
     def summarize(self, rows: Tensor) -> dict[str, float]:
+        """Shares and medians of all pairs."""
         matches, error, still, consistent = rows.unbind(dim=1)
         return {
             "tsed": consistent.mean().item(),

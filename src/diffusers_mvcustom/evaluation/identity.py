@@ -158,6 +158,7 @@ class Identity(Metric):
         self.add_rows(torch.stack([scores, possible.double()], dim=1))
 
     def summarize(self, rows: Tensor) -> dict[str, float]:
+        """Mean over all views that could be scored."""
         score, scored = rows.unbind(dim=1)
         score = score.clamp(min=self.worst) if self.higher_is_better["score"] else score.clamp(max=self.worst)
         return {

@@ -88,6 +88,7 @@ class NeighbourDistance(Metric):
         self.add_rows(torch.stack([distances, torch.tensor([consistent[pair] for pair in pairs]).double()], dim=1))
 
     def summarize(self, rows: Tensor) -> dict[str, float]:
+        """Means over all pairs."""
         distance, consistent = rows.unbind(dim=1)
         gated = torch.where(consistent > 0, distance.clamp(max=self.worst), self.worst)
         return {

@@ -201,6 +201,7 @@ class SfmConsistency(Metric):
         self.add_rows(torch.tensor([values], dtype=torch.float64))
 
     def summarize(self, rows: Tensor) -> dict[str, float]:
+        """Shares and means over all sets of views."""
         views, registered, in_place, points, track_length, error = rows.unbind(dim=1)
         return {
             "in_place_share": (in_place.sum() / views.sum()).item(),

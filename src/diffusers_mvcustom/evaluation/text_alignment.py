@@ -86,6 +86,7 @@ class TextAlignment(Metric):
         self.add_rows(cosines[:, None])
 
     def summarize(self, rows: Tensor) -> dict[str, float]:
+        """Mean over all views."""
         cosine = rows[:, 0]
         return {
             "clip_score": (_CLIP_SCORE_WEIGHT * cosine.clamp(min=0)).mean().item(),

@@ -36,10 +36,12 @@ class ConsistentAwareLatentCompletion(DenoisingHook):
     needs_geometry: ClassVar[bool] = True
 
     def prepare(self, run: DenoisingRun) -> None:
+        """Takes the anchor's visibility at the latents' size."""
         height, width = run.latents.shape[-2:]
         run.state[id(self)] = run.anchor_geometry().visibility(height, width)[:, None]  # [B, 1, F, h, w]
 
     def after_step(self, run: DenoisingRun, step: DenoisingStep) -> None:
+        """Opens what the anchor did not see to new content."""
         arrived = step.index + 1
         if not run.covers(self, step.index) or arrived >= len(run.timesteps):
             return

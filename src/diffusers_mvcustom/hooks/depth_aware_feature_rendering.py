@@ -48,6 +48,7 @@ class DepthAwareFeatureRendering(DenoisingHook):
             ) from error
 
     def prepare(self, run: DenoisingRun) -> None:
+        """Finds the motion modules and computes the warps of their sizes."""
         height, width = run.latents.shape[-2:]
         sizes = motion_module_sizes(run.unet, height, width)
         chosen = {name: size for name, size in sizes.items() if re.fullmatch(self.layers, name)}
@@ -62,6 +63,7 @@ class DepthAwareFeatureRendering(DenoisingHook):
         run.state[id(self)] = (list(chosen), geometry)
 
     def before_step(self, run: DenoisingRun, step: DenoisingStep) -> None:
+        """Renders the anchor's features during the step's U-Net call."""
         if run.covers(self, step.index):
             names, geometry = run.state[id(self)]
             modules = [run.unet.get_submodule(name) for name in names]

@@ -58,6 +58,7 @@ class KnownViews(DenoisingHook):
             raise MVCustomError("KnownViews.latents: expected finite numbers, got NaN or infinity.")
 
     def prepare(self, run: DenoisingRun) -> None:
+        """Puts the known views' noisy latents in their places."""
         batch, channels, count, height, width = run.latents.shape
         outside = [frame for frame in self.frames if not 0 <= frame < count]
         if outside:
@@ -72,9 +73,11 @@ class KnownViews(DenoisingHook):
         self._put(run, 0)
 
     def before_step(self, run: DenoisingRun, step: DenoisingStep) -> None:
+        """Puts them back, at the level the step starts from."""
         self._put(run, step.index)  # whatever else changed the latents since the last step
 
     def after_step(self, run: DenoisingRun, step: DenoisingStep) -> None:
+        """Puts them back, at the level the step arrives at."""
         if run.covers(self, step.index):
             self._put(run, step.index + 1)
 

@@ -35,6 +35,7 @@ class SpatioTemporalTransformer3D(AnimateDiffTransformer3D):
         num_frames: int = 1,
         cross_attention_kwargs: dict[str, Any] | None = None,
     ) -> Tensor:
+        """As the stock module's, with its hidden states `(batch * frames, C, h, w)`."""
         if self.bypassed:
             return hidden_states
         if self.replace_input is not None:

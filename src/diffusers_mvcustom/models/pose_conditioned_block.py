@@ -66,9 +66,11 @@ class PoseConditioning:
 
     @property
     def active(self) -> bool:
+        """Whether a call conditions or collects just now."""
         return self._rendered is not None or self._collected is not None
 
     def __call__(self, block: PoseConditionedTransformerBlock, hidden_states: Tensor) -> Tensor:
+        """Conditions the block on rendered features, or collects its input."""
         if self._collected is not None:
             self._collected[block.block_name] = hidden_states
             return hidden_states
@@ -104,6 +106,7 @@ class PoseProjection(nn.Module):
         hidden_states: Tensor,  # [..., C]
         features: Tensor,  # [..., C]
     ) -> Tensor:
+        """The states mixed with the features, of their shape."""
         features = features.to(hidden_states.dtype)
         return hidden_states + self.difference(torch.cat([hidden_states, features], dim=-1))
 
@@ -183,6 +186,7 @@ class PoseConditionedTransformerBlock(BasicTransformerBlock):
         class_labels: Tensor | None = None,
         added_cond_kwargs: dict | None = None,
     ) -> Tensor:
+        """As the stock block's, with the projection between attentions and feed-forward."""
         if not self.conditioning.active:
             return super().forward(
                 hidden_states,

@@ -42,6 +42,7 @@ class SpatioTemporalAttnProcessor(AttnProcessor2_0):
         spatial_size: tuple[int, int] | None = None,
         spatial_window: int | None = 1,
     ) -> Tensor:
+        """Attention in the windows, in the form of diffusers' processors."""
         if spatial_size is None or spatial_window == 1:
             return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
         if encoder_hidden_states is not None or attention_mask is not None or attn.group_norm or attn.spatial_norm:

@@ -107,6 +107,7 @@ class Chooser:
         self._generator = torch.Generator().manual_seed(seed)
 
     def uniform(self, low: float, high: float) -> float:
+        """A number from `low` to `high`."""
         return low + (high - low) * torch.rand((), generator=self._generator).item()
 
     def integer(self, low: int, high: int) -> int:
@@ -114,9 +115,11 @@ class Chooser:
         return int(torch.randint(low, high + 1, (), generator=self._generator).item())
 
     def choice(self, values: Sequence):
+        """One of the values."""
         return values[self.integer(0, len(values) - 1)]
 
     def chance(self, probability: float) -> bool:
+        """`True` with this probability."""
         return self.uniform(0.0, 1.0) < probability
 
     def shade(self, name: str) -> Color:

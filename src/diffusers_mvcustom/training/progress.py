@@ -53,6 +53,7 @@ class TrainingBar:
             self._bar.write(text, file=sys.stderr)
 
     def close(self) -> None:
+        """Leaves the bar as it is."""
         self._bar.close()
 
 

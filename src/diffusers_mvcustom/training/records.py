@@ -25,6 +25,7 @@ class Records:
         temporary.replace(self.file)
 
     def append(self, step: int, values: dict[str, float]) -> None:
+        """Adds one step's values."""
         with self.file.open("a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
 

@@ -43,6 +43,7 @@ class TrainingViews:
 
     @property
     def crops_per_photo(self) -> int:
+        """How many crops there are of every photo."""
         return self.images.shape[1]
 
 

@@ -84,6 +84,7 @@ class ToySubject:
 
     @property
     def seed(self) -> int:
+        """The subject's identity."""
         return scene_seed(self.split, self.index)
 
     def training_scene(self) -> Scene:

@@ -91,6 +91,7 @@ class FoundSubject:
 
     @property
     def is_found(self) -> bool:
+        """Whether the picture shows the subject at all."""
         return self.evidence >= _LEAST_EVIDENCE
 
 

@@ -53,6 +53,7 @@ class Movement:
 
     @property
     def is_right(self) -> bool:
+        """Whether the movement counts as right."""
         return self.error < RIGHT_ERROR
 
 

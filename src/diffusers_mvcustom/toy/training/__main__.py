@@ -39,6 +39,7 @@ SCENES = {"train": 40_000, "reader": 4_000}
 
 
 def main() -> None:
+    """Runs the stage that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", choices=["views", "latents", *STEPS, "clips", "assemble", "alignment"])
     parser.add_argument("--output", type=Path, required=True, help="folder of views and checkpoints")
