@@ -140,7 +140,7 @@ def measure(case: Case, options: argparse.Namespace) -> Iterator[dict]:
 def build(model: str, options: argparse.Namespace) -> MVCustomPipeline:
     dtype = getattr(torch, options.dtype)
     if model == "toy":
-        pipe = MVCustomPipeline.from_pretrained(shipped_folder("toy"), torch_dtype=dtype)
+        pipe = MVCustomPipeline.from_pretrained(shipped_folder("toy"), dtype=dtype)
     else:
         pipe = MVCustomPipeline(**random_components(model, dtype=dtype))
     pipe.to(options.device)

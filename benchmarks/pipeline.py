@@ -189,7 +189,7 @@ def build(options: argparse.Namespace) -> tuple[MVCustomPipeline, dict[str, floa
             setup["save"], _ = timed(lambda: pipe.save_pretrained(folder), "cpu")
             del pipe
             started = time.perf_counter()
-            pipe = MVCustomPipeline.from_pretrained(folder, torch_dtype=dtype)
+            pipe = MVCustomPipeline.from_pretrained(folder, dtype=dtype)
             setup["load"] = time.perf_counter() - started
     pipe.to(options.device)
     pipe.set_progress_bar_config(disable=True)

@@ -45,7 +45,7 @@ def test_half_precision(make_pipe, run, device, dtype, tmp_path):
     pipe = make_pipe().to(device, dtype)
     assert_near(run(pipe), expected, share=0.15)
     pipe.save_pretrained(tmp_path)
-    loaded = MVCustomPipeline.from_pretrained(tmp_path, torch_dtype=dtype).to(device)
+    loaded = MVCustomPipeline.from_pretrained(tmp_path, dtype=dtype).to(device)
     loaded.set_progress_bar_config(disable=True)
     assert torch.equal(run(loaded), run(pipe))
 

@@ -91,7 +91,7 @@ def test_half_precision(make_pipe, run, tmp_path, dtype):
     assert views.isfinite().all()
     assert (views.float() - exact).abs().mean() < 0.1 * exact.std()
     pipe.save_pretrained(tmp_path)
-    assert MVCustomPipeline.from_pretrained(tmp_path, torch_dtype=dtype).unet.dtype == dtype
+    assert MVCustomPipeline.from_pretrained(tmp_path, dtype=dtype).unet.dtype == dtype
 
 
 def test_a_batch_is_its_prompts_one_by_one(pipe, run):

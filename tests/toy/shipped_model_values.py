@@ -55,7 +55,7 @@ CASES: dict[str, tuple[torch.dtype, ...]] = {
 
 def load_pipeline(model: Path, subject: Path, dtype: torch.dtype = torch.float32) -> MVCustomPipeline:
     """The model with the subject loaded."""
-    pipe = MVCustomPipeline.from_pretrained(model, torch_dtype=dtype)
+    pipe = MVCustomPipeline.from_pretrained(model, dtype=dtype)
     pipe.load_subject(subject)
     pipe.set_progress_bar_config(disable=True)
     return pipe

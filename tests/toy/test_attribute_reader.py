@@ -44,7 +44,7 @@ def test_objects_that_are_not_there_have_no_kind(reader, images):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_it_comes_back_from_its_folder(reader, images, tmp_path, dtype):
     reader.to(dtype).save_pretrained(tmp_path)
-    loaded = AttributeReader.from_pretrained(tmp_path, torch_dtype=torch.float32)
+    loaded = AttributeReader.from_pretrained(tmp_path, dtype=torch.float32)
     assert loaded.config.channels == [4, 8, 8]
     reader.float()
     assert {name: score.tolist() for name, score in loaded(images).items()} == {

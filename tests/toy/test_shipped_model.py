@@ -77,7 +77,7 @@ def test_the_cases_differ_from_each_other(values):
 
 def test_the_reader_loads_and_reads_renders():
     [folder] = shipped("toy-attribute-reader")
-    reader = AttributeReader.from_pretrained(folder, torch_dtype=torch.float32).eval()
+    reader = AttributeReader.from_pretrained(folder, dtype=torch.float32).eval()
     scenes = [sample_scene("validation", index) for index in range(16)]
     camera = Cameras.orbit(1, azimuth=(30, 30), height=64, width=64)
     images = torch.cat([render(scene, camera).images for scene in scenes])

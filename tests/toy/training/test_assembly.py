@@ -63,7 +63,7 @@ def generate(pipe, **call):
 
 
 def test_the_folder_loads_and_generates(model):
-    pipe = MVCustomPipeline.from_pretrained(model, torch_dtype=torch.float32)
+    pipe = MVCustomPipeline.from_pretrained(model, dtype=torch.float32)
     assert {weight.dtype for weight in pipe.unet.parameters()} == {torch.float32}
     assert pipe.config.attention_window == 5  # as the motion adapter was trained
     assert {hook.name for hook in pipe.hooks} == {
@@ -78,7 +78,7 @@ def test_the_folder_loads_and_generates(model):
 
 
 def test_it_is_a_stock_animatediff_repository_of_half_precision(model):
-    pipe = AnimateDiffPipeline.from_pretrained(model, torch_dtype=torch.float32)
+    pipe = AnimateDiffPipeline.from_pretrained(model, dtype=torch.float32)
     assert generate(pipe, num_frames=2).shape == (1, 2, 3, 64, 64)
     index = json.loads((model / "model_index.json").read_text())
     assert {entry[0] for entry in index.values() if isinstance(entry, list) and entry[0]} == {
@@ -91,7 +91,7 @@ def test_it_is_a_stock_animatediff_repository_of_half_precision(model):
 
 
 def test_weights_are_the_averaged_ones_of_the_checkpoints(trained, model):
-    pipe = MVCustomPipeline.from_pretrained(model, torch_dtype=torch.float32)
+    pipe = MVCustomPipeline.from_pretrained(model, dtype=torch.float32)
     run = image_model_run(trained / "images", **SETTINGS)
     run.use_averaged_weights()
     expected = run.modules["unet"].state_dict()
@@ -123,7 +123,7 @@ def test_what_is_not_trained_is_named(tmp_path):
 
 def test_training_goes_on_from_a_stored_model(trained, model, tmp_path):
     run = image_model_run(tmp_path / "images", **SETTINGS, start_from=model)
-    stored = MVCustomPipeline.from_pretrained(model, torch_dtype=torch.float32)
+    stored = MVCustomPipeline.from_pretrained(model, dtype=torch.float32)
     assert torch.equal(run.modules["unet"].conv_in.weight, stored.unet.conv_in.weight)
     embedding = run.modules["text_encoder"].get_input_embeddings().weight
     assert torch.equal(embedding, stored.text_encoder.get_input_embeddings().weight)

@@ -98,9 +98,9 @@ def _measure(options: argparse.Namespace) -> None:
     """Writes `toy_text_alignment.md` and a sheet of samples, `toy_samples.png`, into the folder."""
     from ...pipelines import MVCustomPipeline
 
-    pipe = MVCustomPipeline.from_pretrained(options.model, torch_dtype=torch.float32).to(options.device)
+    pipe = MVCustomPipeline.from_pretrained(options.model, dtype=torch.float32).to(options.device)
     pipe.set_progress_bar_config(disable=True)
-    reader = AttributeReader.from_pretrained(options.reader, torch_dtype=torch.float32)
+    reader = AttributeReader.from_pretrained(options.reader, dtype=torch.float32)
     measured = measure_text_alignment(pipe, reader, seed=options.seed, progress=tqdm)
     options.output.mkdir(parents=True, exist_ok=True)
     head = (

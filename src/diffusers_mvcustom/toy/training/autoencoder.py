@@ -153,7 +153,7 @@ def latent_autoencoder(folder: Path, store: ViewStore, start_from: Path | None =
         return finished_autoencoder(autoencoder_run(folder / "autoencoder", **settings), store)
     if start_from is None:
         raise MVCustomError(f"{folder}: there is no trained autoencoder yet; run the stage `autoencoder` first.")
-    return AutoencoderKL.from_pretrained(start_from / "vae", torch_dtype=torch.float32).to(settings["device"])
+    return AutoencoderKL.from_pretrained(start_from / "vae", dtype=torch.float32).to(settings["device"])
 
 
 def flipped(pixels: Tensor) -> Tensor:

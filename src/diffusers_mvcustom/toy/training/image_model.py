@@ -128,7 +128,7 @@ def stored_image_model(model: Path) -> dict[str, torch.nn.Module]:
     """`text_encoder` and `unet` (2-D, without the motion modules) of a model folder, to train them further."""
     modules = new_image_model(toy_tokenizer())
     modules["text_encoder"] = CLIPTextModel.from_pretrained(model / "text_encoder", dtype=torch.float32)
-    weights = UNetMotionModel.from_pretrained(model / "unet", torch_dtype=torch.float32).state_dict()
+    weights = UNetMotionModel.from_pretrained(model / "unet", dtype=torch.float32).state_dict()
     modules["unet"].load_state_dict(
         {name: weight for name, weight in weights.items() if "motion_modules." not in name}
     )
