@@ -123,7 +123,14 @@ def assert_same_end(ours, theirs, weights_of):
 
 @pytest.mark.parametrize(
     ("place", "count", "resumes_at"),
-    [("update", 1, 0), ("update", 4, 2), ("tensors", 1, 0), ("tensors", 2, 2), ("rename", 5, 2), ("after", 2, 4)],
+    [
+        ("update", 4, 2),
+        ("tensors", 2, 2),
+        ("rename", 5, 2),
+        pytest.param("update", 1, 0, marks=pytest.mark.slow),
+        pytest.param("tensors", 1, 0, marks=pytest.mark.slow),
+        pytest.param("after", 2, 4, marks=pytest.mark.slow),
+    ],
 )
 def test_killed_and_resumed(settings, straight, make_trainer, weights_of, tmp_path, place, count, resumes_at):
     out = tmp_path / "out"
@@ -180,7 +187,7 @@ _PROCESSES = textwrap.dedent(
 )
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("accumulation", [2, pytest.param(1, marks=pytest.mark.slow)])
 def test_two_processes_are_one_with_twice_the_batch(settings, make_trainer, weights_of, tmp_path, accumulation):
     shared = {**settings, "lora_dropout": 0.0, "max_train_steps": 3, "gradient_accumulation_steps": accumulation}
     script = tmp_path / "train.py"
