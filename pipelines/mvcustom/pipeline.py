@@ -20,8 +20,9 @@ import struct
 import tempfile
 import torch
 import torch.nn.functional as F
+import warnings
 import zlib
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -33,7 +34,7 @@ from diffusers.models.attention import BasicTransformerBlock, _chunked_feed_forw
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
-from diffusers.utils import BaseOutput, export_to_video, load_image, logging, make_image_grid
+from diffusers.utils import BaseOutput, export_to_video, logging, make_image_grid
 from diffusers.utils.torch_utils import is_compiled_module, randn_tensor
 from functools import partial
 from huggingface_hub import HfApi, ModelCard, ModelCardData, snapshot_download
@@ -44,6 +45,7 @@ from importlib.util import find_spec
 from itertools import pairwise
 from os import PathLike
 from pathlib import Path, PurePosixPath
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -62,6 +64,49 @@ class MVCustomError(ValueError):
 
 class CamerasError(MVCustomError):
     """Cameras are malformed, or given in a convention that contradicts their use."""
+
+
+# --- cameras/checks.py: What users give as poses, sizes and lengths, checked and in one form.
+
+
+_LARGEST_SIZE = 2**20
+
+
+def as_float_tensor(name: str, value: Tensor) -> Tensor:
+    """A float32 or float64 tensor of anything that holds real numbers; `name` is the argument's in messages."""
+    try:
+        tensor = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise CamerasError(f"{name}: expected a tensor or an array of numbers, got {type(value).__name__}.") from error
+    if tensor.is_complex() or tensor.dtype == torch.bool or tensor.is_quantized:
+        raise CamerasError(f"{name}: expected real numbers, got {tensor.dtype}.")
+    if tensor.layout != torch.strided or tensor.is_meta:
+        raise CamerasError(f"{name}: expected a dense tensor with values, got {tensor.layout} on {tensor.device}.")
+    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
+
+
+def as_size(name: str, value: int) -> int:
+    """A side of an image in pixels as `int`; whatever holds a whole number will do."""
+    try:
+        size = int(value)
+        fits = not isinstance(value, (bool, str)) and size == value and 1 <= size <= _LARGEST_SIZE
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        fits = False
+    if not fits:
+        raise CamerasError(
+            f"{name}: expected a positive whole number of pixels, at most {_LARGEST_SIZE:,}, got {value!r}."
+        )
+    return size
+
+
+def is_real(value: object) -> bool:
+    """Whether it is one finite number, of Python's, numpy's or torch's kind."""
+    if isinstance(value, (bool, str, bytes)):
+        return False
+    try:
+        return math.isfinite(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        return False
 
 
 # --- cameras/trajectories.py: Camera paths around and through the subject frame.
@@ -311,17 +356,17 @@ class _View:
         height: int | None = None,
         width: int | None = None,
     ) -> None:
-        if field_of_view is not None and not 0 < field_of_view < 180:
+        if field_of_view is not None and not (is_real(field_of_view) and 0 < field_of_view < 180):
             raise CamerasError(f"field_of_view: expected degrees between 0 and 180, got {field_of_view!r}.")
-        self.target = torch.as_tensor(target, dtype=torch.float32)
+        self.target = as_float_tensor("target", target).to(torch.float32)
         if self.target.shape != (3,):
             raise CamerasError(f"target: expected a point of 3 numbers, got {self.target.tolist()}.")
         if like is not None:
             height = like.height if height is None else height
             width = like.width if width is None else width
             like = like.cover(height, width) if (like.height, like.width) != (height, width) else like
-        self.height = DEFAULT_SIZE if height is None else height
-        self.width = DEFAULT_SIZE if width is None else width
+        self.height = DEFAULT_SIZE if height is None else as_size("height", height)
+        self.width = DEFAULT_SIZE if width is None else as_size("width", width)
         if radius is None:
             radius = 1.0 if like is None else (like.centers.float() - self.target).norm(dim=-1).median().item()
         _check_positive("radius", radius)
@@ -386,12 +431,12 @@ def _check_count(count: int) -> None:
 
 
 def _check_positive(name: str, *values: float) -> None:
-    if not all(isinstance(value, (int, float)) and math.isfinite(value) and value > 0 for value in values):
+    if not all(is_real(value) and value > 0 for value in values):
         raise CamerasError(f"{name}: expected numbers above 0, got {values}.")
 
 
 def _check_elevation(low: float, high: float) -> None:
-    if not (min(low, high) >= -90 and max(low, high) <= 90):
+    if not (is_real(low) and is_real(high) and min(low, high) >= -90 and max(low, high) <= 90):
         raise CamerasError(f"elevation: expected degrees from -90 to 90, got {low} to {high}.")
 
 
@@ -437,8 +482,8 @@ class Cameras(TrajectoryConstructors):
     width: int
 
     def __post_init__(self) -> None:
-        camera_to_world = _as_float_tensor("camera_to_world", self.camera_to_world)
-        intrinsics = _as_float_tensor("intrinsics", self.intrinsics)
+        camera_to_world = as_float_tensor("camera_to_world", self.camera_to_world)
+        intrinsics = as_float_tensor("intrinsics", self.intrinsics)
         if camera_to_world.ndim != 3 or camera_to_world.shape[1:] != (4, 4) or camera_to_world.shape[0] == 0:
             raise CamerasError(
                 f"camera_to_world: expected shape (N, 4, 4) with N >= 1, got {tuple(camera_to_world.shape)}."
@@ -451,10 +496,7 @@ class Cameras(TrajectoryConstructors):
                 f"got {tuple(intrinsics.shape)}."
             )
         for name in ("height", "width"):
-            size = getattr(self, name)
-            if isinstance(size, bool) or int(size) != size or size < 1:
-                raise CamerasError(f"{name}: expected a positive whole number of pixels, got {size!r}.")
-            object.__setattr__(self, name, int(size))
+            object.__setattr__(self, name, as_size(name, getattr(self, name)))
         intrinsics = intrinsics.to(device=camera_to_world.device, dtype=camera_to_world.dtype)
         _check_poses(camera_to_world)
         _check_intrinsics(intrinsics)
@@ -472,7 +514,11 @@ class Cameras(TrajectoryConstructors):
         width: int,
     ) -> Cameras:
         """Cameras with the given focal length(s) in pixels and the principal point at the image centre."""
-        fx, fy = focal if isinstance(focal, tuple) else (focal, focal)
+        camera_to_world = as_float_tensor("camera_to_world", camera_to_world)
+        height, width = as_size("height", height), as_size("width", width)
+        fx, fy = focal if isinstance(focal, tuple) and len(focal) == 2 else (focal, focal)
+        if not (is_real(fx) and is_real(fy)):
+            raise CamerasError(f"focal: expected a number of pixels or two (fx, fy), got {focal!r}.")
         intrinsics = torch.tensor(
             [[fx, 0.0, width / 2], [0.0, fy, height / 2], [0.0, 0.0, 1.0]], dtype=camera_to_world.dtype
         )
@@ -520,10 +566,12 @@ class Cameras(TrajectoryConstructors):
 
     @property
     def device(self) -> torch.device:
+        """Device of the cameras."""
         return self.camera_to_world.device
 
     @property
     def dtype(self) -> torch.dtype:
+        """Dtype of the cameras."""
         return self.camera_to_world.dtype
 
     def allclose(self, other: Cameras, rtol: float = 1e-5, atol: float = 1e-6) -> bool:
@@ -574,11 +622,14 @@ class Cameras(TrajectoryConstructors):
 
         With pixel centres at +0.5 the intrinsics scale by the plain ratio of sizes, principal point included.
         """
+        height, width = as_size("height", height), as_size("width", width)
         scale = self.intrinsics.new_tensor([width / self.width, height / self.height, 1.0])
         return replace(self, intrinsics=self.intrinsics * scale[:, None], height=height, width=width)
 
     def crop(self, top: int, left: int, height: int, width: int) -> Cameras:
         """The cameras of the image's part that starts at pixel (`top`, `left`). It may reach beyond the image."""
+        if not (is_real(top) and is_real(left)):
+            raise CamerasError(f"top, left: expected numbers of pixels, got {top!r} and {left!r}.")
         shift = torch.zeros_like(self.intrinsics)
         shift[:, 0, 2], shift[:, 1, 2] = left, top
         return replace(self, intrinsics=self.intrinsics - shift, height=height, width=width)
@@ -588,21 +639,12 @@ class Cameras(TrajectoryConstructors):
 
         What [`MVCustomPipeline`] does with cameras whose image has another aspect ratio than the views asked for.
         """
+        height, width = as_size("height", height), as_size("width", width)
         scale = max(height / self.height, width / self.width)
         scaled = self.resize(
             *(max(round(size * scale), least) for size, least in ((self.height, height), (self.width, width)))
         )
         return scaled.crop((scaled.height - height) // 2, (scaled.width - width) // 2, height, width)
-
-
-def _as_float_tensor(name: str, value: Tensor) -> Tensor:
-    try:
-        tensor = torch.as_tensor(value)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise CamerasError(f"{name}: expected a tensor or an array of numbers, got {type(value).__name__}.") from error
-    if tensor.is_complex() or tensor.dtype == torch.bool:
-        raise CamerasError(f"{name}: expected real numbers, got {tensor.dtype}.")
-    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
 
 
 def _bad_indices(bad: Tensor) -> str:
@@ -628,7 +670,7 @@ def _check_poses(camera_to_world: Tensor) -> None:
     singular = torch.linalg.det(rotation).abs() < 1e-8
     if singular.any():
         raise CamerasError(f"camera_to_world: expected rotations, got singular matrices in {_bad_indices(singular)}.")
-    scaled = error > _ORTHONORMALITY_TOLERANCE
+    scaled = ~(error <= _ORTHONORMALITY_TOLERANCE)  # NaN of an overflow too
     if scaled.any():
         raise CamerasError(
             f"camera_to_world: expected orthonormal rotations, got an error of {error.max().item():.3g} in "
@@ -1932,6 +1974,7 @@ class SpatioTemporalAttnProcessor(AttnProcessor2_0):
         spatial_size: tuple[int, int] | None = None,
         spatial_window: int | None = 1,
     ) -> Tensor:
+        """Attention in the windows, in the form of diffusers' processors."""
         if spatial_size is None or spatial_window == 1:
             return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
         if encoder_hidden_states is not None or attention_mask is not None or attn.group_norm or attn.spatial_norm:
@@ -2095,6 +2138,7 @@ class SpatioTemporalTransformer3D(AnimateDiffTransformer3D):
         num_frames: int = 1,
         cross_attention_kwargs: dict[str, Any] | None = None,
     ) -> Tensor:
+        """As the stock module's, with its hidden states `(batch * frames, C, h, w)`."""
         if self.bypassed:
             return hidden_states
         if self.replace_input is not None:
@@ -2234,6 +2278,40 @@ def _check_processors(block: nn.Module) -> None:
             )
 
 
+# --- files/pictures.py: Pictures, opened within bounds.
+
+
+PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
+"""What is read, by content. Pillow knows more: some of it runs other programs (EPS), none of it is a photo's."""
+
+
+@contextmanager
+def opened_picture(file: str | PathLike[str], expected: str = "an image") -> Iterator[Image.Image]:
+    """An image file for the length of the context; what fails while it is opened or decoded there names the file.
+
+    Only the header is read before the pixels are asked for, so that a size can be refused first.
+
+    Args:
+        file (`str` or path): The file.
+        expected (`str`): What messages say was expected.
+
+    Raises:
+        MVCustomError: naming the file, if it is not there, damaged, in none of `PICTURE_FORMATS`, or of so many pixels that only a
+            decompression bomb has them (Pillow's limit, 179 million).
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(file, formats=PICTURE_FORMATS) as image:
+                yield image
+    except MVCustomError:
+        raise
+    except FileNotFoundError as error:
+        raise MVCustomError(f"{file}: there is no such image.") from error
+    except Exception as error:  # decoders raise many kinds of errors on damaged files
+        raise MVCustomError(f"{file}: expected {expected}, got something unreadable: {error}") from error
+
+
 # --- pipelines/anchor_images.py: Images that the user gives for the anchor frames, in any accepted form, as one tensor.
 
 
@@ -2302,9 +2380,12 @@ def _image_tensor(given: AnchorImage, height: int, width: int) -> Tensor:
     """One image as `(3, height, width)` in [0, 1]."""
     if isinstance(given, (str, PathLike)):
         try:
-            given = load_image(str(given))
-        except (ValueError, OSError) as error:
-            raise MVCustomError(f"anchor_image: {str(given)!r} cannot be read: {error}") from error
+            with opened_picture(given) as image:
+                if sorted(image.size) != sorted((width, height)):  # before it takes its memory
+                    raise _other_view_size(width, height, f"{image.width} × {image.height}")
+                given = ImageOps.exif_transpose(image).convert("RGB")
+        except MVCustomError as error:
+            raise MVCustomError(f"anchor_image: {str(error).removeprefix('anchor_image: ')}") from error
     if isinstance(given, PIL.Image.Image):
         image = torch.from_numpy(np.array(given.convert("RGB"))).permute(2, 0, 1).float() / 255
     elif isinstance(given, Tensor) and given.is_floating_point():
@@ -2320,11 +2401,15 @@ def _image_tensor(given: AnchorImage, height: int, width: int) -> Tensor:
         )
     if image.shape != (3, height, width):
         got = f"{image.shape[-1]} × {image.shape[-2]}" if image.ndim == 3 else f"shape {tuple(image.shape)}"
-        raise MVCustomError(
-            f"anchor_image: expected RGB of the views' size, {width} × {height} (width × height), got {got}. Resize the "
-            "image and its camera together, for example by Cameras.cover, or pass height= and width=."
-        )
+        raise _other_view_size(width, height, got)
     return image
+
+
+def _other_view_size(width: int, height: int, got: str) -> MVCustomError:
+    return MVCustomError(
+        f"anchor_image: expected RGB of the views' size, {width} × {height} (width × height), got {got}. Resize the "
+        "image and its camera together, for example by Cameras.cover, or pass height= and width=."
+    )
 
 
 # --- geometry/depth_alignment.py: Fits the scale and shift that bring a depth estimate into the world of the cameras.
@@ -2801,7 +2886,99 @@ class Conditions:
         return [states[-batch:] if branch.positive else states[:batch] for branch in branches]
 
 
+# --- files/text_files.py: Text and JSON files, read within bounds.
+
+
+LARGEST_TEXT = 2**28
+"""Bytes of a text file at most; a transforms.json of ten thousand photos has a twentieth of it."""
+
+
+def read_text(file: Path, *, largest: int = LARGEST_TEXT, kind: str = "text", absent: str = "") -> str:
+    """The content of a UTF-8 file.
+
+    Args:
+        file (`Path`): The file.
+        largest (`int`): Bytes that it may have.
+        kind (`str`): What messages say was expected.
+        absent (`str`): What a message adds if it is not there, such as the likely cause.
+
+    Raises:
+        MVCustomError: naming the file, if it is not there, no regular file (a device or a pipe would never end), larger
+            than `largest` bytes, or not UTF-8.
+    """
+    try:
+        if not file.exists():
+            raise FileNotFoundError
+        regular, size = file.is_file(), file.stat().st_size
+        data = file.read_bytes() if regular and size <= largest else b""
+    except FileNotFoundError as error:
+        raise MVCustomError(f"{file}: there is no such file{absent}.") from error
+    except OSError as error:
+        raise MVCustomError(f"{file}: cannot be read: {error}") from error
+    if not regular:
+        raise MVCustomError(f"{file}: expected a file, got a folder or a device.")
+    if size > largest:
+        raise MVCustomError(f"{file}: expected at most {largest:,} bytes of text, got {size:,}.")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise MVCustomError(f"{file}: expected {kind} in UTF-8, which it cannot be read as: {error}") from error
+
+
+def read_json(file: Path, *, absent: str = "") -> Any:
+    """The content of a JSON file; `absent` as in [`read_text`].
+
+    Raises:
+        MVCustomError: naming the file, also if it is nested too deeply or holds text that is no Unicode.
+    """
+    return parse_json(file, read_text(file, kind="JSON", absent=absent))
+
+
+def parse_json(source: object, text: str | bytes) -> Any:
+    """JSON that was read from `source`, which messages name.
+
+    Raises:
+        MVCustomError: see [`read_json`].
+    """
+    try:
+        content = json.loads(text)
+        unicode = (b"\\u" if isinstance(text, bytes) else "\\u") not in text or is_unicode(content)
+    except RecursionError as error:
+        raise MVCustomError(f"{source}: expected JSON, got one that is nested too deeply.") from error
+    except ValueError as error:
+        raise MVCustomError(f"{source}: expected JSON, got something that is not well formed: {error}") from error
+    if not unicode:
+        raise MVCustomError(f"{source}: expected Unicode text, got half of a surrogate pair.")
+    return content
+
+
+def is_unicode(content: Any) -> bool:
+    """Whether all text in lists and objects can be printed, saved and used as a name.
+
+    Half of a surrogate pair, which JSON and YAML can write as an escape, cannot.
+    """
+    if isinstance(content, str):
+        return not any("\ud800" <= c <= "\udfff" for c in content)
+    if isinstance(content, dict):
+        return all(is_unicode(part) for pair in content.items() for part in pair)
+    return not isinstance(content, (list, tuple, set)) or all(map(is_unicode, content))
+
+
+def is_finite_number(value: object) -> bool:
+    """Whether it is a finite number; `True` is none, and neither is a whole number that no float can hold."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
 # --- models/feature_nerf_config.py: Settings of a FeatureNeRF.
+
+
+LARGEST_WIDTH = 2**16
+"""Channels of a layer at most; settings come from files of others, and memory is asked for by them."""
 
 
 @dataclass(frozen=True)
@@ -2847,31 +3024,28 @@ class FeatureNeRFConfig:
 
     def __post_init__(self) -> None:
         if self.hidden_channels is not None:
-            self._check_count("hidden_channels", 1)
-        self._check_count("num_samples", 1)
-        self._check_count("point_frequencies", 0)
-        self._check_count("ray_frequencies", 0)
+            self._check_count("hidden_channels", 1, LARGEST_WIDTH)
+        self._check_count("num_samples", 1, 4096)
+        self._check_count("point_frequencies", 0, 1024)
+        self._check_count("ray_frequencies", 0, 1024)
         if not isinstance(self.predict_rgb, bool):
             raise MVCustomError(f"predict_rgb: expected true or false, got {self.predict_rgb!r}.")
         self._check_number("far", "a positive length", lambda value: value > 0)
         self._check_number("near", f"a length in (0, far = {self.far:g})", lambda value: 0 < value < self.far)
-        self._check_number("encoding_octaves", "a number that is not negative", lambda value: value >= 0)
+        self._check_number("encoding_octaves", "a number in [0, 64]", lambda value: 0 <= value <= 64)
         self._check_number("importance_share", "a number in [0, 1)", lambda value: 0 <= value < 1)
         self._check_number("initial_opacity", "a number in (0, 1)", lambda value: 0 < value < 1)
 
-    def _check_count(self, name: str, least: int) -> None:
+    def _check_count(self, name: str, least: int, most: int) -> None:
         value = getattr(self, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise MVCustomError(f"{name}: expected a whole number of at least {least}, got {value!r}.")
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise MVCustomError(
+                f"{name}: expected a whole number of at least {least}, at most {most:,}, got {value!r}."
+            )
 
     def _check_number(self, name: str, expected: str, fits: Any) -> None:
         value = getattr(self, name)
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, (int, float))
-            or not math.isfinite(value)
-            or not fits(value)
-        ):
+        if not is_finite_number(value) or not fits(value):
             raise MVCustomError(f"{name}: expected {expected}, got {value!r}.")
 
     def to_dict(self) -> dict[str, Any]:
@@ -2886,7 +3060,7 @@ class FeatureNeRFConfig:
             MVCustomError: naming unknown keys, or a value that cannot be used.
         """
         known = {field.name for field in fields(cls)}
-        unknown = sorted(set(values) - known)
+        unknown = sorted(map(str, set(values) - known))
         if unknown:
             raise MVCustomError(f"unknown keys {unknown}, expected some of {sorted(known)}. Made by a newer version?")
         return cls(**values)
@@ -3663,7 +3837,7 @@ class Distortion:
 
     def __post_init__(self) -> None:
         numbers = (*self.radial, *self.tangential)
-        if not all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers):
+        if not all(map(is_finite_number, numbers)):
             raise CamerasError(f"distortion: expected finite coefficients, got {numbers}.")
         if len(self.radial) > (4 if self.fisheye else 6):
             raise CamerasError(
@@ -3754,15 +3928,12 @@ def read_image(
     Raises:
         MVCustomError: naming the file, if it cannot be read or has another size.
     """
-    try:
-        with Image.open(file) as image:
-            orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
-            stored = image.convert(mode)
-            displayed = ImageOps.exif_transpose(image).convert(mode) if orientation != 1 else stored
-    except FileNotFoundError as error:
-        raise MVCustomError(f"{file}: there is no such image.") from error
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise MVCustomError(f"{file}: expected an image, got something unreadable: {error}") from error
+    with opened_picture(file) as image:
+        if size is not None and sorted((image.height, image.width)) != sorted(size):  # before it takes its memory
+            raise _other_size(file, size, image)
+        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+        stored = image.convert(mode)
+        displayed = ImageOps.exif_transpose(image).convert(mode) if orientation != 1 else stored
     chosen = stored
     if size is not None:
         fits = {
@@ -3775,13 +3946,17 @@ def read_image(
                 "the orientation tag (and without the rotation if the cameras came from the stored pixels)."
             )
         if not any(fits.values()):
-            raise MVCustomError(
-                f"{file}: expected {size[0]} × {size[1]} pixels (height × width) as its camera, got {stored.height} × "
-                f"{stored.width}."
-            )
+            raise _other_size(file, size, stored)
         chosen = stored if fits["stored"] else displayed
     pixels = torch.from_numpy(np.array(chosen, dtype=np.float32) / 255)
     return pixels.reshape(chosen.height, chosen.width, -1).permute(2, 0, 1).contiguous()
+
+
+def _other_size(file: str | PathLike[str], size: tuple[int, int], image: Image.Image) -> MVCustomError:
+    return MVCustomError(
+        f"{file}: expected {size[0]} × {size[1]} pixels (height × width) as its camera, got {image.height} × "
+        f"{image.width}."
+    )
 
 
 def save_reference_views(views: ReferenceViews, folder: Path) -> None:
@@ -3815,12 +3990,7 @@ def save_reference_views(views: ReferenceViews, folder: Path) -> None:
 def load_reference_views(cls: type[ReferenceViews], folder: Path) -> ReferenceViews:
     """Reads the views. See [`ReferenceViews.load`]."""
     file = folder / TRANSFORMS_NAME
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise MVCustomError(f"{file}: there is no such file; are the reference views missing?") from error
-    except (OSError, ValueError) as error:
-        raise MVCustomError(f"{file}: expected JSON, got something unreadable: {error}") from error
+    content = read_json(file, absent="; are the reference views missing?")
     frames = content.get("frames") if isinstance(content, dict) else None
     if not isinstance(frames, list) or not frames or content.get("camera_model") != "PINHOLE":
         raise MVCustomError(f"{file}: expected camera_model 'PINHOLE' and a list of frames that is not empty.")
@@ -3865,7 +4035,8 @@ def inside(file: Path, path: str) -> PurePosixPath:
         MVCustomError: naming `file`, in which the path stands.
     """
     relative = PurePosixPath(path)
-    if relative.is_absolute() or ".." in relative.parts or "\\" in path or ":" in path or not relative.parts:
+    outside = relative.is_absolute() or ".." in relative.parts or any(c in path for c in "\\:\0")
+    if outside or not relative.parts or len(path) > 1024 or any(len(part.encode()) > 255 for part in relative.parts):
         raise MVCustomError(f"{file}: expected paths inside the folder, got {path!r}.")
     return relative
 
@@ -3885,16 +4056,12 @@ def _check_frame(file: Path, index: int, frame: Any) -> None:
         if isinstance(frame[key], bool) or not isinstance(frame[key], int):
             raise MVCustomError(f"{where}.{key}: expected a whole number, got {frame[key]!r}.")
     for key in _INTRINSICS:
-        if not _is_number(frame[key]):
+        if not is_finite_number(frame[key]):
             raise MVCustomError(f"{where}.{key}: expected a number, got {frame[key]!r}.")
     matrix = frame["transform_matrix"]
     rows = matrix if isinstance(matrix, list) and len(matrix) == 4 else [None]
-    if not all(isinstance(row, list) and len(row) == 4 and all(map(_is_number, row)) for row in rows):
+    if not all(isinstance(row, list) and len(row) == 4 and all(map(is_finite_number, row)) for row in rows):
         raise MVCustomError(f"{where}.transform_matrix: expected 4 × 4 numbers, got {matrix!r}.")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 # --- subjects/reference_views.py: The posed photos of a subject that travel with it.
@@ -4282,6 +4449,11 @@ def collect_reference_features(
     if adapter.config.reference_timestep > 0:
         if scheduler is None:
             raise MVCustomError("scheduler: needed to add the noise of the subject's reference_timestep.")
+        if adapter.config.reference_timestep >= scheduler.config.num_train_timesteps:
+            raise MVCustomError(
+                f"reference_timestep: expected one of the scheduler's {scheduler.config.num_train_timesteps}, got "
+                f"{adapter.config.reference_timestep}."
+            )
         noise = randn_tensor(
             reference_latents.shape, generator, device=reference_latents.device, dtype=reference_latents.dtype
         )
@@ -4881,6 +5053,7 @@ class KnownViews(DenoisingHook):
             raise MVCustomError("KnownViews.latents: expected finite numbers, got NaN or infinity.")
 
     def prepare(self, run: DenoisingRun) -> None:
+        """Puts the known views' noisy latents in their places."""
         batch, channels, count, height, width = run.latents.shape
         outside = [frame for frame in self.frames if not 0 <= frame < count]
         if outside:
@@ -4895,9 +5068,11 @@ class KnownViews(DenoisingHook):
         self._put(run, 0)
 
     def before_step(self, run: DenoisingRun, step: DenoisingStep) -> None:
+        """Puts them back, at the level the step starts from."""
         self._put(run, step.index)  # whatever else changed the latents since the last step
 
     def after_step(self, run: DenoisingRun, step: DenoisingStep) -> None:
+        """Puts them back, at the level the step arrives at."""
         if run.covers(self, step.index):
             self._put(run, step.index + 1)
 
@@ -4948,12 +5123,11 @@ def cameras_from_convention(
         height (`int`), width (`int`): Image size in pixels.
         convention (`str`): A name of `CONVENTIONS`.
     """
-    poses = torch.as_tensor(poses)
+    poses = as_float_tensor("cameras", poses)
     if poses.ndim != 3 or poses.shape[1:] != (4, 4):
         raise CamerasError(f"cameras: expected poses of shape (N, 4, 4), got {tuple(poses.shape)}.")
     if not poses.isfinite().all():
         raise CamerasError("cameras: expected finite poses, got NaN or infinity.")
-    poses = poses if poses.is_floating_point() else poses.float()
     _check_convention(convention)
     if convention == "pytorch3d":
         poses = torch.diag(poses.new_tensor([-1.0, -1.0, 1.0, 1.0])) @ poses.transpose(1, 2)
@@ -5000,7 +5174,7 @@ def cameras_from_pytorch3d(
         intrinsics_in (`str`): `"ndc_isotropic"` (the shorter side spans [-1, 1]), `"ndc_norm_image_bounds"` (each side
             spans [-1, 1]; older CO3D) or `"screen"` (pixels).
     """
-    rotation, translation = torch.as_tensor(rotation), torch.as_tensor(translation)
+    rotation, translation = as_float_tensor("rotation", rotation), as_float_tensor("translation", translation)
     if rotation.ndim != 3 or rotation.shape[1:] != (3, 3) or translation.shape != (len(rotation), 3):
         raise CamerasError(
             f"rotation, translation: expected shapes (N, 3, 3) and (N, 3), got {tuple(rotation.shape)} and "
@@ -5049,11 +5223,15 @@ def _ndc(height: int, width: int, intrinsics_in: str, dtype: torch.dtype) -> tup
 
 
 def _check_convention(convention: str) -> None:
-    if convention not in CONVENTIONS:
+    if not isinstance(convention, str) or convention not in CONVENTIONS:
         raise CamerasError(f"convention: expected one of {', '.join(CONVENTIONS)}, got {convention!r}.")
 
 
 # --- cameras/capture.py: A posed capture: cameras with the names and files of their photos, as the importers give it.
+
+
+_LONGEST_PATH, _LONGEST_NAME = 1024, 255
+"""In characters, and in bytes: what file systems take."""
 
 
 @dataclass(frozen=True)
@@ -5091,9 +5269,10 @@ class Capture:
 
 def inside_folder(folder: Path, path: object, source: Path) -> Path:
     """`folder / path` for a path named in the file `source`, refused if it leads out of `folder`."""
-    if not isinstance(path, str) or not path or "\0" in path:
+    if not isinstance(path, str) or "\0" in path or not (pure := PurePosixPath(path.replace("\\", "/"))).parts:
         raise MVCustomError(f"{source}: expected the path of a file, got {path!r}.")
-    pure = PurePosixPath(path.replace("\\", "/"))
+    if len(path) > _LONGEST_PATH or any(len(os.fsencode(part)) > _LONGEST_NAME for part in pure.parts):
+        raise MVCustomError(f"{source}: expected the path of a file, got one that is too long: {path[:80]!r} ...")
     # Judged by its text: caches of the Hub are folders of links.
     if pure.is_absolute() or ".." in pure.parts or (len(pure.parts[0]) == 2 and pure.parts[0][1] == ":"):
         raise MVCustomError(f"{source}: expected files inside {folder}, got {path!r}, which leads out of it.")
@@ -5118,8 +5297,9 @@ def one_size(source: Path, sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
 # --- cameras/co3d.py: CO3Dv2: frame_annotations.jgz, gzipped JSON with PyTorch3D cameras.
 
 
-_LARGEST = 2**31
-"""Bytes of JSON that are unpacked at most: CO3Dv2's largest category has a third of it."""
+_LARGEST_RATIO = 50
+"""How many times its size a file may unpack to: numbers in JSON shrink to a quarter or so, only bombs to a thousandth."""
+_LEAST_LIMIT, _PIECE = 2**20, 2**20
 
 
 def read_co3d(file: Path, sequence: str | None = None) -> Capture:
@@ -5148,11 +5328,13 @@ def read_co3d(file: Path, sequence: str | None = None) -> Capture:
             view, image = frame["viewpoint"], frame["image"]
             for name, values in batches.items():
                 values.append(torch.tensor(view[name], dtype=torch.float64))
-            sizes.append((int(image["size"][0]), int(image["size"][1])))
+            sizes.append(
+                tuple(as_size(name, side) for name, side in zip(("height", "width"), image["size"][:2], strict=True))
+            )
             formats.add(view.get("intrinsics_format", "ndc_norm_image_bounds"))
             images.append(image["path"])
             masks.append((frame.get("mask") or {}).get("path"))
-        except (KeyError, TypeError, ValueError, IndexError, RuntimeError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, IndexError, RuntimeError, AttributeError, OverflowError) as error:
             raise MVCustomError(f"{file}: frame {i} of {sequence!r}: expected a CO3D annotation: {error!r}") from error
     if len(formats) != 1:
         raise CamerasError(f"{file}: expected one intrinsics_format in {sequence!r}, got {sorted(map(str, formats))}.")
@@ -5175,11 +5357,21 @@ def read_co3d(file: Path, sequence: str | None = None) -> Capture:
 
 def _read(file: Path) -> list[dict[str, Any]]:
     try:
+        if not file.is_file():
+            raise FileNotFoundError("there is no such file")
+        # Read piece by piece: the memory is what is there, not what may be.
+        most = _LEAST_LIMIT + _LARGEST_RATIO * file.stat().st_size
+        data = bytearray()
         with gzip.open(file) as stream:
-            data = stream.read(_LARGEST)
-        frames = json.loads(data)
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError, ValueError, RecursionError) as error:
+            while len(data) <= most and (piece := stream.read(_PIECE)):
+                data += piece
+    except (OSError, EOFError, zlib.error) as error:
         raise MVCustomError(f"{file}: expected gzipped JSON: {error}") from error
+    if len(data) > most:
+        raise MVCustomError(
+            f"{file}: unpacks to more than {_LARGEST_RATIO} times its size, as no annotations do. A decompression bomb?"
+        )
+    frames = parse_json(file, bytes(data))
     if not isinstance(frames, list) or not frames or not all(isinstance(frame, dict) for frame in frames):
         raise MVCustomError(f"{file}: expected a list of frame annotations.")
     return frames
@@ -5244,6 +5436,8 @@ class _Reader:
 
     def __init__(self, file: Path) -> None:
         self.file = file
+        if file.exists() and not file.is_file():
+            raise MVCustomError(f"{file}: expected a file, got a folder or a device.")
         try:
             self.data = file.read_bytes()
         except OSError as error:
@@ -5357,13 +5551,14 @@ def write_binary_points(file: Path, points: Tensor, colors: Tensor) -> None:
 # --- cameras/colmap_text.py: COLMAP's .txt files.
 
 
+_LARGEST = 2**33
+"""Bytes; images.txt holds the observations of every photo."""
+
+
 def _lines(file: Path) -> Iterator[tuple[int, str]]:
     """Numbered lines without comments; empty ones are kept (an image without observations has one)."""
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise MVCustomError(f"{file}: cannot be read as text: {error}") from error
-    return ((number, line) for number, line in enumerate(text.splitlines(), 1) if not line.startswith("#"))
+    lines = read_text(file, largest=_LARGEST).splitlines()
+    return ((number, line) for number, line in enumerate(lines, 1) if not line.startswith("#"))
 
 
 def _wrong(file: Path, number: int, expected: str, line: str) -> MVCustomError:
@@ -5508,7 +5703,8 @@ def read_colmap(path: Path) -> Capture:
         raise CamerasError(f"{folder}: expected one lens for all photos, got {len(distortions)} sets of distortion.")
     poses = torch.eye(4, dtype=torch.float64).repeat(len(images), 1, 1)
     quaternions = torch.tensor([image.quaternion for image in images], dtype=torch.float64)
-    if not (quaternions.isfinite().all() and (quaternions.norm(dim=-1) > 1e-9).all()):
+    length = quaternions.norm(dim=-1)
+    if not (length.isfinite().all() and (length > 1e-9).all()):
         raise CamerasError(f"{folder}: expected finite quaternions that are not zero.")
     poses[:, :3, :3] = quaternion_to_rotation(quaternions)
     poses[:, :3, 3] = torch.tensor([image.translation for image in images], dtype=torch.float64)
@@ -5691,17 +5887,14 @@ def read_polycam(path: Path) -> Capture:
 
 def _looks_like_polycam(file: Path) -> bool:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        content = read_json(file)
+    except MVCustomError:
         return False
     return isinstance(content, dict) and {"t_00", "t_23", "fx"} <= content.keys()
 
 
 def _read_keyframe(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise MVCustomError(f"{file}: expected a JSON file: {error}") from error
+    content = read_json(file)
     if not isinstance(content, dict):
         raise MVCustomError(f"{file}: expected a JSON object, got {type(content).__name__}.")
     return content
@@ -5709,7 +5902,7 @@ def _read_keyframe(file: Path) -> dict[str, Any]:
 
 def _keyframe_number(file: Path, frame: dict[str, Any], name: str) -> float:
     value = frame.get(name)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if not is_finite_number(value):
         raise CamerasError(f"{file}: {name}: expected a finite number, got {value!r}.")
     return float(value)
 
@@ -5728,10 +5921,8 @@ def read_real_estate10k(file: Path, height: int, width: int) -> Capture:
             the 3 × 4 world-to-camera matrix.
         height (`int`), width (`int`): Image size in pixels.
     """
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise MVCustomError(f"{file}: cannot be read as text: {error}") from error
+    height, width = as_size("height", height), as_size("width", width)
+    lines = read_text(file).splitlines()
     rows, names = [], []
     for number, line in enumerate(lines[1:], 2):
         if not line.strip():
@@ -5790,7 +5981,9 @@ def read_transforms_json(file: Path) -> Capture:
     Raises:
         MVCustomError: naming the file and the field that cannot be used.
     """
-    content = _read_json(file)
+    content = read_json(file)
+    if not isinstance(content, dict):
+        raise MVCustomError(f"{file}: expected a JSON object, got {type(content).__name__}.")
     frames = content.get("frames")
     if not isinstance(frames, list) or not frames or not all(isinstance(frame, dict) for frame in frames):
         raise CamerasError(f"{file}: frames: expected a list of at least one frame.")
@@ -5838,12 +6031,14 @@ def read_transforms_json(file: Path) -> Capture:
     )
 
 
-def write_transforms_json(file: Path, cameras: Cameras, names: Sequence[str]) -> None:
-    """Writes cameras as a transforms.json; `names` become the frames' `file_path`."""
+def write_transforms_json(file: Path, cameras: Cameras, names: Sequence[str], point_cloud: str | None = None) -> None:
+    """Writes cameras as a transforms.json; `names` become the frames' `file_path`, `point_cloud` the `ply_file_path`."""
     poses = camera_to_world_in(cameras.to(dtype=torch.float64), "opengl")
     intrinsics = cameras.intrinsics.double()
     shared = bool((intrinsics == intrinsics[0]).all())
     content: dict[str, Any] = {"camera_model": "PINHOLE"}
+    if point_cloud is not None:
+        content["ply_file_path"] = point_cloud
     if shared:
         content |= _intrinsics_to_dict(intrinsics[0], cameras)
     content["frames"] = [
@@ -5857,20 +6052,8 @@ def write_transforms_json(file: Path, cameras: Cameras, names: Sequence[str]) ->
     file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise MVCustomError(f"{file}: there is no such file.") from error
-    except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise MVCustomError(f"{file}: expected a JSON file: {error}") from error
-    if not isinstance(content, dict):
-        raise MVCustomError(f"{file}: expected a JSON object, got {type(content).__name__}.")
-    return content
-
-
 def _number(where: str, name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if not is_finite_number(value):
         raise CamerasError(f"{where}: {name}: expected a finite number, got {value!r}.")
     return float(value)
 
@@ -5907,7 +6090,7 @@ def _intrinsics(where: str, holder: dict[str, Any]) -> tuple[torch.Tensor, tuple
 
 def _angle(where: str, name: str, holder: dict[str, Any]) -> float:
     angle = _number(where, name, holder[name])
-    if not 0 < angle < math.pi:
+    if not 1e-6 < angle < math.pi:
         raise CamerasError(f"{where}: {name}: expected radians between 0 and pi, got {angle}.")
     return angle
 
@@ -5920,7 +6103,10 @@ def _distortion(where: str, holder: dict[str, Any]) -> Distortion:
     while radial and radial[-1] == 0:
         radial.pop()
     tangential = tuple(_number(where, name, holder.get(name, 0.0)) for name in ("p1", "p2"))
-    return Distortion(tuple(radial), tangential, fisheye=model in _FISHEYE)
+    try:
+        return Distortion(tuple(radial), tangential, fisheye=model in _FISHEYE)
+    except CamerasError as error:
+        raise CamerasError(f"{where}: {error}") from error
 
 
 def _image(folder: Path, name: Any, file: Path) -> Path:
@@ -6052,9 +6238,13 @@ def save_cameras(
 
 def recognise_format(path: Path) -> str | None:
     """The format of a camera file, or of the cameras in a folder; `None` for a folder without any."""
-    if not path.exists():
+    try:
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except OSError as error:
+        raise MVCustomError(f"{path}: cannot be read: {error}") from error
+    if not is_folder and not is_file:
         raise MVCustomError(f"{path}: there is no such file or folder.")
-    if path.is_dir():
+    if is_folder:
         if (path / "transforms.json").is_file():
             return "transforms_json"
         if find_model(path) is not None:
@@ -6074,7 +6264,7 @@ def recognise_format(path: Path) -> str | None:
 
 
 def _check_format(format: str) -> None:
-    if format not in FORMATS:
+    if not isinstance(format, str) or format not in FORMATS:
         raise CamerasError(f"format: expected one of {', '.join(FORMATS)}, got {format!r}.")
 
 
@@ -6553,10 +6743,12 @@ class ConsistentAwareLatentCompletion(DenoisingHook):
     needs_geometry: ClassVar[bool] = True
 
     def prepare(self, run: DenoisingRun) -> None:
+        """Takes the anchor's visibility at the latents' size."""
         height, width = run.latents.shape[-2:]
         run.state[id(self)] = run.anchor_geometry().visibility(height, width)[:, None]  # [B, 1, F, h, w]
 
     def after_step(self, run: DenoisingRun, step: DenoisingStep) -> None:
+        """Opens what the anchor did not see to new content."""
         arrived = step.index + 1
         if not run.covers(self, step.index) or arrived >= len(run.timesteps):
             return
@@ -6632,6 +6824,7 @@ class DepthAwareFeatureRendering(DenoisingHook):
             ) from error
 
     def prepare(self, run: DenoisingRun) -> None:
+        """Finds the motion modules and computes the warps of their sizes."""
         height, width = run.latents.shape[-2:]
         sizes = motion_module_sizes(run.unet, height, width)
         chosen = {name: size for name, size in sizes.items() if re.fullmatch(self.layers, name)}
@@ -6646,6 +6839,7 @@ class DepthAwareFeatureRendering(DenoisingHook):
         run.state[id(self)] = (list(chosen), geometry)
 
     def before_step(self, run: DenoisingRun, step: DenoisingStep) -> None:
+        """Renders the anchor's features during the step's U-Net call."""
         if run.covers(self, step.index):
             names, geometry = run.state[id(self)]
             modules = [run.unet.get_submodule(name) for name in names]
@@ -6714,6 +6908,43 @@ class HookSettingsMixin:
         )
 
 
+# --- files/whole.py: What is written is there as a whole or not at all.
+
+
+@contextmanager
+def replaced_folder(folder: Path) -> Iterator[Path]:
+    """A new folder beside `folder` that takes its place when the block ends well, and is gone when it does not.
+
+    After an error, a full disk or Ctrl-C `folder` is what it was before.
+    """
+    folder = Path(os.path.abspath(folder))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    new = folder.with_name(f".{folder.name}.{uuid4().hex}.new")
+    old = new.with_suffix(".old")
+    try:
+        new.mkdir()
+        yield new
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)
+    finally:
+        if old.exists() and not folder.exists():  # stopped between the two renames
+            old.rename(folder)
+        shutil.rmtree(new, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def replaced_file(file: Path) -> Iterator[Path]:
+    """A path beside `file`, to write to; it takes the file's place when the block ends well, and is gone otherwise."""
+    new = file.with_name(f".{file.name}.{uuid4().hex}.new")
+    try:
+        yield new
+        os.replace(new, file)
+    finally:
+        new.unlink(missing_ok=True)
+
+
 # --- pipelines/persistence.py: Saving and loading a pipeline together with its subject.
 
 
@@ -6754,7 +6985,7 @@ class PersistenceMixin:
         """Writes the components as stock diffusers components, the settings, and the active subject in `subject/`.
 
         Args:
-            save_directory (`str` or path): Folder to write to.
+            save_directory (`str` or path): Folder to write to. One that is new or empty is there as a whole or not at all.
             push_to_hub (`bool`, defaults to `False`): Whether to upload the folder; with `repo_id`, `private`, `token`,
                 `commit_message` and `create_pr` as in diffusers.
             kwargs: As in diffusers' `DiffusionPipeline.save_pretrained`.
@@ -6771,12 +7002,19 @@ class PersistenceMixin:
             for name in ("repo_id", "private", "token", "commit_message", "create_pr")
             if name in kwargs
         }
-        subject = self.subject
+        subject, folder = self.subject, Path(save_directory)
         self.register_to_config(subject_folder=None if subject is None else SUBJECT_FOLDER)
-        with self.without_subject():
-            super().save_pretrained(save_directory, **kwargs)
-        if subject is not None:
-            subject.save_pretrained(Path(save_directory) / SUBJECT_FOLDER)
+        # A folder that holds something already keeps it, as in diffusers: another variant of the weights, say.
+        new = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+        try:
+            with replaced_folder(folder) if new else nullcontext(folder) as target:
+                with self.without_subject():
+                    super().save_pretrained(target, **kwargs)
+                if subject is not None:
+                    subject.save_pretrained(target / SUBJECT_FOLDER)
+        except (OSError, SafetensorError) as error:
+            left = "Nothing was written." if new else "What was in it may be replaced in part; save again."
+            raise MVCustomError(f"save_directory: {folder} could not be written: {error}. {left}") from error
         if push_to_hub:
             self._push(save_directory, **hub)
 
@@ -6811,9 +7049,12 @@ class SubjectFrame:
     translation: Tensor  # [3]
 
     def __post_init__(self) -> None:
-        rotation = torch.as_tensor(self.rotation, dtype=torch.float64)
-        translation = torch.as_tensor(self.translation, dtype=torch.float64)
-        scale = float(self.scale)
+        try:
+            rotation = torch.as_tensor(self.rotation, dtype=torch.float64)
+            translation = torch.as_tensor(self.translation, dtype=torch.float64)
+            scale = float(self.scale)
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            raise MVCustomError(f"subject_frame: expected numbers that a float can hold: {error}") from error
         if rotation.shape != (3, 3) or translation.shape != (3,):
             raise MVCustomError(
                 "subject_frame: expected a rotation of shape (3, 3) and a translation of shape (3,), got "
@@ -6822,7 +7063,8 @@ class SubjectFrame:
         finite = rotation.isfinite().all() and translation.isfinite().all() and math.isfinite(scale)
         if not (finite and scale > 0):
             raise MVCustomError(f"subject_frame: expected finite numbers and a scale above 0, got scale {scale}.")
-        if (rotation @ rotation.T - torch.eye(3, dtype=torch.float64)).abs().max() > 1e-4 or torch.det(rotation) < 0:
+        error = (rotation @ rotation.T - torch.eye(3, dtype=torch.float64)).abs().max()
+        if not error <= 1e-4 or torch.det(rotation) < 0:  # NaN of an overflow too
             raise MVCustomError(f"subject_frame: expected a rotation matrix, got {rotation.tolist()}.")
         object.__setattr__(self, "scale", scale)
         object.__setattr__(self, "rotation", rotation)
@@ -6847,6 +7089,13 @@ class SubjectFrame:
         poses[:, :3, 3] = self.scale * cameras.centers @ rotation.T + translation
         return replace(cameras, camera_to_world=poses)
 
+    def points_to_user(
+        self,
+        points: Tensor,  # [..., 3]
+    ) -> Tensor:
+        """Points of the subject frame in the user's world, `(..., 3)`."""
+        return self.scale * points @ self.rotation.to(points).T + self.translation.to(points)
+
     def to_subject(self, cameras: Cameras) -> Cameras:
         """Cameras of the user's world in the subject frame."""
         rotation, translation = self.rotation.to(cameras.camera_to_world), self.translation.to(cameras.camera_to_world)
@@ -6868,12 +7117,7 @@ class SubjectFrame:
         """The inverse of [`~SubjectFrame.to_dict`]."""
         if not isinstance(values, Mapping) or set(values) != {"scale", "rotation", "translation"}:
             raise MVCustomError(f"subject_frame: expected scale, rotation and translation, got {values!r}.")
-        try:
-            return cls(**values)
-        except MVCustomError:
-            raise
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise MVCustomError(f"subject_frame: expected numbers, got {values!r}.") from error
+        return cls(**values)
 
 
 def normalize_cameras(
@@ -6979,7 +7223,7 @@ def _rotation_to_up(up: Tensor) -> Tensor:
 def _checked_up(up: Sequence[float] | Tensor) -> Tensor:
     try:
         vector = torch.as_tensor(up, dtype=torch.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise CamerasError(f"up: expected 'auto', None or a vector of 3 numbers, got {up!r}.") from error
     if vector.shape != (3,) or not vector.isfinite().all() or vector.norm() < 1e-9:
         raise CamerasError(f"up: expected a vector of 3 finite numbers that is not zero, got {up!r}.")
@@ -7217,9 +7461,11 @@ class PoseConditioning:
 
     @property
     def active(self) -> bool:
+        """Whether a call conditions or collects just now."""
         return self._rendered is not None or self._collected is not None
 
     def __call__(self, block: PoseConditionedTransformerBlock, hidden_states: Tensor) -> Tensor:
+        """Conditions the block on rendered features, or collects its input."""
         if self._collected is not None:
             self._collected[block.block_name] = hidden_states
             return hidden_states
@@ -7255,6 +7501,7 @@ class PoseProjection(nn.Module):
         hidden_states: Tensor,  # [..., C]
         features: Tensor,  # [..., C]
     ) -> Tensor:
+        """The states mixed with the features, of their shape."""
         features = features.to(hidden_states.dtype)
         return hidden_states + self.difference(torch.cat([hidden_states, features], dim=-1))
 
@@ -7334,6 +7581,7 @@ class PoseConditionedTransformerBlock(BasicTransformerBlock):
         class_labels: Tensor | None = None,
         added_cond_kwargs: dict | None = None,
     ) -> Tensor:
+        """As the stock block's, with the projection between attentions and feed-forward."""
         if not self.conditioning.active:
             return super().forward(
                 hidden_states,
@@ -7394,6 +7642,31 @@ def _why_not_text_conditioned(block: nn.Module) -> str | None:
     return None
 
 
+# --- subjects/placeholders.py: Texts in which the subject's word and class noun are filled in: `{token}` and `{noun}`, and nothing else.
+
+
+def placeholders(text: str, name: str) -> set[str]:
+    """Which of `token` and `noun` a text has, as `str.format` fills them in.
+
+    Args:
+        text (`str`): The text.
+        name (`str`): Whose text it is, for messages.
+
+    Raises:
+        MVCustomError: for other placeholders, unpaired braces, and formats: `{token:>99999999}` would fill the memory, and
+            `{token.x}` look into the program.
+    """
+    try:
+        parts = [part for part in string.Formatter().parse(text) if part[1] is not None]
+    except ValueError as error:
+        raise MVCustomError(f"{name}: {text!r}: {error}.") from error
+    if any(field not in ("token", "noun") or format or conversion for _, field, format, conversion in parts):
+        raise MVCustomError(
+            f"{name}: expected no other placeholders than {{token}} and {{noun}}, without formats, got {text!r}."
+        )
+    return {field for _, field, _, _ in parts}
+
+
 # --- subjects/subject_config.py: What a subject's folder says about it in words and numbers: `subject_config.json`.
 
 
@@ -7450,8 +7723,12 @@ class SubjectConfig:
         _check(
             self,
             "pose_conditioned_blocks",
-            lambda value: isinstance(value, Mapping) and value and all(_is_int(c) and c > 0 for c in value.values()),
-            "channels by block name, at least one block",
+            lambda value: (
+                isinstance(value, Mapping)
+                and value
+                and all(_is_int(c) and 0 < c <= LARGEST_WIDTH for c in value.values())
+            ),
+            f"channels (at most {LARGEST_WIDTH:,}) by block name, at least one block",
         )
         _check(
             self,
@@ -7460,11 +7737,7 @@ class SubjectConfig:
             "texts by package name",
         )
         _check(self, "training", lambda value: isinstance(value, Mapping), "settings by name")
-        try:
-            placeholders = {name for _, name, _, _ in string.Formatter().parse(self.reference_prompt)} - {None}
-        except ValueError as error:
-            raise MVCustomError(f"reference_prompt: {self.reference_prompt!r}: {error}.") from error
-        if "token" not in placeholders or placeholders - {"token", "noun"}:
+        if "token" not in placeholders(self.reference_prompt, "reference_prompt"):
             raise MVCustomError(
                 "reference_prompt: expected a text with {token} and, if wanted, {noun}, got "
                 f"{self.reference_prompt!r}."
@@ -7526,12 +7799,7 @@ class SubjectConfig:
             MVCustomError: naming the file and the key that is missing, unknown or of another kind than expected.
         """
         file = Path(file)
-        try:
-            values = json.loads(file.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise MVCustomError(f"{file}: there is no such file; is the folder a subject's folder?") from error
-        except (OSError, ValueError) as error:
-            raise MVCustomError(f"{file}: expected JSON, got something unreadable: {error}") from error
+        values = read_json(file, absent="; is the folder a subject's folder?")
         try:
             return cls.from_dict(values)
         except MVCustomError as error:
@@ -7566,6 +7834,7 @@ EMBEDDINGS_NAME = "learned_embeds.safetensors"
 REFERENCES_FOLDER = "references"
 SAMPLES_FOLDER = "samples"
 MODEL_CARD_NAME = "README.md"
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _DOWNLOADED = (  # and nothing else: no code, and not a whole model by mistake
     SUBJECT_CONFIG_NAME,
     FEATURE_NERF_NAME,
@@ -7581,18 +7850,25 @@ def save_subject_files(
     adapter: SubjectAdapter, folder: str | PathLike[str], samples: Mapping[str, Image.Image] | None = None
 ) -> None:
     """Writes the subject's folder. See [`SubjectAdapter.save_pretrained`]."""
-    with _replaced_folder(Path(folder)) as new:
-        adapter.config.save(new / SUBJECT_CONFIG_NAME)
-        save_file(_conditioner_weights(adapter), new / FEATURE_NERF_NAME, metadata={"format": "pt"})
-        if adapter.learned_embeddings:
-            save_file(adapter.learned_embeddings, new / EMBEDDINGS_NAME, metadata={"format": "pt"})
-        if adapter.lora_state_dict:
-            save_file(adapter.lora_state_dict, new / LORA_NAME, metadata={"format": "pt"})
-        adapter.references.save(new / REFERENCES_FOLDER)
-        for name, picture in (samples or {}).items():
-            (new / SAMPLES_FOLDER).mkdir(exist_ok=True)
-            picture.save(new / SAMPLES_FOLDER / f"{name}.png")
-        _model_card(adapter, list(samples or ())).save(new / MODEL_CARD_NAME)
+    folder = Path(folder)
+    _check_save_directory(folder)
+    try:
+        with replaced_folder(folder) as new:
+            adapter.config.save(new / SUBJECT_CONFIG_NAME)
+            save_file(_conditioner_weights(adapter), new / FEATURE_NERF_NAME, metadata={"format": "pt"})
+            if adapter.learned_embeddings:
+                save_file(adapter.learned_embeddings, new / EMBEDDINGS_NAME, metadata={"format": "pt"})
+            if adapter.lora_state_dict:
+                save_file(adapter.lora_state_dict, new / LORA_NAME, metadata={"format": "pt"})
+            adapter.references.save(new / REFERENCES_FOLDER)
+            for name, picture in (samples or {}).items():
+                (new / SAMPLES_FOLDER).mkdir(exist_ok=True)
+                picture.save(new / SAMPLES_FOLDER / f"{name}.png")
+            _model_card(adapter, list(samples or ())).save(new / MODEL_CARD_NAME)
+    except (OSError, SafetensorError) as error:
+        raise MVCustomError(
+            f"save_directory: {folder} could not be written: {error}. What was there is as it was. Is the disk full?"
+        ) from error
 
 
 def load_subject_files(
@@ -7608,12 +7884,13 @@ def load_subject_files(
     """Reads a subject's folder. See [`SubjectAdapter.from_pretrained`]."""
     part = None if subfolder is None else inside(Path("subfolder"), subfolder)
     folder = Path(source)
-    if not folder.is_dir():
+    if not _is_folder(folder):
         folder = _download(str(source), part, revision, cache_dir, token, local_files_only)
     if part is not None:
         folder = folder / part
     config = SubjectConfig.load(folder / SUBJECT_CONFIG_NAME)
     references = ReferenceViews.load(folder / REFERENCES_FOLDER)
+    _check_weights(cls, config, references, folder / FEATURE_NERF_NAME)
     adapter = cls(config, references)
     _load_conditioner_weights(adapter, folder / FEATURE_NERF_NAME)
     if (file := folder / EMBEDDINGS_NAME).exists():
@@ -7671,10 +7948,8 @@ def upload_subject(
 # --- writing ---
 
 
-@contextmanager
-def _replaced_folder(folder: Path) -> Iterator[Path]:
-    """A new folder beside `folder` that takes its place when the context ends without an exception."""
-    folder = Path(os.path.abspath(folder))
+def _check_save_directory(folder: Path) -> None:
+    """Refuses to write over anything but a subject."""
     if folder.exists() and not folder.is_dir():
         raise MVCustomError(f"save_directory: {folder} is a file; expected a folder.")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / SUBJECT_CONFIG_NAME).is_file():
@@ -7682,23 +7957,6 @@ def _replaced_folder(folder: Path) -> Iterator[Path]:
             f"save_directory: {folder} holds other things than a subject (there is no {SUBJECT_CONFIG_NAME}), and "
             "saving replaces the folder as a whole. Name a new folder, for example one inside of it."
         )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.parent / f".{folder.name}.{uuid4().hex}.new"
-    temporary.mkdir()
-    old = temporary.with_suffix(".old")
-    try:
-        yield temporary
-        if folder.exists():
-            folder.rename(old)
-        try:
-            temporary.rename(folder)
-        except OSError:
-            if old.exists():
-                old.rename(folder)
-            raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def _conditioner_weights(adapter: SubjectAdapter) -> dict[str, Tensor]:
@@ -7770,6 +8028,13 @@ def _is_hub_id(name: str | None) -> bool:
 # --- reading ---
 
 
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that is too long for one
+        return False
+
+
 def _download(
     repo_id: str,
     part: PathLike[str] | None,
@@ -7799,31 +8064,52 @@ def _download(
     return Path(folder)
 
 
-def _read_tensors(file: Path) -> dict[str, Tensor]:
+@contextmanager
+def _opened(file: Path) -> Iterator[safe_open]:
     try:
         with safe_open(file, framework="pt") as tensors:
-            return {name: tensors.get_tensor(name) for name in list(tensors.keys())}
+            yield tensors
     except FileNotFoundError as error:
         raise MVCustomError(f"{file}: there is no such file; is the folder a complete subject's folder?") from error
     except (SafetensorError, OSError) as error:
         raise MVCustomError(f"{file}: not a complete safetensors file ({error}). An interrupted download?") from error
 
 
+def _read_tensors(file: Path) -> dict[str, Tensor]:
+    with _opened(file) as tensors:
+        return {name: tensors.get_tensor(name) for name in list(tensors.keys())}
+
+
+def _check_weights(cls: type[SubjectAdapter], config: SubjectConfig, references: ReferenceViews, file: Path) -> None:
+    """Compares the file's header with what the settings ask for, before any memory is asked for by either."""
+    with _opened(file) as tensors:
+        shapes = {name: tuple(tensors.get_slice(name).get_shape()) for name in list(tensors.keys())}
+    held = {name.partition(".feature_nerf.")[0] for name in shapes}
+    if unheld := [block for block in config.pose_conditioned_blocks if block not in held]:
+        raise MVCustomError(f"{file}: the weights of {len(unheld)} blocks are missing: {unheld[:5]}.")
+    with torch.device("meta"):
+        adapter = cls(config, references)
+    expected = {
+        f"{block}.{name}": tuple(weight.shape)
+        for block in adapter.block_names
+        for name, weight in adapter.conditioner(block).state_dict().items()
+    }
+    if missing := sorted(expected.keys() - shapes.keys()):
+        raise MVCustomError(f"{file}: {len(missing)} weights are missing: {missing[:5]}.")
+    if unknown := sorted(shapes.keys() - expected.keys()):
+        raise MVCustomError(f"{file}: {len(unknown)} weights are unknown: {unknown[:5]}.")
+    for name, shape in shapes.items():
+        if shape != expected[name]:
+            raise MVCustomError(
+                f"{file}: {name}: expected shape {expected[name]} for the settings in {SUBJECT_CONFIG_NAME}, got {shape}."
+            )
+
+
 def _load_conditioner_weights(adapter: SubjectAdapter, file: Path) -> None:
     weights = _read_tensors(file)
-    expected = _conditioner_weights(adapter)
-    if missing := sorted(expected.keys() - weights.keys()):
-        raise MVCustomError(f"{file}: {len(missing)} weights are missing: {missing[:5]}.")
-    if unknown := sorted(weights.keys() - expected.keys()):
-        raise MVCustomError(f"{file}: {len(unknown)} weights are unknown: {unknown[:5]}.")
     for name, weight in weights.items():
-        if weight.shape != expected[name].shape:
-            raise MVCustomError(
-                f"{file}: {name}: expected shape {tuple(expected[name].shape)} for the settings in "
-                f"{SUBJECT_CONFIG_NAME}, got {tuple(weight.shape)}."
-            )
-        if not weight.is_floating_point() or not weight.isfinite().all():
-            raise MVCustomError(f"{file}: {name}: expected finite floating-point numbers.")
+        if weight.dtype not in _FLOATS or not weight.isfinite().all():
+            raise MVCustomError(f"{file}: {name}: expected finite floating-point numbers, got {weight.dtype}.")
     dtypes = {weight.dtype for weight in weights.values()}
     if len(dtypes) == 1:  # as saved: a half-precision subject stays one
         adapter.to(dtype=dtypes.pop())
@@ -7834,12 +8120,11 @@ def _load_conditioner_weights(adapter: SubjectAdapter, file: Path) -> None:
 
 def _check_lora_scale(file: Path) -> None:
     """Weights are applied as they are: a file made elsewhere with another `lora_alpha` would have a wrong scale."""
-    with safe_open(file, framework="pt") as tensors:
+    with _opened(file) as tensors:
         metadata = tensors.metadata() or {}
-    try:
-        settings = json.loads(metadata.get("lora_adapter_metadata", "{}"))
-    except ValueError as error:
-        raise MVCustomError(f"{file}: its lora_adapter_metadata is not JSON: {error}.") from error
+    settings = parse_json(f"{file}: lora_adapter_metadata", metadata.get("lora_adapter_metadata", "{}"))
+    if not isinstance(settings, dict):
+        raise MVCustomError(f"{file}: lora_adapter_metadata: expected a JSON object, got {settings!r}.")
     for name, alpha in settings.items():
         if name.endswith(".lora_alpha") and alpha != settings.get(name.removesuffix("lora_alpha") + "r"):
             raise MVCustomError(
@@ -7860,6 +8145,8 @@ def _naming(file: Path) -> Iterator[None]:
 
 
 logger = logging.get_logger(__name__)
+
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class SubjectAdapter(nn.Module):
@@ -7977,7 +8264,7 @@ class SubjectAdapter(nn.Module):
     @token_embedding.setter
     def token_embedding(self, value: Tensor | None) -> None:
         if value is not None:
-            if value.ndim not in (1, 2) or 0 in value.shape or not value.is_floating_point():
+            if value.ndim not in (1, 2) or 0 in value.shape or value.dtype not in _FLOATS:
                 raise MVCustomError(
                     f"token_embedding: expected shape (D,) or (K, D), got {tuple(value.shape)} of {value.dtype}."
                 )
@@ -8001,6 +8288,11 @@ class SubjectAdapter(nn.Module):
         foreign = sorted(name for name in value or () if "lora" not in name)
         if foreign:
             raise MVCustomError(f"lora_state_dict: expected LoRA weights only, got {foreign}.")
+        other = sorted(name for name, weight in (value or {}).items() if not _is_lora_weight(weight))
+        if other:
+            raise MVCustomError(
+                f"lora_state_dict: expected matrices of finite floating-point numbers, not so {other[:5]}."
+            )
         self._lora_state_dict = {name: _own(weight) for name, weight in value.items()} if value else None
 
     def check_cameras(self, cameras: Cameras) -> None:
@@ -8038,6 +8330,7 @@ class SubjectAdapter(nn.Module):
 
     @property
     def is_attached(self) -> bool:
+        """Whether a U-Net wears the adapter just now."""
         return bool(self._stock_blocks)
 
     def attach(self, unet: nn.Module) -> None:
@@ -8216,6 +8509,10 @@ def initial_token_embedding(tokenizer, text_encoder: nn.Module, initializer_toke
     if not pieces:
         raise MVCustomError(f"initializer_token: expected a word, got {initializer_token!r}.")
     return text_encoder.get_input_embeddings().weight[pieces].detach().float().mean(dim=0).cpu()
+
+
+def _is_lora_weight(weight: Tensor) -> bool:
+    return weight.dtype in _FLOATS and 0 not in weight.shape and bool(weight.isfinite().all())
 
 
 def _own(value: Tensor) -> Tensor:
@@ -8437,9 +8734,13 @@ class SubjectLoadingMixin:
                 self.load_textual_inversion(dict(subject.learned_embeddings), token=subject.config.token)
             if subject.lora_state_dict:
                 self.load_lora_weights(dict(subject.lora_state_dict), adapter_name=_lora_name(name))
-        except Exception:
+        except Exception as error:
             self._take_out(name)
-            raise
+            if isinstance(error, MVCustomError):
+                raise
+            raise MVCustomError(
+                f"subject {subject.config.token!r}: its LoRA or its embedding does not fit this model: {error}"
+            ) from error
         self._active_subject = name
 
     def _deactivate(self) -> None:
@@ -8456,10 +8757,10 @@ class SubjectLoadingMixin:
             self.text_encoder.config.vocab_size = self.text_encoder.get_input_embeddings().num_embeddings
         if _lora_name(name) in getattr(self.unet, "peft_config", {}):
             self.delete_adapters(_lora_name(name))
-            if not getattr(
-                self.unet, "peft_config", None
-            ):  # no LoRA of the user's is left: the plain layers come back
-                self.unload_lora_weights()
+        # No LoRA of the user's is left: the plain layers come back. One that did not fit has left its layers, too.
+        wrapped = any(isinstance(module, BaseTunerLayer) for module in self.unet.modules())
+        if wrapped and not getattr(self.unet, "peft_config", None):
+            self.unload_lora_weights()
 
 
 def _lora_name(subject_name: str) -> str:

@@ -57,7 +57,7 @@ def test_what_cannot_be_read_is_named(tmp_path):
     with pytest.raises(CamerasError, match=r"1001\.json: t_12: expected a finite number"):
         load_capture(tmp_path)
     file.write_text("{")
-    with pytest.raises(MVCustomError, match=r"1001\.json: expected a JSON file"):
+    with pytest.raises(MVCustomError, match=r"1001\.json: expected JSON"):
         load_capture(tmp_path)
     file.write_text(json.dumps({**frame, "width": 33}))
     with pytest.raises(CamerasError, match="photos of one size"):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CamerasError
+from .checks import as_float_tensor, as_size, is_real
 from .trajectories import TrajectoryConstructors
 
 _ORTHONORMALITY_TOLERANCE = 1e-3
@@ -50,8 +51,8 @@ class Cameras(TrajectoryConstructors):
     width: int
 
     def __post_init__(self) -> None:
-        camera_to_world = _as_float_tensor("camera_to_world", self.camera_to_world)
-        intrinsics = _as_float_tensor("intrinsics", self.intrinsics)
+        camera_to_world = as_float_tensor("camera_to_world", self.camera_to_world)
+        intrinsics = as_float_tensor("intrinsics", self.intrinsics)
         if camera_to_world.ndim != 3 or camera_to_world.shape[1:] != (4, 4) or camera_to_world.shape[0] == 0:
             raise CamerasError(
                 f"camera_to_world: expected shape (N, 4, 4) with N >= 1, got {tuple(camera_to_world.shape)}."
@@ -64,10 +65,7 @@ class Cameras(TrajectoryConstructors):
                 f"got {tuple(intrinsics.shape)}."
             )
         for name in ("height", "width"):
-            size = getattr(self, name)
-            if isinstance(size, bool) or int(size) != size or size < 1:
-                raise CamerasError(f"{name}: expected a positive whole number of pixels, got {size!r}.")
-            object.__setattr__(self, name, int(size))
+            object.__setattr__(self, name, as_size(name, getattr(self, name)))
         intrinsics = intrinsics.to(device=camera_to_world.device, dtype=camera_to_world.dtype)
         _check_poses(camera_to_world)
         _check_intrinsics(intrinsics)
@@ -85,7 +83,11 @@ class Cameras(TrajectoryConstructors):
         width: int,
     ) -> Cameras:
         """Cameras with the given focal length(s) in pixels and the principal point at the image centre."""
-        fx, fy = focal if isinstance(focal, tuple) else (focal, focal)
+        camera_to_world = as_float_tensor("camera_to_world", camera_to_world)
+        height, width = as_size("height", height), as_size("width", width)
+        fx, fy = focal if isinstance(focal, tuple) and len(focal) == 2 else (focal, focal)
+        if not (is_real(fx) and is_real(fy)):
+            raise CamerasError(f"focal: expected a number of pixels or two (fx, fy), got {focal!r}.")
         intrinsics = torch.tensor(
             [[fx, 0.0, width / 2], [0.0, fy, height / 2], [0.0, 0.0, 1.0]], dtype=camera_to_world.dtype
         )
@@ -133,10 +135,12 @@ class Cameras(TrajectoryConstructors):
 
     @property
     def device(self) -> torch.device:
+        """Device of the cameras."""
         return self.camera_to_world.device
 
     @property
     def dtype(self) -> torch.dtype:
+        """Dtype of the cameras."""
         return self.camera_to_world.dtype
 
     def allclose(self, other: Cameras, rtol: float = 1e-5, atol: float = 1e-6) -> bool:
@@ -187,11 +191,14 @@ class Cameras(TrajectoryConstructors):
 
         With pixel centres at +0.5 the intrinsics scale by the plain ratio of sizes, principal point included.
         """
+        height, width = as_size("height", height), as_size("width", width)
         scale = self.intrinsics.new_tensor([width / self.width, height / self.height, 1.0])
         return replace(self, intrinsics=self.intrinsics * scale[:, None], height=height, width=width)
 
     def crop(self, top: int, left: int, height: int, width: int) -> Cameras:
         """The cameras of the image's part that starts at pixel (`top`, `left`). It may reach beyond the image."""
+        if not (is_real(top) and is_real(left)):
+            raise CamerasError(f"top, left: expected numbers of pixels, got {top!r} and {left!r}.")
         shift = torch.zeros_like(self.intrinsics)
         shift[:, 0, 2], shift[:, 1, 2] = left, top
         return replace(self, intrinsics=self.intrinsics - shift, height=height, width=width)
@@ -201,21 +208,12 @@ class Cameras(TrajectoryConstructors):
 
         What [`MVCustomPipeline`] does with cameras whose image has another aspect ratio than the views asked for.
         """
+        height, width = as_size("height", height), as_size("width", width)
         scale = max(height / self.height, width / self.width)
         scaled = self.resize(
             *(max(round(size * scale), least) for size, least in ((self.height, height), (self.width, width)))
         )
         return scaled.crop((scaled.height - height) // 2, (scaled.width - width) // 2, height, width)
-
-
-def _as_float_tensor(name: str, value: Tensor) -> Tensor:
-    try:
-        tensor = torch.as_tensor(value)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise CamerasError(f"{name}: expected a tensor or an array of numbers, got {type(value).__name__}.") from error
-    if tensor.is_complex() or tensor.dtype == torch.bool:
-        raise CamerasError(f"{name}: expected real numbers, got {tensor.dtype}.")
-    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
 
 
 def _bad_indices(bad: Tensor) -> str:
@@ -241,7 +239,7 @@ def _check_poses(camera_to_world: Tensor) -> None:
     singular = torch.linalg.det(rotation).abs() < 1e-8
     if singular.any():
         raise CamerasError(f"camera_to_world: expected rotations, got singular matrices in {_bad_indices(singular)}.")
-    scaled = error > _ORTHONORMALITY_TOLERANCE
+    scaled = ~(error <= _ORTHONORMALITY_TOLERANCE)  # NaN of an overflow too
     if scaled.any():
         raise CamerasError(
             f"camera_to_world: expected orthonormal rotations, got an error of {error.max().item():.3g} in "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +11,9 @@ from pathlib import Path, PurePosixPath
 from ..errors import CamerasError, MVCustomError
 from .cameras import Cameras
 from .distortion import Distortion
+
+_LONGEST_PATH, _LONGEST_NAME = 1024, 255
+"""In characters, and in bytes: what file systems take."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +51,10 @@ class Capture:
 
 def inside_folder(folder: Path, path: object, source: Path) -> Path:
     """`folder / path` for a path named in the file `source`, refused if it leads out of `folder`."""
-    if not isinstance(path, str) or not path or "\0" in path:
+    if not isinstance(path, str) or "\0" in path or not (pure := PurePosixPath(path.replace("\\", "/"))).parts:
         raise MVCustomError(f"{source}: expected the path of a file, got {path!r}.")
-    pure = PurePosixPath(path.replace("\\", "/"))
+    if len(path) > _LONGEST_PATH or any(len(os.fsencode(part)) > _LONGEST_NAME for part in pure.parts):
+        raise MVCustomError(f"{source}: expected the path of a file, got one that is too long: {path[:80]!r} ...")
     # Judged by its text: caches of the Hub are folders of links.
     if pure.is_absolute() or ".." in pure.parts or (len(pure.parts[0]) == 2 and pure.parts[0][1] == ":"):
         raise MVCustomError(f"{source}: expected files inside {folder}, got {path!r}, which leads out of it.")

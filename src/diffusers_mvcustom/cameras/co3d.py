@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 import zlib
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,14 @@ from typing import Any
 import torch
 
 from ..errors import CamerasError, MVCustomError
+from ..files.text_files import parse_json
 from .capture import Capture, inside_folder, one_size
+from .checks import as_size
 from .conventions import cameras_from_pytorch3d
 
-_LARGEST = 2**31
-"""Bytes of JSON that are unpacked at most: CO3Dv2's largest category has a third of it."""
+_LARGEST_RATIO = 50
+"""How many times its size a file may unpack to: numbers in JSON shrink to a quarter or so, only bombs to a thousandth."""
+_LEAST_LIMIT, _PIECE = 2**20, 2**20
 
 
 def read_co3d(file: Path, sequence: str | None = None) -> Capture:
@@ -44,11 +46,13 @@ def read_co3d(file: Path, sequence: str | None = None) -> Capture:
             view, image = frame["viewpoint"], frame["image"]
             for name, values in batches.items():
                 values.append(torch.tensor(view[name], dtype=torch.float64))
-            sizes.append((int(image["size"][0]), int(image["size"][1])))
+            sizes.append(
+                tuple(as_size(name, side) for name, side in zip(("height", "width"), image["size"][:2], strict=True))
+            )
             formats.add(view.get("intrinsics_format", "ndc_norm_image_bounds"))
             images.append(image["path"])
             masks.append((frame.get("mask") or {}).get("path"))
-        except (KeyError, TypeError, ValueError, IndexError, RuntimeError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, IndexError, RuntimeError, AttributeError, OverflowError) as error:
             raise MVCustomError(f"{file}: frame {i} of {sequence!r}: expected a CO3D annotation: {error!r}") from error
     if len(formats) != 1:
         raise CamerasError(f"{file}: expected one intrinsics_format in {sequence!r}, got {sorted(map(str, formats))}.")
@@ -71,11 +75,21 @@ def read_co3d(file: Path, sequence: str | None = None) -> Capture:
 
 def _read(file: Path) -> list[dict[str, Any]]:
     try:
+        if not file.is_file():
+            raise FileNotFoundError("there is no such file")
+        # Read piece by piece: the memory is what is there, not what may be.
+        most = _LEAST_LIMIT + _LARGEST_RATIO * file.stat().st_size
+        data = bytearray()
         with gzip.open(file) as stream:
-            data = stream.read(_LARGEST)
-        frames = json.loads(data)
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError, ValueError, RecursionError) as error:
+            while len(data) <= most and (piece := stream.read(_PIECE)):
+                data += piece
+    except (OSError, EOFError, zlib.error) as error:
         raise MVCustomError(f"{file}: expected gzipped JSON: {error}") from error
+    if len(data) > most:
+        raise MVCustomError(
+            f"{file}: unpacks to more than {_LARGEST_RATIO} times its size, as no annotations do. A decompression bomb?"
+        )
+    frames = parse_json(file, bytes(data))
     if not isinstance(frames, list) or not frames or not all(isinstance(frame, dict) for frame in frames):
         raise MVCustomError(f"{file}: expected a list of frame annotations.")
     return frames

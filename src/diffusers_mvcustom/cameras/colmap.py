@@ -80,7 +80,8 @@ def read_colmap(path: Path) -> Capture:
         raise CamerasError(f"{folder}: expected one lens for all photos, got {len(distortions)} sets of distortion.")
     poses = torch.eye(4, dtype=torch.float64).repeat(len(images), 1, 1)
     quaternions = torch.tensor([image.quaternion for image in images], dtype=torch.float64)
-    if not (quaternions.isfinite().all() and (quaternions.norm(dim=-1) > 1e-9).all()):
+    length = quaternions.norm(dim=-1)
+    if not (length.isfinite().all() and (length > 1e-9).all()):
         raise CamerasError(f"{folder}: expected finite quaternions that are not zero.")
     poses[:, :3, :3] = quaternion_to_rotation(quaternions)
     poses[:, :3, 3] = torch.tensor([image.translation for image in images], dtype=torch.float64)

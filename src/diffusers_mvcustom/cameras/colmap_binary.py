@@ -22,6 +22,8 @@ class _Reader:
 
     def __init__(self, file: Path) -> None:
         self.file = file
+        if file.exists() and not file.is_file():
+            raise MVCustomError(f"{file}: expected a file, got a folder or a device.")
         try:
             self.data = file.read_bytes()
         except OSError as error:

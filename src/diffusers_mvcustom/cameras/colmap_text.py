@@ -9,16 +9,17 @@ import torch
 from torch import Tensor
 
 from ..errors import MVCustomError
+from ..files.text_files import read_text
 from .colmap_model import CAMERA_MODELS, ColmapCamera, ColmapImage
+
+_LARGEST = 2**33
+"""Bytes; images.txt holds the observations of every photo."""
 
 
 def _lines(file: Path) -> Iterator[tuple[int, str]]:
     """Numbered lines without comments; empty ones are kept (an image without observations has one)."""
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise MVCustomError(f"{file}: cannot be read as text: {error}") from error
-    return ((number, line) for number, line in enumerate(text.splitlines(), 1) if not line.startswith("#"))
+    lines = read_text(file, largest=_LARGEST).splitlines()
+    return ((number, line) for number, line in enumerate(lines, 1) if not line.startswith("#"))
 
 
 def _wrong(file: Path, number: int, expected: str, line: str) -> MVCustomError:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..errors import CamerasError
 from .cameras import Cameras
+from .checks import as_float_tensor
 
 CONVENTIONS = {
     "opencv": "camera-to-world; x right, y down, z forward (this package)",
@@ -36,12 +37,11 @@ def cameras_from_convention(
         height (`int`), width (`int`): Image size in pixels.
         convention (`str`): A name of `CONVENTIONS`.
     """
-    poses = torch.as_tensor(poses)
+    poses = as_float_tensor("cameras", poses)
     if poses.ndim != 3 or poses.shape[1:] != (4, 4):
         raise CamerasError(f"cameras: expected poses of shape (N, 4, 4), got {tuple(poses.shape)}.")
     if not poses.isfinite().all():
         raise CamerasError("cameras: expected finite poses, got NaN or infinity.")
-    poses = poses if poses.is_floating_point() else poses.float()
     _check_convention(convention)
     if convention == "pytorch3d":
         poses = torch.diag(poses.new_tensor([-1.0, -1.0, 1.0, 1.0])) @ poses.transpose(1, 2)
@@ -88,7 +88,7 @@ def cameras_from_pytorch3d(
         intrinsics_in (`str`): `"ndc_isotropic"` (the shorter side spans [-1, 1]), `"ndc_norm_image_bounds"` (each side
             spans [-1, 1]; older CO3D) or `"screen"` (pixels).
     """
-    rotation, translation = torch.as_tensor(rotation), torch.as_tensor(translation)
+    rotation, translation = as_float_tensor("rotation", rotation), as_float_tensor("translation", translation)
     if rotation.ndim != 3 or rotation.shape[1:] != (3, 3) or translation.shape != (len(rotation), 3):
         raise CamerasError(
             f"rotation, translation: expected shapes (N, 3, 3) and (N, 3), got {tuple(rotation.shape)} and "
@@ -137,5 +137,5 @@ def _ndc(height: int, width: int, intrinsics_in: str, dtype: torch.dtype) -> tup
 
 
 def _check_convention(convention: str) -> None:
-    if convention not in CONVENTIONS:
+    if not isinstance(convention, str) or convention not in CONVENTIONS:
         raise CamerasError(f"convention: expected one of {', '.join(CONVENTIONS)}, got {convention!r}.")

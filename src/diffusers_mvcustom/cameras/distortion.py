@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import CamerasError
+from ..files.text_files import is_finite_number
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Distortion:
 
     def __post_init__(self) -> None:
         numbers = (*self.radial, *self.tangential)
-        if not all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers):
+        if not all(map(is_finite_number, numbers)):
             raise CamerasError(f"distortion: expected finite coefficients, got {numbers}.")
         if len(self.radial) > (4 if self.fisheye else 6):
             raise CamerasError(

@@ -132,9 +132,13 @@ def save_cameras(
 
 def recognise_format(path: Path) -> str | None:
     """The format of a camera file, or of the cameras in a folder; `None` for a folder without any."""
-    if not path.exists():
+    try:
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except OSError as error:
+        raise MVCustomError(f"{path}: cannot be read: {error}") from error
+    if not is_folder and not is_file:
         raise MVCustomError(f"{path}: there is no such file or folder.")
-    if path.is_dir():
+    if is_folder:
         if (path / "transforms.json").is_file():
             return "transforms_json"
         if find_model(path) is not None:
@@ -154,5 +158,5 @@ def recognise_format(path: Path) -> str | None:
 
 
 def _check_format(format: str) -> None:
-    if format not in FORMATS:
+    if not isinstance(format, str) or format not in FORMATS:
         raise CamerasError(f"format: expected one of {', '.join(FORMATS)}, got {format!r}.")

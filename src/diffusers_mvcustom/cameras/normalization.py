@@ -29,9 +29,12 @@ class SubjectFrame:
     translation: Tensor  # [3]
 
     def __post_init__(self) -> None:
-        rotation = torch.as_tensor(self.rotation, dtype=torch.float64)
-        translation = torch.as_tensor(self.translation, dtype=torch.float64)
-        scale = float(self.scale)
+        try:
+            rotation = torch.as_tensor(self.rotation, dtype=torch.float64)
+            translation = torch.as_tensor(self.translation, dtype=torch.float64)
+            scale = float(self.scale)
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            raise MVCustomError(f"subject_frame: expected numbers that a float can hold: {error}") from error
         if rotation.shape != (3, 3) or translation.shape != (3,):
             raise MVCustomError(
                 "subject_frame: expected a rotation of shape (3, 3) and a translation of shape (3,), got "
@@ -40,7 +43,8 @@ class SubjectFrame:
         finite = rotation.isfinite().all() and translation.isfinite().all() and math.isfinite(scale)
         if not (finite and scale > 0):
             raise MVCustomError(f"subject_frame: expected finite numbers and a scale above 0, got scale {scale}.")
-        if (rotation @ rotation.T - torch.eye(3, dtype=torch.float64)).abs().max() > 1e-4 or torch.det(rotation) < 0:
+        error = (rotation @ rotation.T - torch.eye(3, dtype=torch.float64)).abs().max()
+        if not error <= 1e-4 or torch.det(rotation) < 0:  # NaN of an overflow too
             raise MVCustomError(f"subject_frame: expected a rotation matrix, got {rotation.tolist()}.")
         object.__setattr__(self, "scale", scale)
         object.__setattr__(self, "rotation", rotation)
@@ -65,6 +69,13 @@ class SubjectFrame:
         poses[:, :3, 3] = self.scale * cameras.centers @ rotation.T + translation
         return replace(cameras, camera_to_world=poses)
 
+    def points_to_user(
+        self,
+        points: Tensor,  # [..., 3]
+    ) -> Tensor:
+        """Points of the subject frame in the user's world, `(..., 3)`."""
+        return self.scale * points @ self.rotation.to(points).T + self.translation.to(points)
+
     def to_subject(self, cameras: Cameras) -> Cameras:
         """Cameras of the user's world in the subject frame."""
         rotation, translation = self.rotation.to(cameras.camera_to_world), self.translation.to(cameras.camera_to_world)
@@ -86,12 +97,7 @@ class SubjectFrame:
         """The inverse of [`~SubjectFrame.to_dict`]."""
         if not isinstance(values, Mapping) or set(values) != {"scale", "rotation", "translation"}:
             raise MVCustomError(f"subject_frame: expected scale, rotation and translation, got {values!r}.")
-        try:
-            return cls(**values)
-        except MVCustomError:
-            raise
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise MVCustomError(f"subject_frame: expected numbers, got {values!r}.") from error
+        return cls(**values)
 
 
 def normalize_cameras(
@@ -197,7 +203,7 @@ def _rotation_to_up(up: Tensor) -> Tensor:
 def _checked_up(up: Sequence[float] | Tensor) -> Tensor:
     try:
         vector = torch.as_tensor(up, dtype=torch.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise CamerasError(f"up: expected 'auto', None or a vector of 3 numbers, got {up!r}.") from error
     if vector.shape != (3,) or not vector.isfinite().all() or vector.norm() < 1e-9:
         raise CamerasError(f"up: expected a vector of 3 finite numbers that is not zero, got {up!r}.")

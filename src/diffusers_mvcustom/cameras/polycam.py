@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import math
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..errors import CamerasError, MVCustomError
+from ..files.text_files import is_finite_number, read_json
 from .capture import Capture, one_size
 from .conventions import cameras_from_convention
 
@@ -72,17 +71,14 @@ def read_polycam(path: Path) -> Capture:
 
 def _looks_like_polycam(file: Path) -> bool:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        content = read_json(file)
+    except MVCustomError:
         return False
     return isinstance(content, dict) and {"t_00", "t_23", "fx"} <= content.keys()
 
 
 def _read_keyframe(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise MVCustomError(f"{file}: expected a JSON file: {error}") from error
+    content = read_json(file)
     if not isinstance(content, dict):
         raise MVCustomError(f"{file}: expected a JSON object, got {type(content).__name__}.")
     return content
@@ -90,6 +86,6 @@ def _read_keyframe(file: Path) -> dict[str, Any]:
 
 def _keyframe_number(file: Path, frame: dict[str, Any], name: str) -> float:
     value = frame.get(name)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if not is_finite_number(value):
         raise CamerasError(f"{file}: {name}: expected a finite number, got {value!r}.")
     return float(value)

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import torch
 
-from ..errors import CamerasError, MVCustomError
+from ..errors import CamerasError
+from ..files.text_files import read_text
 from .cameras import Cameras
 from .capture import Capture
+from .checks import as_size
 from .conventions import camera_to_world_in, cameras_from_convention
 
 _COLUMNS = 19
@@ -24,10 +26,8 @@ def read_real_estate10k(file: Path, height: int, width: int) -> Capture:
             the 3 × 4 world-to-camera matrix.
         height (`int`), width (`int`): Image size in pixels.
     """
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise MVCustomError(f"{file}: cannot be read as text: {error}") from error
+    height, width = as_size("height", height), as_size("width", width)
+    lines = read_text(file).splitlines()
     rows, names = [], []
     for number, line in enumerate(lines[1:], 2):
         if not line.strip():

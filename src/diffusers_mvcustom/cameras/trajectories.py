@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CamerasError
+from .checks import as_float_tensor, as_size, is_real
 
 if TYPE_CHECKING:
     from .cameras import Cameras
@@ -258,17 +259,17 @@ class _View:
         height: int | None = None,
         width: int | None = None,
     ) -> None:
-        if field_of_view is not None and not 0 < field_of_view < 180:
+        if field_of_view is not None and not (is_real(field_of_view) and 0 < field_of_view < 180):
             raise CamerasError(f"field_of_view: expected degrees between 0 and 180, got {field_of_view!r}.")
-        self.target = torch.as_tensor(target, dtype=torch.float32)
+        self.target = as_float_tensor("target", target).to(torch.float32)
         if self.target.shape != (3,):
             raise CamerasError(f"target: expected a point of 3 numbers, got {self.target.tolist()}.")
         if like is not None:
             height = like.height if height is None else height
             width = like.width if width is None else width
             like = like.cover(height, width) if (like.height, like.width) != (height, width) else like
-        self.height = DEFAULT_SIZE if height is None else height
-        self.width = DEFAULT_SIZE if width is None else width
+        self.height = DEFAULT_SIZE if height is None else as_size("height", height)
+        self.width = DEFAULT_SIZE if width is None else as_size("width", width)
         if radius is None:
             radius = 1.0 if like is None else (like.centers.float() - self.target).norm(dim=-1).median().item()
         _check_positive("radius", radius)
@@ -333,10 +334,10 @@ def _check_count(count: int) -> None:
 
 
 def _check_positive(name: str, *values: float) -> None:
-    if not all(isinstance(value, (int, float)) and math.isfinite(value) and value > 0 for value in values):
+    if not all(is_real(value) and value > 0 for value in values):
         raise CamerasError(f"{name}: expected numbers above 0, got {values}.")
 
 
 def _check_elevation(low: float, high: float) -> None:
-    if not (min(low, high) >= -90 and max(low, high) <= 90):
+    if not (is_real(low) and is_real(high) and min(low, high) >= -90 and max(low, high) <= 90):
         raise CamerasError(f"elevation: expected degrees from -90 to 90, got {low} to {high}.")

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ..errors import CamerasError, MVCustomError
+from ..files.text_files import is_finite_number, read_json
 from .cameras import Cameras
 from .capture import Capture, inside_folder, one_size
 from .conventions import camera_to_world_in, cameras_from_convention
@@ -28,7 +29,9 @@ def read_transforms_json(file: Path) -> Capture:
     Raises:
         MVCustomError: naming the file and the field that cannot be used.
     """
-    content = _read_json(file)
+    content = read_json(file)
+    if not isinstance(content, dict):
+        raise MVCustomError(f"{file}: expected a JSON object, got {type(content).__name__}.")
     frames = content.get("frames")
     if not isinstance(frames, list) or not frames or not all(isinstance(frame, dict) for frame in frames):
         raise CamerasError(f"{file}: frames: expected a list of at least one frame.")
@@ -76,12 +79,14 @@ def read_transforms_json(file: Path) -> Capture:
     )
 
 
-def write_transforms_json(file: Path, cameras: Cameras, names: Sequence[str]) -> None:
-    """Writes cameras as a transforms.json; `names` become the frames' `file_path`."""
+def write_transforms_json(file: Path, cameras: Cameras, names: Sequence[str], point_cloud: str | None = None) -> None:
+    """Writes cameras as a transforms.json; `names` become the frames' `file_path`, `point_cloud` the `ply_file_path`."""
     poses = camera_to_world_in(cameras.to(dtype=torch.float64), "opengl")
     intrinsics = cameras.intrinsics.double()
     shared = bool((intrinsics == intrinsics[0]).all())
     content: dict[str, Any] = {"camera_model": "PINHOLE"}
+    if point_cloud is not None:
+        content["ply_file_path"] = point_cloud
     if shared:
         content |= _intrinsics_to_dict(intrinsics[0], cameras)
     content["frames"] = [
@@ -95,20 +100,8 @@ def write_transforms_json(file: Path, cameras: Cameras, names: Sequence[str]) ->
     file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise MVCustomError(f"{file}: there is no such file.") from error
-    except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise MVCustomError(f"{file}: expected a JSON file: {error}") from error
-    if not isinstance(content, dict):
-        raise MVCustomError(f"{file}: expected a JSON object, got {type(content).__name__}.")
-    return content
-
-
 def _number(where: str, name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if not is_finite_number(value):
         raise CamerasError(f"{where}: {name}: expected a finite number, got {value!r}.")
     return float(value)
 
@@ -145,7 +138,7 @@ def _intrinsics(where: str, holder: dict[str, Any]) -> tuple[torch.Tensor, tuple
 
 def _angle(where: str, name: str, holder: dict[str, Any]) -> float:
     angle = _number(where, name, holder[name])
-    if not 0 < angle < math.pi:
+    if not 1e-6 < angle < math.pi:
         raise CamerasError(f"{where}: {name}: expected radians between 0 and pi, got {angle}.")
     return angle
 
@@ -158,7 +151,10 @@ def _distortion(where: str, holder: dict[str, Any]) -> Distortion:
     while radial and radial[-1] == 0:
         radial.pop()
     tangential = tuple(_number(where, name, holder.get(name, 0.0)) for name in ("p1", "p2"))
-    return Distortion(tuple(radial), tangential, fisheye=model in _FISHEYE)
+    try:
+        return Distortion(tuple(radial), tangential, fisheye=model in _FISHEYE)
+    except CamerasError as error:
+        raise CamerasError(f"{where}: {error}") from error
 
 
 def _image(folder: Path, name: Any, file: Path) -> Path:

@@ -11,6 +11,7 @@ from . import cameras, subject, toy
 from .benchmark import benchmark
 from .demo import demo
 from .evaluate import evaluate
+from .failures import failure_line
 from .generate import generate
 from .prepare import prepare
 from .random_model import random_model
@@ -38,6 +39,10 @@ for _name, _command in (("train-lora", train_lora_command), ("train-backbone", t
     app.command(_name, context_settings=_options_of_its_own, add_help_option=False)(_command)
 
 
+_ClickError = typer.BadParameter.__mro__[2]
+"""Click's base of all errors in arguments. Typer brings Click along, under another name in each release."""
+
+
 @app.callback()
 def _options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
@@ -46,15 +51,36 @@ def _options(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs the command; an error of the user's is one line on standard error, its traceback behind `--debug`."""
+    """Runs the command; an error is one line on standard error, its traceback behind `--debug`.
+
+    Exit codes: 0, 1 after an error, 2 for arguments that will not do, 130 after Ctrl-C.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     try:
-        app([argument for argument in arguments if argument != "--debug"], prog_name="mvcustom")
+        code = app(
+            [argument for argument in arguments if argument != "--debug"], prog_name="mvcustom", standalone_mode=False
+        )
     except KeyboardInterrupt:
-        sys.exit(130)
-    except (ValueError, OSError) as error:
+        code = 130
+    except _ClickError as error:
+        sys.exit(_refused(error))
+    except Exception as error:
         if debug:
             raise
-        typer.echo(f"mvcustom: {' '.join(str(error).split())}", err=True)
+        typer.echo(failure_line("mvcustom", error), err=True)
         sys.exit(1)
+    if code == 130:
+        typer.echo("mvcustom: interrupted", err=True)
+    sys.exit(code or 0)
+
+
+def _refused(error: Exception) -> int:
+    """Says what is wrong with the arguments; without any, shows the help. Returns the exit code."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        return error.exit_code
+    command = getattr(getattr(error, "ctx", None), "command_path", "mvcustom")
+    line = failure_line(command, ValueError(error.format_message()))
+    typer.echo(f"{line} ({command} --help lists the options)", err=True)
+    return error.exit_code

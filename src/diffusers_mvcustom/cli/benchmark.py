@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .options import checked_device
+
 if TYPE_CHECKING:
     from ..pipelines import MVCustomPipeline
 
@@ -47,7 +49,9 @@ def benchmark(
         Path | None,
         typer.Option(help="Folder of trainings, views and scores, to go on from; by default in the report's folder."),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="By default cuda where there is one.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="By default cuda where there is one.", callback=checked_device)
+    ] = None,
 ) -> None:
     """Compare methods on subjects the model has never seen, in a world whose geometry is known exactly.
 
@@ -142,7 +146,7 @@ def _model(model: str | None, device: str) -> tuple[str, str, Callable[[], MVCus
     return (
         name,
         folder_key(folder),
-        lambda: MVCustomPipeline.from_pretrained(folder, torch_dtype=torch.float32).to(device),
+        lambda: MVCustomPipeline.from_pretrained(folder, dtype=torch.float32).to(device),
     )
 
 

@@ -7,13 +7,17 @@ from typing import Annotated
 
 import typer
 
+from .options import checked_device, checked_seed
+
 
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")] = Path("out/demo"),
     steps: Annotated[int, typer.Option(help="Denoising steps.")] = 25,
     views: Annotated[int, typer.Option(help="Cameras on the arc.")] = 8,
-    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
-    device: Annotated[str | None, typer.Option(help="By default cuda where there is one.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the noise.", callback=checked_seed)] = 0,
+    device: Annotated[
+        str | None, typer.Option(help="By default cuda where there is one.", callback=checked_device)
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Another model: folder or Hub id. Needs --subject.")] = None,
     subject: Annotated[str | None, typer.Option(help="Another subject of the model: folder or Hub id.")] = None,
 ) -> None:
@@ -35,7 +39,7 @@ def demo(
     check_output(output)
     folders = (model or shipped_folder("toy"), subject or shipped_folder("toy-subject"))
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    pipe = MVCustomPipeline.from_pretrained(folders[0], torch_dtype=torch.float32).to(device)
+    pipe = MVCustomPipeline.from_pretrained(folders[0], dtype=torch.float32).to(device)
     pipe.load_subject(folders[1])
     summary = run_demo(
         pipe, output, steps=steps, views=views, seed=seed, report=lambda line: typer.echo(line, err=True)

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from .generation_record import read_record, write_text
+from .options import checked_device, checked_seed
 
 JSON_NAME = "evaluation.json"
 MARKDOWN_NAME = "evaluation.md"
@@ -29,9 +30,11 @@ def evaluate(
     write_to: Annotated[
         Path | None, typer.Option("--write-to", "-o", help="Folder for evaluation.json and .md; by default OUTPUT.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of structure from motion.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of structure from motion.", callback=checked_seed)] = 0,
     threads: Annotated[int, typer.Option(help="Threads of structure from motion; -1 for all cores.")] = -1,
-    device: Annotated[str | None, typer.Option(help="By default cuda where there is one.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="By default cuda where there is one.", callback=checked_device)
+    ] = None,
 ) -> None:
     """Score generated views: cameras, consistency, identity, text alignment. Prints a table, writes JSON and markdown.
 

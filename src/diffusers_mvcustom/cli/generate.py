@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from .options import checked_device, checked_seed
+
 SCHEDULERS = {
     "ddim": "DDIMScheduler",
     "euler": "EulerDiscreteScheduler",
@@ -72,8 +74,10 @@ def generate(
         typer.Option(help="Generate a path of more views than this window by window; 16 is a good number."),
     ] = None,
     scheduler: Annotated[str | None, typer.Option(help=f"One of {', '.join(SCHEDULERS)}.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
-    device: Annotated[str | None, typer.Option(help="By default cuda where there is one.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the noise.", callback=checked_seed)] = 0,
+    device: Annotated[
+        str | None, typer.Option(help="By default cuda where there is one.", callback=checked_device)
+    ] = None,
     dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float32",
     fps: Annotated[int, typer.Option(help="Views a second in GIF and video.")] = 8,
 ) -> None:

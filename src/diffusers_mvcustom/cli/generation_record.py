@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import MVCustomError
+from ..files.text_files import read_json
+from ..files.whole import replaced_file
 
 RECORD_NAME = "generation.json"
 
@@ -38,10 +39,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     file = folder / RECORD_NAME
     if not file.is_file():
         return {}
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise MVCustomError(f"{file}: expected JSON: {error}") from error
+    record = read_json(file)
     texts = isinstance(record, dict) and all(isinstance(record.get(k), (str, type(None))) for k in ("prompt", "token"))
     if not texts:
         raise MVCustomError(f"{file}: expected an object whose prompt and token are texts.")
@@ -50,6 +48,5 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 def write_text(file: Path, text: str) -> None:
     """Writes a file whole or not at all."""
-    temporary = file.with_name(f".{file.name}.new")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, file)
+    with replaced_file(file) as new:
+        new.write_text(text, encoding="utf-8")

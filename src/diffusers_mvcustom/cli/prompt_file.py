@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from ..errors import MVCustomError
+from ..files.text_files import read_json, read_text
+from .options import LEAST_SEED, MOST_SEED
+
+_LONGEST_NAME = 160
+"""Bytes; file systems take 255, and what is written beside it meanwhile has a longer name."""
 
 
 @dataclass(frozen=True)
@@ -35,17 +39,14 @@ def read_prompts(path: Path) -> list[PromptRequest]:
     Raises:
         MVCustomError: naming the file and the entry, for anything else.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise MVCustomError(f"--prompts: {path} cannot be read: {error}") from error
     kind = path.suffix.lower()
-    if kind == ".txt":
-        entries: Any = [line.strip() for line in text.splitlines() if line.strip()]
-    elif kind in (".json", ".yaml", ".yml"):
-        entries = _parse(path, text, kind)
-    else:
+    if kind not in (".txt", ".json", ".yaml", ".yml"):
         raise MVCustomError(f"--prompts: expected a .txt, .json, .yaml or .yml file, got {path}.")
+    try:
+        entries = _entries(path, kind)
+    except MVCustomError as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        raise MVCustomError(f"--prompts: {path} cannot be read: {reason}") from error
     if not isinstance(entries, list) or not entries:
         raise MVCustomError(f"--prompts: expected a list of at least one prompt in {path}.")
     requests = [_request(path, number, entry) for number, entry in enumerate(entries)]
@@ -55,13 +56,14 @@ def read_prompts(path: Path) -> list[PromptRequest]:
     return requests
 
 
-def _parse(path: Path, text: str, kind: str) -> Any:
-    import yaml
+def _entries(path: Path, kind: str) -> Any:
+    if kind == ".txt":
+        return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    if kind == ".json":
+        return read_json(path)
+    from ..files.yaml_files import read_yaml
 
-    try:
-        return json.loads(text) if kind == ".json" else yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError) as error:
-        raise MVCustomError(f"--prompts: {path} is not well formed: {error}") from error
+    return read_yaml(path)
 
 
 def _request(path: Path, number: int, entry: Any) -> PromptRequest:
@@ -76,9 +78,18 @@ def _request(path: Path, number: int, entry: Any) -> PromptRequest:
         raise MVCustomError(f"{where}: expected a prompt, got {request.prompt!r}.")
     if request.subject is not None and not isinstance(request.subject, str):
         raise MVCustomError(f"{where}: expected subject to be a folder or Hub id, got {request.subject!r}.")
-    if request.seed is not None and (isinstance(request.seed, bool) or not isinstance(request.seed, int)):
-        raise MVCustomError(f"{where}: expected seed to be a whole number, got {request.seed!r}.")
+    seed = request.seed
+    if seed is not None and (
+        isinstance(seed, bool) or not isinstance(seed, int) or not LEAST_SEED <= seed <= MOST_SEED
+    ):
+        raise MVCustomError(
+            f"{where}: expected seed to be a whole number from {LEAST_SEED} to {MOST_SEED}, got {seed!r}."
+        )
     name = request.output
-    if not isinstance(name, str) or name in ("", ".", "..") or Path(name).name != name:
+    if not isinstance(name, str) or name in ("", ".", "..") or Path(name).name != name or "\\" in name:
         raise MVCustomError(f"{where}: expected output to be the name of a folder, got {name!r}.")
+    if not name.isprintable() or len(name.encode()) > _LONGEST_NAME:
+        raise MVCustomError(
+            f"{where}: expected output to be a name of at most {_LONGEST_NAME} bytes that can be printed, got {name!r}."
+        )
     return request

@@ -7,11 +7,13 @@ from typing import Annotated
 
 import typer
 
+from .options import checked_seed
+
 
 def random_model(
     output: Annotated[Path, typer.Argument(help="Folder to write to.")],
     size: Annotated[str, typer.Option(help="tiny, or sd15 for the shapes of Stable Diffusion 1.5.")] = "tiny",
-    seed: Annotated[int, typer.Option(help="Seed of the weights.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the weights.", callback=checked_seed)] = 0,
 ) -> None:
     """Write a model with random weights: its views are noise, everything else about it is real.
 

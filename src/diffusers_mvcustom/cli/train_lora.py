@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import typer
 
+from .failures import failure_line
 from .training_models import load_training_model
 
 _DESCRIPTION = """Learns a subject from posed photos: LoRA, a new word, and FeatureNeRF pose conditioning.
@@ -54,12 +55,13 @@ def run_trainer(program: str, train, arguments: Sequence[str]) -> None:
     arguments = list(arguments)
     try:
         train([argument for argument in arguments if argument != "--debug"])
-    except (ValueError, OSError) as error:
+    except Exception as error:
         if "--debug" in arguments:
             raise
-        print(f"{program}: {' '.join(str(error).split())}", file=sys.stderr)
+        print(failure_line(program, error), file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
+        print(f"{program}: interrupted", file=sys.stderr)
         sys.exit(130)
 
 

@@ -10,7 +10,6 @@ and a frame may carry `name` (the photo's own file name) and `caption`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 from ..cameras import SubjectFrame
 from ..errors import MVCustomError
+from ..files.text_files import read_json
 
 MANIFEST_NAME = "transforms.json"
 SUBJECT_KEY = "mvcustom_subject"
@@ -63,10 +63,7 @@ def read_manifest(file: Path) -> tuple[SubjectRecord | None, list[dict[str, Any]
     Raises:
         MVCustomError: naming the file and the entry that cannot be used.
     """
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise MVCustomError(f"{file}: expected a JSON file: {error}") from error
+    content = read_json(file)
     frames = content.get("frames") if isinstance(content, dict) else None
     if not isinstance(frames, list) or not all(isinstance(frame, dict) for frame in frames):
         raise MVCustomError(f"{file}: frames: expected a list of objects.")

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import MVCustomError
+from ..files.pictures import opened_picture
 from .checks import enumerated, is_installed
 
 _MASK_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -45,13 +46,10 @@ def has_alpha(file: Path) -> bool:
     Raises:
         MVCustomError: naming the file, if it cannot be read.
     """
-    try:
-        with Image.open(file) as image:
-            if image.mode not in ("RGBA", "LA", "PA") and "transparency" not in image.info:
-                return False
-            return image.convert("RGBA").getchannel("A").getextrema()[0] < 255
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise MVCustomError(f"{file}: expected an image, got something unreadable: {error}") from error
+    with opened_picture(file) as image:
+        if image.mode not in ("RGBA", "LA", "PA") and "transparency" not in image.info:
+            return False
+        return image.convert("RGBA").getchannel("A").getextrema()[0] < 255
 
 
 def check_background_removal() -> None:

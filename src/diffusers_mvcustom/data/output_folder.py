@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ..errors import MVCustomError
+from ..files.text_files import read_json
+from ..files.whole import replaced_folder
 from .checks import enumerated, file_digest
 from .manifest import MANIFEST_NAME, SUBJECT_KEY
 
@@ -18,12 +17,12 @@ from .manifest import MANIFEST_NAME, SUBJECT_KEY
 def recorded_preparation(folder: Path) -> dict[str, Any] | None:
     """The record of how a prepared folder was made, or `None` if it is none (or none that can be read)."""
     try:
-        content = json.loads((folder / MANIFEST_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        content = read_json(folder / MANIFEST_NAME)
+    except MVCustomError:
         return None
     record = content.get(SUBJECT_KEY) if isinstance(content, dict) else None
     preparation = record.get("preparation") if isinstance(record, dict) else None
-    return preparation if isinstance(preparation, dict) else None
+    return preparation if isinstance(preparation, dict) and _is_whole(preparation) else None
 
 
 def check_output(source: Path, output: Path, fingerprint: str | None, overwrite: bool) -> bool:
@@ -70,17 +69,11 @@ def written_at_once(output: Path) -> Iterator[Path]:
     Raises:
         MVCustomError: if something cannot be written: a full disk, no permission.
     """
-    partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        yield partial
-        _replace(output, partial)
+        with replaced_folder(output) as partial:
+            yield partial
     except OSError as error:
         raise MVCustomError(f"output: {output} could not be written: {error}. Nothing was changed.") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def digests_of(folder: Path) -> dict[str, str]:
@@ -89,22 +82,21 @@ def digests_of(folder: Path) -> dict[str, str]:
     return {file.relative_to(folder).as_posix(): file_digest(file) for file in files}
 
 
-def _replace(output: Path, partial: Path) -> None:
-    if not output.exists():
-        os.rename(partial, output)
-        return
-    before = output.with_name(f".{output.name}.{os.getpid()}.before")
-    os.rename(output, before)
-    try:
-        os.rename(partial, output)
-    except BaseException:
-        os.rename(before, output)
-        raise
-    shutil.rmtree(before, ignore_errors=True)
+def _is_whole(record: dict[str, Any]) -> bool:
+    """Whether a record has all that is read of it."""
+    size, files = record.get("size"), record.get("files", {})
+    return (
+        all(isinstance(record.get(name), int) for name in ("photos", "registered", "masks", "captions"))
+        and isinstance(record.get("left_out"), list)
+        and isinstance(size, list)
+        and len(size) == 2
+        and isinstance(files, dict)
+    )
 
 
 def _missing(output: Path, record: dict[str, Any]) -> list[str]:
-    return [name for name in record.get("files", {}) if not (output / name).is_file()]
+    there = {file.relative_to(output).as_posix() for file in output.rglob("*") if file.is_file()}
+    return [name for name in record.get("files", {}) if name not in there]
 
 
 def _changed(output: Path, record: dict[str, Any]) -> list[str]:

@@ -6,20 +6,21 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import ExifTags, Image, ImageOps
 
 from ..errors import MVCustomError
+from ..files.pictures import opened_picture
 from .checks import check_count, check_no_duplicates, enumerated, file_digest
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".heic", ".heif")
 _HEIC = (".heic", ".heif")
 MANY_PHOTOS = 100
 _DIAGONAL_35MM = math.hypot(36.0, 24.0)
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)
@@ -78,10 +79,10 @@ def read_photos(source: Path, files: Sequence[Path]) -> list[Photo]:
     for file in files:
         try:
             photos.append(_look_at(file))
-        except _UNREADABLE as error:
-            if isinstance(error, MVCustomError):
+        except MVCustomError as error:
+            if isinstance(error.__cause__, ImportError):
                 raise
-            unreadable.append(f"{file.name} ({error})")
+            unreadable.append(f"{file.name} ({error.__cause__ or error})")
     if unreadable:
         raise MVCustomError(
             f"{source}: {len(unreadable)} of {len(files)} photos cannot be read: {enumerated(unreadable)}. Mend them or take "
@@ -107,13 +108,8 @@ def open_photo(file: Path, mode: str = "RGB", *, upright: bool = True) -> Image.
     Raises:
         MVCustomError: naming the file, if it cannot be read.
     """
-    try:
-        with _open(file) as image:
-            return (ImageOps.exif_transpose(image) if upright else image).convert(mode)
-    except _UNREADABLE as error:
-        if isinstance(error, MVCustomError):
-            raise
-        raise MVCustomError(f"{file}: expected a photo, got something unreadable: {error}") from error
+    with _opened(file) as image:
+        return (ImageOps.exif_transpose(image) if upright else image).convert(mode)
 
 
 def exif_focal(exif: Image.Exif, width: int, height: int) -> float | None:
@@ -144,11 +140,11 @@ def _natural(file: Path) -> list[tuple[int, str]]:
 
 
 def _look_at(file: Path) -> Photo:
-    with _open(file) as image:
+    with _opened(file) as image:
         image.load()  # a truncated file only fails here
         exif = image.getexif()
         width, height = image.size
-        if exif.get(ExifTags.Base.Orientation, 1) >= 5:
+        if exif.get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8):
             width, height = height, width
         transparent = False
         if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
@@ -160,16 +156,24 @@ def _look_at(file: Path) -> Photo:
     return Photo(file, width, height, focal, camera, transparent)
 
 
-def _open(file: Path) -> Image.Image:
+@contextmanager
+def _opened(file: Path) -> Iterator[Image.Image]:
     if file.suffix.lower() not in _HEIC:
-        return Image.open(file)
+        with opened_picture(file, "a photo") as image:
+            yield image
+        return
     try:
         from pillow_heif import open_heif
     except ImportError as error:
         raise MVCustomError(
             f"{file}: HEIC photos need pillow-heif (pip install 'diffusers-mvcustom[heic]'), or export them as JPEG."
         ) from error
-    return open_heif(io.BytesIO(file.read_bytes())).to_pillow()
+    try:
+        yield open_heif(io.BytesIO(file.read_bytes())).to_pillow()
+    except MVCustomError:
+        raise
+    except Exception as error:  # decoders raise many kinds of errors on damaged files
+        raise MVCustomError(f"{file}: expected a photo, got something unreadable: {error}") from error
 
 
 def _positive(value: object) -> float | None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from ..errors import MVCustomError
+from ..files.text_files import is_finite_number
+
+LARGEST_WIDTH = 2**16
+"""Channels of a layer at most; settings come from files of others, and memory is asked for by them."""
 
 
 @dataclass(frozen=True)
@@ -53,31 +56,28 @@ class FeatureNeRFConfig:
 
     def __post_init__(self) -> None:
         if self.hidden_channels is not None:
-            self._check_count("hidden_channels", 1)
-        self._check_count("num_samples", 1)
-        self._check_count("point_frequencies", 0)
-        self._check_count("ray_frequencies", 0)
+            self._check_count("hidden_channels", 1, LARGEST_WIDTH)
+        self._check_count("num_samples", 1, 4096)
+        self._check_count("point_frequencies", 0, 1024)
+        self._check_count("ray_frequencies", 0, 1024)
         if not isinstance(self.predict_rgb, bool):
             raise MVCustomError(f"predict_rgb: expected true or false, got {self.predict_rgb!r}.")
         self._check_number("far", "a positive length", lambda value: value > 0)
         self._check_number("near", f"a length in (0, far = {self.far:g})", lambda value: 0 < value < self.far)
-        self._check_number("encoding_octaves", "a number that is not negative", lambda value: value >= 0)
+        self._check_number("encoding_octaves", "a number in [0, 64]", lambda value: 0 <= value <= 64)
         self._check_number("importance_share", "a number in [0, 1)", lambda value: 0 <= value < 1)
         self._check_number("initial_opacity", "a number in (0, 1)", lambda value: 0 < value < 1)
 
-    def _check_count(self, name: str, least: int) -> None:
+    def _check_count(self, name: str, least: int, most: int) -> None:
         value = getattr(self, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise MVCustomError(f"{name}: expected a whole number of at least {least}, got {value!r}.")
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise MVCustomError(
+                f"{name}: expected a whole number of at least {least}, at most {most:,}, got {value!r}."
+            )
 
     def _check_number(self, name: str, expected: str, fits: Any) -> None:
         value = getattr(self, name)
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, (int, float))
-            or not math.isfinite(value)
-            or not fits(value)
-        ):
+        if not is_finite_number(value) or not fits(value):
             raise MVCustomError(f"{name}: expected {expected}, got {value!r}.")
 
     def to_dict(self) -> dict[str, Any]:
@@ -92,7 +92,7 @@ class FeatureNeRFConfig:
             MVCustomError: naming unknown keys, or a value that cannot be used.
         """
         known = {field.name for field in fields(cls)}
-        unknown = sorted(set(values) - known)
+        unknown = sorted(map(str, set(values) - known))
         if unknown:
             raise MVCustomError(f"unknown keys {unknown}, expected some of {sorted(known)}. Made by a newer version?")
         return cls(**values)

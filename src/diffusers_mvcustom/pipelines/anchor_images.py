@@ -8,10 +8,11 @@ from os import PathLike
 import numpy as np
 import PIL.Image
 import torch
-from diffusers.utils import load_image
+from PIL import ImageOps
 from torch import Tensor
 
 from ..errors import MVCustomError
+from ..files.pictures import opened_picture
 
 AnchorImage = PIL.Image.Image | str | PathLike | Tensor
 AnchorImages = AnchorImage | Sequence[AnchorImage] | Sequence[Sequence[AnchorImage]]
@@ -78,9 +79,12 @@ def _image_tensor(given: AnchorImage, height: int, width: int) -> Tensor:
     """One image as `(3, height, width)` in [0, 1]."""
     if isinstance(given, (str, PathLike)):
         try:
-            given = load_image(str(given))
-        except (ValueError, OSError) as error:
-            raise MVCustomError(f"anchor_image: {str(given)!r} cannot be read: {error}") from error
+            with opened_picture(given) as image:
+                if sorted(image.size) != sorted((width, height)):  # before it takes its memory
+                    raise _other_view_size(width, height, f"{image.width} × {image.height}")
+                given = ImageOps.exif_transpose(image).convert("RGB")
+        except MVCustomError as error:
+            raise MVCustomError(f"anchor_image: {str(error).removeprefix('anchor_image: ')}") from error
     if isinstance(given, PIL.Image.Image):
         image = torch.from_numpy(np.array(given.convert("RGB"))).permute(2, 0, 1).float() / 255
     elif isinstance(given, Tensor) and given.is_floating_point():
@@ -96,8 +100,12 @@ def _image_tensor(given: AnchorImage, height: int, width: int) -> Tensor:
         )
     if image.shape != (3, height, width):
         got = f"{image.shape[-1]} × {image.shape[-2]}" if image.ndim == 3 else f"shape {tuple(image.shape)}"
-        raise MVCustomError(
-            f"anchor_image: expected RGB of the views' size, {width} × {height} (width × height), got {got}. Resize the "
-            "image and its camera together, for example by Cameras.cover, or pass height= and width=."
-        )
+        raise _other_view_size(width, height, got)
     return image
+
+
+def _other_view_size(width: int, height: int, got: str) -> MVCustomError:
+    return MVCustomError(
+        f"anchor_image: expected RGB of the views' size, {width} × {height} (width × height), got {got}. Resize the "
+        "image and its camera together, for example by Cameras.cover, or pass height= and width=."
+    )

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from os import PathLike
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from ..errors import MVCustomError
+from ..files.whole import replaced_folder
 
 SUBJECT_FOLDER = "subject"
 _HUB_ARGUMENTS = ("revision", "cache_dir", "token", "local_files_only")
@@ -44,7 +48,7 @@ class PersistenceMixin:
         """Writes the components as stock diffusers components, the settings, and the active subject in `subject/`.
 
         Args:
-            save_directory (`str` or path): Folder to write to.
+            save_directory (`str` or path): Folder to write to. One that is new or empty is there as a whole or not at all.
             push_to_hub (`bool`, defaults to `False`): Whether to upload the folder; with `repo_id`, `private`, `token`,
                 `commit_message` and `create_pr` as in diffusers.
             kwargs: As in diffusers' `DiffusionPipeline.save_pretrained`.
@@ -61,12 +65,19 @@ class PersistenceMixin:
             for name in ("repo_id", "private", "token", "commit_message", "create_pr")
             if name in kwargs
         }
-        subject = self.subject
+        subject, folder = self.subject, Path(save_directory)
         self.register_to_config(subject_folder=None if subject is None else SUBJECT_FOLDER)
-        with self.without_subject():
-            super().save_pretrained(save_directory, **kwargs)
-        if subject is not None:
-            subject.save_pretrained(Path(save_directory) / SUBJECT_FOLDER)
+        # A folder that holds something already keeps it, as in diffusers: another variant of the weights, say.
+        new = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+        try:
+            with replaced_folder(folder) if new else nullcontext(folder) as target:
+                with self.without_subject():
+                    super().save_pretrained(target, **kwargs)
+                if subject is not None:
+                    subject.save_pretrained(target / SUBJECT_FOLDER)
+        except (OSError, SafetensorError) as error:
+            left = "Nothing was written." if new else "What was in it may be replaced in part; save again."
+            raise MVCustomError(f"save_directory: {folder} could not be written: {error}. {left}") from error
         if push_to_hub:
             self._push(save_directory, **hub)
 

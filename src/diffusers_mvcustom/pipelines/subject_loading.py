@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from diffusers.utils.torch_utils import is_compiled_module
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from ..cameras import Cameras
@@ -203,9 +204,13 @@ class SubjectLoadingMixin:
                 self.load_textual_inversion(dict(subject.learned_embeddings), token=subject.config.token)
             if subject.lora_state_dict:
                 self.load_lora_weights(dict(subject.lora_state_dict), adapter_name=_lora_name(name))
-        except Exception:
+        except Exception as error:
             self._take_out(name)
-            raise
+            if isinstance(error, MVCustomError):
+                raise
+            raise MVCustomError(
+                f"subject {subject.config.token!r}: its LoRA or its embedding does not fit this model: {error}"
+            ) from error
         self._active_subject = name
 
     def _deactivate(self) -> None:
@@ -222,10 +227,10 @@ class SubjectLoadingMixin:
             self.text_encoder.config.vocab_size = self.text_encoder.get_input_embeddings().num_embeddings
         if _lora_name(name) in getattr(self.unet, "peft_config", {}):
             self.delete_adapters(_lora_name(name))
-            if not getattr(
-                self.unet, "peft_config", None
-            ):  # no LoRA of the user's is left: the plain layers come back
-                self.unload_lora_weights()
+        # No LoRA of the user's is left: the plain layers come back. One that did not fit has left its layers, too.
+        wrapped = any(isinstance(module, BaseTunerLayer) for module in self.unet.modules())
+        if wrapped and not getattr(self.unet, "peft_config", None):
+            self.unload_lora_weights()
 
 
 def _lora_name(subject_name: str) -> str:

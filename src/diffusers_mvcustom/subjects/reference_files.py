@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-import math
 from os import PathLike
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..cameras import Cameras
 from ..errors import MVCustomError
+from ..files.pictures import opened_picture
+from ..files.text_files import is_finite_number, read_json
 
 if TYPE_CHECKING:
     from .reference_views import ReferenceViews
@@ -46,15 +47,12 @@ def read_image(
     Raises:
         MVCustomError: naming the file, if it cannot be read or has another size.
     """
-    try:
-        with Image.open(file) as image:
-            orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
-            stored = image.convert(mode)
-            displayed = ImageOps.exif_transpose(image).convert(mode) if orientation != 1 else stored
-    except FileNotFoundError as error:
-        raise MVCustomError(f"{file}: there is no such image.") from error
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise MVCustomError(f"{file}: expected an image, got something unreadable: {error}") from error
+    with opened_picture(file) as image:
+        if size is not None and sorted((image.height, image.width)) != sorted(size):  # before it takes its memory
+            raise _other_size(file, size, image)
+        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+        stored = image.convert(mode)
+        displayed = ImageOps.exif_transpose(image).convert(mode) if orientation != 1 else stored
     chosen = stored
     if size is not None:
         fits = {
@@ -67,13 +65,17 @@ def read_image(
                 "the orientation tag (and without the rotation if the cameras came from the stored pixels)."
             )
         if not any(fits.values()):
-            raise MVCustomError(
-                f"{file}: expected {size[0]} × {size[1]} pixels (height × width) as its camera, got {stored.height} × "
-                f"{stored.width}."
-            )
+            raise _other_size(file, size, stored)
         chosen = stored if fits["stored"] else displayed
     pixels = torch.from_numpy(np.array(chosen, dtype=np.float32) / 255)
     return pixels.reshape(chosen.height, chosen.width, -1).permute(2, 0, 1).contiguous()
+
+
+def _other_size(file: str | PathLike[str], size: tuple[int, int], image: Image.Image) -> MVCustomError:
+    return MVCustomError(
+        f"{file}: expected {size[0]} × {size[1]} pixels (height × width) as its camera, got {image.height} × "
+        f"{image.width}."
+    )
 
 
 def save_reference_views(views: ReferenceViews, folder: Path) -> None:
@@ -107,12 +109,7 @@ def save_reference_views(views: ReferenceViews, folder: Path) -> None:
 def load_reference_views(cls: type[ReferenceViews], folder: Path) -> ReferenceViews:
     """Reads the views. See [`ReferenceViews.load`]."""
     file = folder / TRANSFORMS_NAME
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise MVCustomError(f"{file}: there is no such file; are the reference views missing?") from error
-    except (OSError, ValueError) as error:
-        raise MVCustomError(f"{file}: expected JSON, got something unreadable: {error}") from error
+    content = read_json(file, absent="; are the reference views missing?")
     frames = content.get("frames") if isinstance(content, dict) else None
     if not isinstance(frames, list) or not frames or content.get("camera_model") != "PINHOLE":
         raise MVCustomError(f"{file}: expected camera_model 'PINHOLE' and a list of frames that is not empty.")
@@ -157,7 +154,8 @@ def inside(file: Path, path: str) -> PurePosixPath:
         MVCustomError: naming `file`, in which the path stands.
     """
     relative = PurePosixPath(path)
-    if relative.is_absolute() or ".." in relative.parts or "\\" in path or ":" in path or not relative.parts:
+    outside = relative.is_absolute() or ".." in relative.parts or any(c in path for c in "\\:\0")
+    if outside or not relative.parts or len(path) > 1024 or any(len(part.encode()) > 255 for part in relative.parts):
         raise MVCustomError(f"{file}: expected paths inside the folder, got {path!r}.")
     return relative
 
@@ -177,13 +175,9 @@ def _check_frame(file: Path, index: int, frame: Any) -> None:
         if isinstance(frame[key], bool) or not isinstance(frame[key], int):
             raise MVCustomError(f"{where}.{key}: expected a whole number, got {frame[key]!r}.")
     for key in _INTRINSICS:
-        if not _is_number(frame[key]):
+        if not is_finite_number(frame[key]):
             raise MVCustomError(f"{where}.{key}: expected a number, got {frame[key]!r}.")
     matrix = frame["transform_matrix"]
     rows = matrix if isinstance(matrix, list) and len(matrix) == 4 else [None]
-    if not all(isinstance(row, list) and len(row) == 4 and all(map(_is_number, row)) for row in rows):
+    if not all(isinstance(row, list) and len(row) == 4 and all(map(is_finite_number, row)) for row in rows):
         raise MVCustomError(f"{where}.transform_matrix: expected 4 × 4 numbers, got {matrix!r}.")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

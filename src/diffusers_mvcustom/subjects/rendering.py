@@ -99,6 +99,11 @@ def collect_reference_features(
     if adapter.config.reference_timestep > 0:
         if scheduler is None:
             raise MVCustomError("scheduler: needed to add the noise of the subject's reference_timestep.")
+        if adapter.config.reference_timestep >= scheduler.config.num_train_timesteps:
+            raise MVCustomError(
+                f"reference_timestep: expected one of the scheduler's {scheduler.config.num_train_timesteps}, got "
+                f"{adapter.config.reference_timestep}."
+            )
         noise = randn_tensor(
             reference_latents.shape, generator, device=reference_latents.device, dtype=reference_latents.dtype
         )

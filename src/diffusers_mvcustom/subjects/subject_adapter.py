@@ -22,6 +22,8 @@ from .unet_blocks import select_blocks, text_conditioned_blocks
 
 logger = logging.get_logger(__name__)
 
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
 
 class SubjectAdapter(nn.Module):
     """A subject: its word, LoRA, reference views, and a FeatureNeRF and projection for each pose-conditioned block.
@@ -138,7 +140,7 @@ class SubjectAdapter(nn.Module):
     @token_embedding.setter
     def token_embedding(self, value: Tensor | None) -> None:
         if value is not None:
-            if value.ndim not in (1, 2) or 0 in value.shape or not value.is_floating_point():
+            if value.ndim not in (1, 2) or 0 in value.shape or value.dtype not in _FLOATS:
                 raise MVCustomError(
                     f"token_embedding: expected shape (D,) or (K, D), got {tuple(value.shape)} of {value.dtype}."
                 )
@@ -162,6 +164,11 @@ class SubjectAdapter(nn.Module):
         foreign = sorted(name for name in value or () if "lora" not in name)
         if foreign:
             raise MVCustomError(f"lora_state_dict: expected LoRA weights only, got {foreign}.")
+        other = sorted(name for name, weight in (value or {}).items() if not _is_lora_weight(weight))
+        if other:
+            raise MVCustomError(
+                f"lora_state_dict: expected matrices of finite floating-point numbers, not so {other[:5]}."
+            )
         self._lora_state_dict = {name: _own(weight) for name, weight in value.items()} if value else None
 
     def check_cameras(self, cameras: Cameras) -> None:
@@ -199,6 +206,7 @@ class SubjectAdapter(nn.Module):
 
     @property
     def is_attached(self) -> bool:
+        """Whether a U-Net wears the adapter just now."""
         return bool(self._stock_blocks)
 
     def attach(self, unet: nn.Module) -> None:
@@ -377,6 +385,10 @@ def initial_token_embedding(tokenizer, text_encoder: nn.Module, initializer_toke
     if not pieces:
         raise MVCustomError(f"initializer_token: expected a word, got {initializer_token!r}.")
     return text_encoder.get_input_embeddings().weight[pieces].detach().float().mean(dim=0).cpu()
+
+
+def _is_lora_weight(weight: Tensor) -> bool:
+    return weight.dtype in _FLOATS and 0 not in weight.shape and bool(weight.isfinite().all())
 
 
 def _own(value: Tensor) -> Tensor:

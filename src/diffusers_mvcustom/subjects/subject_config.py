@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import string
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from os import PathLike
@@ -12,7 +11,9 @@ from typing import Any
 
 from ..cameras import SubjectFrame
 from ..errors import MVCustomError
-from ..models.feature_nerf import FeatureNeRFConfig
+from ..files.text_files import read_json
+from ..models.feature_nerf_config import LARGEST_WIDTH, FeatureNeRFConfig
+from .placeholders import placeholders
 
 FORMAT_VERSION = 1
 SUBJECT_CONFIG_NAME = "subject_config.json"
@@ -67,8 +68,12 @@ class SubjectConfig:
         _check(
             self,
             "pose_conditioned_blocks",
-            lambda value: isinstance(value, Mapping) and value and all(_is_int(c) and c > 0 for c in value.values()),
-            "channels by block name, at least one block",
+            lambda value: (
+                isinstance(value, Mapping)
+                and value
+                and all(_is_int(c) and 0 < c <= LARGEST_WIDTH for c in value.values())
+            ),
+            f"channels (at most {LARGEST_WIDTH:,}) by block name, at least one block",
         )
         _check(
             self,
@@ -77,11 +82,7 @@ class SubjectConfig:
             "texts by package name",
         )
         _check(self, "training", lambda value: isinstance(value, Mapping), "settings by name")
-        try:
-            placeholders = {name for _, name, _, _ in string.Formatter().parse(self.reference_prompt)} - {None}
-        except ValueError as error:
-            raise MVCustomError(f"reference_prompt: {self.reference_prompt!r}: {error}.") from error
-        if "token" not in placeholders or placeholders - {"token", "noun"}:
+        if "token" not in placeholders(self.reference_prompt, "reference_prompt"):
             raise MVCustomError(
                 "reference_prompt: expected a text with {token} and, if wanted, {noun}, got "
                 f"{self.reference_prompt!r}."
@@ -143,12 +144,7 @@ class SubjectConfig:
             MVCustomError: naming the file and the key that is missing, unknown or of another kind than expected.
         """
         file = Path(file)
-        try:
-            values = json.loads(file.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise MVCustomError(f"{file}: there is no such file; is the folder a subject's folder?") from error
-        except (OSError, ValueError) as error:
-            raise MVCustomError(f"{file}: expected JSON, got something unreadable: {error}") from error
+        values = read_json(file, absent="; is the folder a subject's folder?")
         try:
             return cls.from_dict(values)
         except MVCustomError as error:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
-from uuid import uuid4
 
+import torch
 from huggingface_hub import HfApi, ModelCard, ModelCardData, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from huggingface_hub.utils import validate_repo_id
@@ -22,6 +20,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import MVCustomError
+from ..files.text_files import parse_json
+from ..files.whole import replaced_folder
 from .reference_files import inside
 from .reference_views import ReferenceViews
 from .subject_config import SUBJECT_CONFIG_NAME, SubjectConfig
@@ -35,6 +35,7 @@ EMBEDDINGS_NAME = "learned_embeds.safetensors"
 REFERENCES_FOLDER = "references"
 SAMPLES_FOLDER = "samples"
 MODEL_CARD_NAME = "README.md"
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _DOWNLOADED = (  # and nothing else: no code, and not a whole model by mistake
     SUBJECT_CONFIG_NAME,
     FEATURE_NERF_NAME,
@@ -50,18 +51,25 @@ def save_subject_files(
     adapter: SubjectAdapter, folder: str | PathLike[str], samples: Mapping[str, Image.Image] | None = None
 ) -> None:
     """Writes the subject's folder. See [`SubjectAdapter.save_pretrained`]."""
-    with _replaced_folder(Path(folder)) as new:
-        adapter.config.save(new / SUBJECT_CONFIG_NAME)
-        save_file(_conditioner_weights(adapter), new / FEATURE_NERF_NAME, metadata={"format": "pt"})
-        if adapter.learned_embeddings:
-            save_file(adapter.learned_embeddings, new / EMBEDDINGS_NAME, metadata={"format": "pt"})
-        if adapter.lora_state_dict:
-            save_file(adapter.lora_state_dict, new / LORA_NAME, metadata={"format": "pt"})
-        adapter.references.save(new / REFERENCES_FOLDER)
-        for name, picture in (samples or {}).items():
-            (new / SAMPLES_FOLDER).mkdir(exist_ok=True)
-            picture.save(new / SAMPLES_FOLDER / f"{name}.png")
-        _model_card(adapter, list(samples or ())).save(new / MODEL_CARD_NAME)
+    folder = Path(folder)
+    _check_save_directory(folder)
+    try:
+        with replaced_folder(folder) as new:
+            adapter.config.save(new / SUBJECT_CONFIG_NAME)
+            save_file(_conditioner_weights(adapter), new / FEATURE_NERF_NAME, metadata={"format": "pt"})
+            if adapter.learned_embeddings:
+                save_file(adapter.learned_embeddings, new / EMBEDDINGS_NAME, metadata={"format": "pt"})
+            if adapter.lora_state_dict:
+                save_file(adapter.lora_state_dict, new / LORA_NAME, metadata={"format": "pt"})
+            adapter.references.save(new / REFERENCES_FOLDER)
+            for name, picture in (samples or {}).items():
+                (new / SAMPLES_FOLDER).mkdir(exist_ok=True)
+                picture.save(new / SAMPLES_FOLDER / f"{name}.png")
+            _model_card(adapter, list(samples or ())).save(new / MODEL_CARD_NAME)
+    except (OSError, SafetensorError) as error:
+        raise MVCustomError(
+            f"save_directory: {folder} could not be written: {error}. What was there is as it was. Is the disk full?"
+        ) from error
 
 
 def load_subject_files(
@@ -77,12 +85,13 @@ def load_subject_files(
     """Reads a subject's folder. See [`SubjectAdapter.from_pretrained`]."""
     part = None if subfolder is None else inside(Path("subfolder"), subfolder)
     folder = Path(source)
-    if not folder.is_dir():
+    if not _is_folder(folder):
         folder = _download(str(source), part, revision, cache_dir, token, local_files_only)
     if part is not None:
         folder = folder / part
     config = SubjectConfig.load(folder / SUBJECT_CONFIG_NAME)
     references = ReferenceViews.load(folder / REFERENCES_FOLDER)
+    _check_weights(cls, config, references, folder / FEATURE_NERF_NAME)
     adapter = cls(config, references)
     _load_conditioner_weights(adapter, folder / FEATURE_NERF_NAME)
     if (file := folder / EMBEDDINGS_NAME).exists():
@@ -140,10 +149,8 @@ def upload_subject(
 # --- writing ---
 
 
-@contextmanager
-def _replaced_folder(folder: Path) -> Iterator[Path]:
-    """A new folder beside `folder` that takes its place when the context ends without an exception."""
-    folder = Path(os.path.abspath(folder))
+def _check_save_directory(folder: Path) -> None:
+    """Refuses to write over anything but a subject."""
     if folder.exists() and not folder.is_dir():
         raise MVCustomError(f"save_directory: {folder} is a file; expected a folder.")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / SUBJECT_CONFIG_NAME).is_file():
@@ -151,23 +158,6 @@ def _replaced_folder(folder: Path) -> Iterator[Path]:
             f"save_directory: {folder} holds other things than a subject (there is no {SUBJECT_CONFIG_NAME}), and "
             "saving replaces the folder as a whole. Name a new folder, for example one inside of it."
         )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.parent / f".{folder.name}.{uuid4().hex}.new"
-    temporary.mkdir()
-    old = temporary.with_suffix(".old")
-    try:
-        yield temporary
-        if folder.exists():
-            folder.rename(old)
-        try:
-            temporary.rename(folder)
-        except OSError:
-            if old.exists():
-                old.rename(folder)
-            raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def _conditioner_weights(adapter: SubjectAdapter) -> dict[str, Tensor]:
@@ -239,6 +229,13 @@ def _is_hub_id(name: str | None) -> bool:
 # --- reading ---
 
 
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that is too long for one
+        return False
+
+
 def _download(
     repo_id: str,
     part: PathLike[str] | None,
@@ -268,31 +265,52 @@ def _download(
     return Path(folder)
 
 
-def _read_tensors(file: Path) -> dict[str, Tensor]:
+@contextmanager
+def _opened(file: Path) -> Iterator[safe_open]:
     try:
         with safe_open(file, framework="pt") as tensors:
-            return {name: tensors.get_tensor(name) for name in list(tensors.keys())}
+            yield tensors
     except FileNotFoundError as error:
         raise MVCustomError(f"{file}: there is no such file; is the folder a complete subject's folder?") from error
     except (SafetensorError, OSError) as error:
         raise MVCustomError(f"{file}: not a complete safetensors file ({error}). An interrupted download?") from error
 
 
+def _read_tensors(file: Path) -> dict[str, Tensor]:
+    with _opened(file) as tensors:
+        return {name: tensors.get_tensor(name) for name in list(tensors.keys())}
+
+
+def _check_weights(cls: type[SubjectAdapter], config: SubjectConfig, references: ReferenceViews, file: Path) -> None:
+    """Compares the file's header with what the settings ask for, before any memory is asked for by either."""
+    with _opened(file) as tensors:
+        shapes = {name: tuple(tensors.get_slice(name).get_shape()) for name in list(tensors.keys())}
+    held = {name.partition(".feature_nerf.")[0] for name in shapes}
+    if unheld := [block for block in config.pose_conditioned_blocks if block not in held]:
+        raise MVCustomError(f"{file}: the weights of {len(unheld)} blocks are missing: {unheld[:5]}.")
+    with torch.device("meta"):
+        adapter = cls(config, references)
+    expected = {
+        f"{block}.{name}": tuple(weight.shape)
+        for block in adapter.block_names
+        for name, weight in adapter.conditioner(block).state_dict().items()
+    }
+    if missing := sorted(expected.keys() - shapes.keys()):
+        raise MVCustomError(f"{file}: {len(missing)} weights are missing: {missing[:5]}.")
+    if unknown := sorted(shapes.keys() - expected.keys()):
+        raise MVCustomError(f"{file}: {len(unknown)} weights are unknown: {unknown[:5]}.")
+    for name, shape in shapes.items():
+        if shape != expected[name]:
+            raise MVCustomError(
+                f"{file}: {name}: expected shape {expected[name]} for the settings in {SUBJECT_CONFIG_NAME}, got {shape}."
+            )
+
+
 def _load_conditioner_weights(adapter: SubjectAdapter, file: Path) -> None:
     weights = _read_tensors(file)
-    expected = _conditioner_weights(adapter)
-    if missing := sorted(expected.keys() - weights.keys()):
-        raise MVCustomError(f"{file}: {len(missing)} weights are missing: {missing[:5]}.")
-    if unknown := sorted(weights.keys() - expected.keys()):
-        raise MVCustomError(f"{file}: {len(unknown)} weights are unknown: {unknown[:5]}.")
     for name, weight in weights.items():
-        if weight.shape != expected[name].shape:
-            raise MVCustomError(
-                f"{file}: {name}: expected shape {tuple(expected[name].shape)} for the settings in "
-                f"{SUBJECT_CONFIG_NAME}, got {tuple(weight.shape)}."
-            )
-        if not weight.is_floating_point() or not weight.isfinite().all():
-            raise MVCustomError(f"{file}: {name}: expected finite floating-point numbers.")
+        if weight.dtype not in _FLOATS or not weight.isfinite().all():
+            raise MVCustomError(f"{file}: {name}: expected finite floating-point numbers, got {weight.dtype}.")
     dtypes = {weight.dtype for weight in weights.values()}
     if len(dtypes) == 1:  # as saved: a half-precision subject stays one
         adapter.to(dtype=dtypes.pop())
@@ -303,12 +321,11 @@ def _load_conditioner_weights(adapter: SubjectAdapter, file: Path) -> None:
 
 def _check_lora_scale(file: Path) -> None:
     """Weights are applied as they are: a file made elsewhere with another `lora_alpha` would have a wrong scale."""
-    with safe_open(file, framework="pt") as tensors:
+    with _opened(file) as tensors:
         metadata = tensors.metadata() or {}
-    try:
-        settings = json.loads(metadata.get("lora_adapter_metadata", "{}"))
-    except ValueError as error:
-        raise MVCustomError(f"{file}: its lora_adapter_metadata is not JSON: {error}.") from error
+    settings = parse_json(f"{file}: lora_adapter_metadata", metadata.get("lora_adapter_metadata", "{}"))
+    if not isinstance(settings, dict):
+        raise MVCustomError(f"{file}: lora_adapter_metadata: expected a JSON object, got {settings!r}.")
     for name, alpha in settings.items():
         if name.endswith(".lora_alpha") and alpha != settings.get(name.removesuffix("lora_alpha") + "r"):
             raise MVCustomError(

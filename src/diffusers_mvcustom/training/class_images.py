@@ -7,12 +7,13 @@ import os
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..cameras import Cameras
 from ..errors import MVCustomError
+from ..files.pictures import opened_picture
+from ..files.text_files import read_json, read_text
 from ..models.motion_transformer import motion_bypassed
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -41,14 +42,11 @@ def read_class_images(folder: Path, resolution: int, default_text: str) -> tuple
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
     images, texts = [], []
     for file in files:
-        try:
-            with Image.open(file) as image:
-                fitted = ImageOps.fit(ImageOps.exif_transpose(image).convert("RGB"), (resolution, resolution))
-        except (OSError, ValueError) as error:
-            raise MVCustomError(f"class_data_dir: {file} cannot be read as an image ({error}).") from error
+        with opened_picture(file) as image:
+            fitted = ImageOps.fit(ImageOps.exif_transpose(image).convert("RGB"), (resolution, resolution))
         images.append(torch.from_numpy(np.array(fitted)).permute(2, 0, 1).float() / 255)
         text_file = file.with_suffix(".txt")
-        texts.append(text_file.read_text(encoding="utf-8").strip() if text_file.is_file() else default_text)
+        texts.append(read_text(text_file).strip() if text_file.is_file() else default_text)
     if not images:
         raise MVCustomError(f"class_data_dir: {folder} holds no images ({', '.join(IMAGE_SUFFIXES)}).")
     return torch.stack(images), texts
@@ -77,7 +75,7 @@ def generate_class_images(
     folder.mkdir(parents=True, exist_ok=True)
     record_file = folder / _RECORD_NAME
     if record_file.is_file():
-        stored = json.loads(record_file.read_text(encoding="utf-8"))
+        stored = read_json(record_file)
         if stored != record:
             raise MVCustomError(
                 f"class images: {folder} holds images made with {stored}, and now {record} are asked for. Delete the "

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..errors import MVCustomError
+from ..files.yaml_files import read_yaml
 
 Config = TypeVar("Config")
 
@@ -66,7 +67,7 @@ def parse_settings(
     except Exception as error:  # jsonargparse has its own error classes for each kind of mistake
         if isinstance(error, (KeyboardInterrupt, MVCustomError)):
             raise
-        raise MVCustomError(" ".join(str(error).split())) from error
+        raise MVCustomError(" ".join(str(error).split()) or f"settings: {type(error).__name__}") from error
     values = {name: value for name, value in settings.as_dict().items() if name != "config"}
     return config_class(**values)
 
@@ -98,10 +99,26 @@ def _with_preset_paths(arguments: Sequence[str], preset_prefix: str) -> list[str
         if name is None:
             continue
         known = presets(preset_prefix)
-        if name in known and not Path(name).is_file():
+        if name in known and not _is_file(Path(name)):
             folder = importlib.resources.files("diffusers_mvcustom.training").joinpath("presets")
             file = folder.joinpath(f"{preset_prefix}{name}.yaml")
             replaced[position] = f"{prefix}{file}"
-        elif not Path(name).is_file():
+        elif not _is_file(Path(name)):
             raise MVCustomError(f"--config: expected a yaml file or one of {', '.join(known)}, got {name!r}.")
+        else:
+            _check_plain(Path(name))
     return replaced
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long for one
+        return False
+
+
+def _check_plain(file: Path) -> None:
+    """Refuses YAML that the parser would follow further than any settings go: aliases, objects, deep nesting."""
+    content = read_yaml(file)
+    if not isinstance(content, dict):
+        raise MVCustomError(f"{file}: expected settings by name, got {type(content).__name__}.")

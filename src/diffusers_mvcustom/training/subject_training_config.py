@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass, field
 
 from ..errors import MVCustomError
+from ..subjects.placeholders import placeholders
 from .training_config import TrainingConfig
 
 
@@ -161,12 +162,7 @@ class SubjectTrainingConfig(TrainingConfig):
         for name in ("prompts", "validation_prompt", "class_prompt"):
             texts = getattr(self, name)
             for text in texts if isinstance(texts, list) else [texts]:
-                try:
-                    text.format(token="", noun="")
-                except (KeyError, IndexError, ValueError) as error:
-                    raise MVCustomError(
-                        f"{name}: expected no other placeholders than {{token}} and {{noun}}, got {text!r}."
-                    ) from error
+                placeholders(text, name)
         if any(c.isspace() for c in self.token):
             raise MVCustomError(f"token: expected one word without spaces, got {self.token!r}.")
         if isinstance(self.holdout, int) and self.holdout < 0:

@@ -6,6 +6,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
 from ..errors import MVCustomError
+from ..files.text_files import is_finite_number
 
 
 @dataclass
@@ -146,10 +147,11 @@ class TrainingConfig:
     def _check_positive(self, *names: str) -> None:
         for name in names:
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise MVCustomError(f"{name}: expected a number above 0, got {value}.")
+            if value is not None and not (is_finite_number(value) and value > 0):
+                raise MVCustomError(f"{name}: expected a number above 0, and a finite one, got {value}.")
 
     def _check_not_negative(self, *names: str) -> None:
         for name in names:
-            if not getattr(self, name) >= 0:
-                raise MVCustomError(f"{name}: expected 0 or more, got {getattr(self, name)}.")
+            value = getattr(self, name)
+            if not (is_finite_number(value) and value >= 0):
+                raise MVCustomError(f"{name}: expected 0 or more, and a finite number, got {value}.")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from pathlib import Path
 
+from ..cameras.capture import inside_folder
 from ..errors import MVCustomError
+from ..files.text_files import parse_json, read_text
 
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
 SIDECAR_SUFFIXES = (".txt", ".caption", ".json")
@@ -24,27 +25,27 @@ def read_metadata(file: Path, column: str | None = None) -> dict[str, tuple[str,
     Raises:
         MVCustomError: naming the line that cannot be read, or the column that is missing.
     """
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise MVCustomError(f"{file}: cannot be read ({error}).") from error
+    text = read_text(file).removeprefix("\ufeff")
     if file.suffix == ".csv":
-        rows = list(enumerate(csv.DictReader(io.StringIO(text)), start=2))
+        try:
+            rows = list(enumerate(csv.DictReader(io.StringIO(text)), start=2))
+        except csv.Error as error:
+            raise MVCustomError(f"{file}: expected comma-separated values: {error}.") from error
     else:
         rows = []
         for number, line in enumerate(text.splitlines(), start=1):
             if not line.strip():
                 continue
-            try:
-                rows.append((number, json.loads(line)))
-            except ValueError as error:
-                raise MVCustomError(f"{file}: line {number} is not JSON: {error}.") from error
+            rows.append((number, parse_json(f"{file}: line {number}", line)))
     captions = {}
     for number, row in rows:
         if not isinstance(row, dict) or not row.get("file_name"):
             raise MVCustomError(f"{file}: line {number} has no file_name.")
         if column is not None and column not in row:
-            raise MVCustomError(f"{file}: line {number} has no {column!r} (caption_column); it has {sorted(row)}.")
+            raise MVCustomError(
+                f"{file}: line {number} has no {column!r} (caption_column); it has {sorted(map(str, row))}."
+            )
+        inside_folder(file.parent, str(row["file_name"]), file)
         captions[str(row["file_name"]).rstrip("/")] = _texts(row, column)
     return captions
 
@@ -59,9 +60,9 @@ def read_sidecar(content: bytes, suffix: str, column: str | None, name: str) -> 
         text = content.decode("utf-8-sig")
         if suffix != ".json":
             return _cleaned([text])
-        value = json.loads(text)
-    except ValueError as error:  # UnicodeDecodeError is one
+    except UnicodeDecodeError as error:
         raise MVCustomError(f"{name}: its caption ({suffix}) cannot be read: {error}.") from error
+    value = parse_json(f"{name}: its caption ({suffix})", text)
     if isinstance(value, dict):
         if column is not None and column not in value:
             raise MVCustomError(f"{name}: its {suffix} has no {column!r} (caption_column); it has {sorted(value)}.")
