@@ -67,7 +67,7 @@ def test_from_posed_photos_to_views(mvcustom, cube_capture, tmp_path):
     )  # fmt: skip
     assert re.search(r"1 × 3 views of 64 × 64 in [\d.]+ s", generated.stdout)
     out = tmp_path / "out"
-    assert len(list((out / "frames").glob("*.png"))) == 3
+    assert len(list((out / "images").glob("*.png"))) == 3
     record = json.loads((out / "generation.json").read_text())
     assert (record["prompt"], record["token"]) == ("a <cube> toy by a lake", "<cube>")
     assert (record["num_inference_steps"], record["seed"]) == (2, 0)
@@ -76,7 +76,7 @@ def test_from_posed_photos_to_views(mvcustom, cube_capture, tmp_path):
     capture = load_capture(out)
     assert len(capture.cameras) == 3
     assert all(path.is_file() for path in capture.image_paths)
-    assert load_cameras(out / "colmap").allclose(capture.cameras, atol=1e-4)
+    assert load_cameras(out / "sparse" / "0").allclose(capture.cameras, atol=1e-4)
 
 
 def test_cameras_show_and_convert(mvcustom, cube_capture, tmp_path):

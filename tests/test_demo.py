@@ -76,7 +76,7 @@ def test_every_set_is_there_with_its_cameras(made, pipe):
     ]  # fmt: skip
     expected = demo_cameras(pipe, 3)
     for name in SETS:
-        assert sorted(file.name for file in (output / name / "frames").iterdir()) == [f"{i:04d}.png" for i in range(3)]
+        assert sorted(file.name for file in (output / name / "images").iterdir()) == [f"{i:04d}.png" for i in range(3)]
         assert Image.open(output / name / "views.gif").n_frames == 3
         assert Image.open(output / name / "contact_sheet.png").size == (2 * 64, 2 * 64)
         assert load_cameras(output / name / "transforms.json").allclose(expected, atol=1e-5)
@@ -87,7 +87,7 @@ def test_every_set_is_there_with_its_cameras(made, pipe):
 
 def test_the_hooks_make_a_difference(made):
     first = [
-        np.asarray(Image.open(made[1] / f"prompt-1/{kind}/frames/0000.png"))
+        np.asarray(Image.open(made[1] / f"prompt-1/{kind}/images/0000.png"))
         for kind in ("with-dfr-and-clc", "without")
     ]
     assert (first[0] != first[1]).any()
@@ -117,7 +117,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(made, pipe, tmp
     differing = [name for name in files if (output / name).read_bytes() != (tmp_path / "again" / name).read_bytes()]
     assert differing == []
     run_demo(pipe, tmp_path / "other", views=3, steps=2, seed=1, report=lambda line: None)
-    frame = "prompt-1/without/frames/0000.png"
+    frame = "prompt-1/without/images/0000.png"
     assert (tmp_path / "other" / frame).read_bytes() != (output / frame).read_bytes()
 
 

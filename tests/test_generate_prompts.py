@@ -69,7 +69,7 @@ def generate(*given, code=0):
 
 def frames(folder):
     """The bytes of all frames below a folder, by path."""
-    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("frames/*.png"))}
+    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("images/*.png"))}
 
 
 def in_this_process(given):
@@ -98,9 +98,9 @@ def test_what_is_finished_is_left_out(model, prompts, tmp_path):
     generate(model, prompts, out)
     expected = frames(out)
     (out / "0001" / "generation.json").unlink()  # as if the command had been killed while writing
-    (out / "0002" / "frames" / "0000.png").write_bytes(b"mine")
+    (out / "0002" / "images" / "0000.png").write_bytes(b"mine")
     assert "3 prompts: 1 generated, 2 there already" in generate(model, prompts, out)
-    assert (out / "0002" / "frames" / "0000.png").read_bytes() == b"mine"
+    assert (out / "0002" / "images" / "0000.png").read_bytes() == b"mine"
     prompts.write_text("\n".join([*PROMPTS[:2], "a red car"]))
     assert "3 prompts: 1 generated, 2 there already" in generate(model, prompts, out)  # another prompt
     prompts.write_text("\n".join(PROMPTS))
@@ -143,7 +143,7 @@ def test_a_long_path_and_an_anchor_image(model, prompts, tmp_path):
         model, prompts, tmp_path / "out", "--orbit", 5, "--views-at-a-time", 2,
         "--anchor", 0, "--anchor-image", tmp_path / "anchor.png",
     )  # fmt: skip
-    views = sorted((tmp_path / "out" / "0000" / "frames").iterdir())
+    views = sorted((tmp_path / "out" / "0000" / "images").iterdir())
     assert len(views) == 5
     red, green, blue = Image.open(views[0]).convert("RGB").resize((1, 1)).getpixel((0, 0))
     assert red > green > blue

@@ -41,7 +41,7 @@ def test_the_demo_and_python(folder):
         "overview.png",
         "overview.gif",
         "prompt-1/without/views.gif",
-        "prompt-2/with-dfr-and-clc/colmap/images.bin",
+        "prompt-2/with-dfr-and-clc/sparse/0/images.bin",
     ):
         assert (folder / "out" / "demo" / name).is_file()
     assert len(load_capture(folder / "out" / "demo" / "prompt-1" / "without")) == 3

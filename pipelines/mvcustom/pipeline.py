@@ -34,7 +34,7 @@ from diffusers.models.attention import BasicTransformerBlock, _chunked_feed_forw
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
-from diffusers.utils import BaseOutput, export_to_video, logging, make_image_grid
+from diffusers.utils import BaseOutput, logging
 from diffusers.utils.torch_utils import is_compiled_module, randn_tensor
 from functools import partial
 from huggingface_hub import HfApi, ModelCard, ModelCardData, snapshot_download
@@ -5414,14 +5414,50 @@ class ColmapImage:
     name: str
 
 
+@dataclass(frozen=True, eq=False)
+class Observations:
+    """Which photo sees which point, and where.
+
+    Args:
+        photo (`torch.Tensor` of shape `(O,)`, int64): Index of the photo, in the order of the cameras.
+        point (`torch.Tensor` of shape `(O,)`, int64): Index of the point.
+        pixel (`torch.Tensor` of shape `(O, 2)`): Where the photo shows it, (x, y), the first pixel's centre at (0.5, 0.5).
+    """
+
+    photo: Tensor  # [O]
+    point: Tensor  # [O]
+    pixel: Tensor  # [O, 2]
+
+    @classmethod
+    def none(cls) -> Observations:
+        """Points that no photo is said to see."""
+        return cls(torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), torch.zeros(0, 2).double())
+
+    def by_photo(self, count: int) -> list[tuple[Tensor, Tensor]]:
+        """Points `(K,)` and pixels `(K, 2)` of each of `count` photos."""
+        order = self.photo.argsort(stable=True)
+        sizes = self.photo.bincount(minlength=count).tolist()
+        return list(zip(self.point[order].split(sizes), self.pixel[order].double().split(sizes)))
+
+    def tracks(self, count: int) -> list[Tensor]:
+        """For each of `count` points the photos that see it and its place in each one's list, `(L, 2)`."""
+        order = self.photo.argsort(stable=True)
+        photo, sizes = self.photo[order], self.photo.bincount()
+        place = torch.arange(len(photo)) - (sizes.cumsum(0) - sizes)[photo]
+        by_point = self.point[order].argsort(stable=True)
+        rows = torch.stack([photo, place], dim=1)[by_point]
+        return list(rows.split(self.point.bincount(minlength=count).tolist()))
+
+
 @dataclass(frozen=True)
 class ColmapModel:
-    """A sparse model as its files have it."""
+    """A sparse model as its files have it. Observations are written, but not read."""
 
     cameras: Mapping[int, ColmapCamera]
     images: Sequence[ColmapImage]
     points: Tensor = field(default_factory=lambda: torch.zeros(0, 3, dtype=torch.float64))  # [P, 3]
     colors: Tensor = field(default_factory=lambda: torch.zeros(0, 3, dtype=torch.uint8))  # [P, 3]
+    observations: Observations = field(default_factory=Observations.none)
 
 
 # --- cameras/colmap_binary.py: COLMAP's .bin files. Counts are checked against the file's size before anything is made of them.
@@ -5530,22 +5566,28 @@ def write_binary_cameras(file: Path, cameras: Mapping[int, ColmapCamera]) -> Non
     file.write_bytes(b"".join(parts))
 
 
-def write_binary_images(file: Path, images: Sequence[ColmapImage]) -> None:
-    """Writes images.bin, without observations."""
-    parts = [struct.pack("<Q", len(images))]
-    for image in images:
+def write_binary_images(file: Path, model: ColmapModel) -> None:
+    """Writes images.bin. Points are numbered from 1."""
+    layout = np.dtype([("pixel", "<f8", 2), ("point", "<i8")])
+    parts = [struct.pack("<Q", len(model.images))]
+    for image, (points, pixels) in zip(model.images, model.observations.by_photo(len(model.images))):
         pose = struct.pack("<I7dI", image.image_id, *image.quaternion, *image.translation, image.camera_id)
-        parts += [pose, image.name.encode("utf-8") + b"\0", struct.pack("<Q", 0)]
+        seen = np.zeros(len(points), dtype=layout)
+        seen["pixel"], seen["point"] = pixels.numpy(), points.numpy() + 1
+        parts += [pose, image.name.encode("utf-8") + b"\0", struct.pack("<Q", len(seen)), seen.tobytes()]
     file.write_bytes(b"".join(parts))
 
 
-def write_binary_points(file: Path, points: Tensor, colors: Tensor) -> None:
-    """Writes points3D.bin, without tracks."""
-    layout = np.dtype([("id", "<u8"), ("xyz", "<f8", 3), ("rgb", "u1", 3), ("error", "<f8"), ("track", "<u8")])
-    entries = np.zeros(len(points), dtype=layout)
-    entries["id"] = np.arange(1, len(points) + 1)
-    entries["xyz"], entries["rgb"] = points.cpu().numpy(), colors.cpu().numpy()
-    file.write_bytes(struct.pack("<Q", len(points)) + entries.tobytes())
+def write_binary_points(file: Path, model: ColmapModel) -> None:
+    """Writes points3D.bin."""
+    numbers = np.array([image.image_id for image in model.images])
+    parts = [struct.pack("<Q", len(model.points))]
+    rows = zip(model.points.tolist(), model.colors.tolist(), model.observations.tracks(len(model.points)))
+    for i, (point, color, track) in enumerate(rows, 1):
+        photos, places = track.T.numpy()
+        seen_in = np.stack([numbers[photos], places], axis=1).astype("<u4")
+        parts += [_POINT.pack(i, *point, *color, 0.0, len(seen_in)), seen_in.tobytes()]
+    file.write_bytes(b"".join(parts))
 
 
 # --- cameras/colmap_text.py: COLMAP's .txt files.
@@ -5634,20 +5676,23 @@ def write_text_cameras(file: Path, cameras: Mapping[int, ColmapCamera]) -> None:
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def write_text_images(file: Path, images: Sequence[ColmapImage]) -> None:
-    """Writes images.txt, without observations."""
+def write_text_images(file: Path, model: ColmapModel) -> None:
+    """Writes images.txt. Points are numbered from 1."""
     lines = ["# IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME", "# POINTS2D[] as (X, Y, POINT3D_ID)"]
-    for image in images:
+    for image, (points, pixels) in zip(model.images, model.observations.by_photo(len(model.images))):
         pose = " ".join(map(repr, (*image.quaternion, *image.translation)))
-        lines += [f"{image.image_id} {pose} {image.camera_id} {image.name}", ""]
+        seen = " ".join(f"{x!r} {y!r} {point + 1}" for (x, y), point in zip(pixels.tolist(), points.tolist()))
+        lines += [f"{image.image_id} {pose} {image.camera_id} {image.name}", seen]
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def write_text_points(file: Path, points: Tensor, colors: Tensor) -> None:
-    """Writes points3D.txt, without tracks."""
-    lines = ["# POINT3D_ID X Y Z R G B ERROR TRACK[]"]
-    for i, (point, color) in enumerate(zip(points.tolist(), colors.tolist()), 1):
-        lines.append(f"{i} {' '.join(map(repr, point))} {' '.join(map(str, color))} 0.0")
+def write_text_points(file: Path, model: ColmapModel) -> None:
+    """Writes points3D.txt."""
+    lines = ["# POINT3D_ID X Y Z R G B ERROR TRACK[] as (IMAGE_ID, POINT2D_IDX)"]
+    rows = zip(model.points.tolist(), model.colors.tolist(), model.observations.tracks(len(model.points)))
+    for i, (point, color, track) in enumerate(rows, 1):
+        seen_in = [f"{model.images[photo].image_id} {place}" for photo, place in track.tolist()]
+        lines.append(" ".join([str(i), *map(repr, point), *map(str, color), "0.0", *seen_in]))
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -5744,6 +5789,7 @@ def write_colmap(
     *,
     binary: bool = True,
     points: tuple[Tensor, Tensor] | None = None,  # [P, 3] and [P, 3]
+    observations: Observations | None = None,
 ) -> None:
     """Writes a sparse model of pinhole cameras into an existing folder.
 
@@ -5753,6 +5799,7 @@ def write_colmap(
         names (sequence of `str`): The photos' names.
         binary (`bool`, defaults to `True`): .bin or .txt.
         points (tuple of `torch.Tensor` of shape `(P, 3)`, *optional*): Positions, and colours in 0 to 255.
+        observations ([`Observations`], *optional*): Which photo sees which of the points.
     """
     poses = camera_to_world_in(cameras.to(dtype=torch.float64), "colmap")
     quaternions = rotation_to_quaternion(poses[:, :3, :3])
@@ -5764,16 +5811,18 @@ def write_colmap(
         images.append(
             ColmapImage(i + 1, tuple(quaternions[i].tolist()), tuple(poses[i, :3, 3].tolist()), camera_id, str(name))
         )
-    model = ColmapModel(
-        {number: ColmapCamera("PINHOLE", cameras.width, cameras.height, params) for params, number in lenses.items()},
-        images,
-        *([] if points is None else [points[0].double(), points[1].to(torch.uint8)]),
-    )
+    lists = {
+        number: ColmapCamera("PINHOLE", cameras.width, cameras.height, params) for params, number in lenses.items()
+    }
+    model = ColmapModel(lists, images)
+    if points is not None:
+        seen = Observations.none() if observations is None else observations
+        model = ColmapModel(lists, images, points[0].double().cpu(), points[1].to("cpu", torch.uint8), seen)
     suffix = ".bin" if binary else ".txt"
     write_cameras, write_images, write_points = _WRITERS[suffix]
     write_cameras(folder / f"cameras{suffix}", model.cameras)
-    write_images(folder / f"images{suffix}", model.images)
-    write_points(folder / f"points3D{suffix}", model.points, model.colors)
+    write_images(folder / f"images{suffix}", model)
+    write_points(folder / f"points3D{suffix}", model)
 
 
 def quaternion_to_rotation(quaternion: Tensor) -> Tensor:
@@ -7230,7 +7279,187 @@ def _checked_up(up: Sequence[float] | Tensor) -> Tensor:
     return vector / vector.norm()
 
 
-# --- export.py: Generated views on disk: frames, GIF, contact sheet, video and the cameras that belong to them.
+# --- export/scene_points.py: Points of the scene from the anchors' depth, and which views see them.
+
+
+_SAME_POINT = 0.02
+"""Relative depth within which a view's nearest surface of an anchor is the point itself."""
+
+_SAME_SURFACE = 0.05
+"""Relative depth within which two anchors are taken to see the same surface, as in `AnchorGeometry`."""
+
+
+@dataclass(frozen=True)
+class AnchorDepth:
+    """What a call's hooks took for the geometry of one set of views.
+
+    Args:
+        frames (`tuple` of `int`): The anchors among the views.
+        depth (`torch.Tensor` of shape `(anchors, H, W)`): Their z-depth in world units, of any size.
+        discontinuity (`float`, *optional*): See [`feature_mesh_from_depth`]; `None` takes its default.
+    """
+
+    frames: tuple[int, ...]
+    depth: Tensor  # [A, H, W]
+    discontinuity: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class ScenePoints:
+    """Coloured points in the cameras' world, and where views see them.
+
+    Args:
+        positions (`torch.Tensor` of shape `(P, 3)`, float64): World points.
+        colors (`torch.Tensor` of shape `(P, 3)`, uint8): As the anchor view shows them.
+        observations ([`Observations`]): In pixels of the views.
+    """
+
+    positions: Tensor  # [P, 3]
+    colors: Tensor  # [P, 3]
+    observations: Observations
+
+
+def dense_points(anchors: AnchorDepth, cameras: Cameras, views: Sequence[PIL.Image.Image]) -> tuple[Tensor, Tensor]:
+    """Every pixel of the anchor views at its depth.
+
+    Pixels that belong to no triangle of the anchor's mesh, such as those smeared across an edge, are left out.
+
+    Args:
+        anchors ([`AnchorDepth`]): The anchors and their depth.
+        cameras ([`Cameras`]): Of all views, at their size.
+        views (sequence of `PIL.Image.Image`): All views.
+
+    Returns:
+        Positions `(P, 3)`, float64, and colours `(P, 3)`, uint8.
+    """
+    size = (cameras.height, cameras.width)
+    exact = cameras.to("cpu", torch.float64)
+    positions, colors = [], []
+    for frame, mesh in zip(anchors.frames, _meshes(anchors, exact, size)):
+        used = mesh.faces.unique()
+        positions.append(mesh.vertices[used])
+        colors.append(_pixels(views[frame], size)[used])
+    return torch.cat(positions), torch.cat(colors)
+
+
+def observed_points(
+    anchors: AnchorDepth,
+    cameras: Cameras,
+    views: Sequence[PIL.Image.Image],
+    most: int = 20_000,
+) -> ScenePoints:
+    """Points of the anchors on a grid, with the views that see each: what a sparse model holds.
+
+    A view sees a point if the anchor's mesh, rendered into the view, is seen from the front at the four pixels around the
+    point's projection and has the point's depth there (between pixels inverse depth is interpolated, which is exact on
+    planes), and no other anchor's surface is in front. Points that fewer than two views see are left out, and so are those
+    of an anchor's pixels that an earlier anchor has points for.
+
+    Args:
+        anchors ([`AnchorDepth`]): The anchors and their depth.
+        cameras ([`Cameras`]): Of all views, at their size.
+        views (sequence of `PIL.Image.Image`): All views.
+        most (`int`, defaults to 20,000): Points of an anchor at most; a view of more pixels is sampled on a coarser grid.
+
+    Returns:
+        [`ScenePoints`], whose observations are the exact projections.
+    """
+    size = _grid(cameras.height, cameras.width, most)
+    grid = cameras.to("cpu", torch.float64).resize(*size)
+    meshes = _meshes(anchors, grid, size)
+    seen = [rasterize(mesh, grid) for mesh in meshes]
+    to_view = grid.intrinsics.new_tensor([cameras.width / size[1], cameras.height / size[0]])
+    positions, colors, photo, point, pixel = [], [], [], [], []
+    count = 0
+    for a, (frame, mesh) in enumerate(zip(anchors.frames, meshes)):
+        used = mesh.faces.unique()
+        used = used[~_told_by(seen[:a], frame, seen[a].depth[frame]).flatten()[used]]
+        at, depth = project(mesh.vertices[used], torch.linalg.inv(grid.camera_to_world), grid.intrinsics)
+        sees = _shows(seen[a], at, depth) & ~_hidden([other for b, other in enumerate(seen) if b != a], at, depth)
+        sees[frame] = True
+        tracked = sees.sum(dim=0) >= 2
+        sees, at, used = sees[:, tracked], at[:, tracked], used[tracked]
+        views_of_points, points_of_views = sees.nonzero(as_tuple=True)
+        positions.append(mesh.vertices[used])
+        colors.append(_pixels(views[frame], size)[used])
+        photo.append(views_of_points)
+        point.append(points_of_views + count)
+        pixel.append(at[sees] * to_view)
+        count += len(used)
+    return ScenePoints(
+        torch.cat(positions), torch.cat(colors), Observations(torch.cat(photo), torch.cat(point), torch.cat(pixel))
+    )
+
+
+def _grid(height: int, width: int, most: int) -> tuple[int, int]:
+    """The largest grid of at most `most` points with the views' aspect ratio, no finer than they are."""
+    share = min(1.0, math.sqrt(most / (height * width)))
+    return max(2, int(height * share)), max(2, int(width * share))
+
+
+def _meshes(anchors: AnchorDepth, cameras: Cameras, size: tuple[int, int]) -> list[FeatureMesh]:
+    """The anchors' meshes over a grid of `size`, made from the depth as `AnchorGeometry` makes them."""
+    options = {} if anchors.discontinuity is None else {"discontinuity": anchors.discontinuity}
+    depth = anchors.depth.detach().cpu().double()
+    if tuple(depth.shape[-2:]) != size:
+        depth = F.interpolate(depth[None], size=size, mode="nearest-exact")[0]
+    return [
+        feature_mesh_from_depth(of_frame, cameras[frame], **options) for frame, of_frame in zip(anchors.frames, depth)
+    ]
+
+
+def _pixels(view: PIL.Image.Image, size: tuple[int, int]) -> Tensor:
+    """Colours `(h * w, 3)` of a view, each pixel of a coarser grid the mean of what it covers."""
+    height, width = size
+    if view.size != (width, height):
+        view = view.resize((width, height), PIL.Image.Resampling.BOX)
+    return torch.from_numpy(np.array(view.convert("RGB"))).flatten(0, 1)
+
+
+def _told_by(earlier: Sequence[Rasterization], frame: int, depth: Tensor) -> Tensor:
+    """`(h, w)` bool: where the surface of an anchor frame is one that an earlier anchor saw."""
+    told = torch.zeros_like(depth, dtype=torch.bool)
+    for other in earlier:
+        told |= other.visibility[frame] & ((other.depth[frame] / depth - 1).abs() <= _SAME_SURFACE)
+    return told
+
+
+def _shows(
+    surface: Rasterization,
+    at: Tensor,  # [N, P, 2]
+    depth: Tensor,  # [N, P]
+) -> Tensor:
+    """`(N, P)` bool: whether the rendered mesh has the points' depth where they project to."""
+    visible = surface.visibility
+    inverse = torch.where(visible, 1 / surface.depth, torch.zeros_like(surface.depth))
+    inverse, share = _sample(torch.stack([inverse, visible.to(inverse)], dim=1), at).unbind(1)
+    return (share > 1 - 1e-6) & ((inverse * depth - 1).abs() <= _SAME_POINT)
+
+
+def _hidden(
+    others: Sequence[Rasterization],
+    at: Tensor,  # [N, P, 2]
+    depth: Tensor,  # [N, P]
+) -> Tensor:
+    """`(N, P)` bool: whether another anchor's surface is in front of the points."""
+    hidden = torch.zeros_like(depth, dtype=torch.bool)
+    for other in others:
+        inverse = _sample((1 / other.depth)[:, None], at, mode="nearest")[:, 0]
+        hidden |= inverse * depth > 1 + _SAME_SURFACE
+    return hidden
+
+
+def _sample(
+    maps: Tensor,  # [N, C, h, w]
+    at: Tensor,  # [N, P, 2]
+    mode: str = "bilinear",
+) -> Tensor:
+    """Maps at pixel positions, zero outside, `(N, C, P)`."""
+    normalized = 2 * at / at.new_tensor([maps.shape[-1], maps.shape[-2]]) - 1
+    return F.grid_sample(maps, normalized[:, None], mode=mode, padding_mode="zeros", align_corners=False)[:, :, 0]
+
+
+# --- export/pictures.py: Views as PIL images, and all of them on one sheet.
 
 
 Views = Sequence[PIL.Image.Image]
@@ -7265,71 +7494,383 @@ def contact_sheet(views: Views, columns: int | None = None) -> PIL.Image.Image:
     """All views on one sheet, row by row, as near to square as their number allows."""
     columns = columns or math.ceil(math.sqrt(len(views)))
     rows = math.ceil(len(views) / columns)
-    blank = PIL.Image.new("RGB", views[0].size, "white")
-    return make_image_grid([*views, *[blank] * (rows * columns - len(views))], rows=rows, cols=columns)
+    width, height = views[0].size
+    sheet = PIL.Image.new("RGB", (columns * width, rows * height), "white")
+    for i, view in enumerate(views):
+        sheet.paste(view, (i % columns * width, i // columns * height))
+    return sheet
+
+
+# --- export/animations.py: Views as a moving picture: MP4, GIF or WebP.
+
+
+ANIMATIONS = ("gif", "mp4", "webp")
+"""Endings of the moving pictures that are written."""
+
+
+def has_video_writer() -> bool:
+    """Whether MP4 can be written: imageio and imageio-ffmpeg, the extra `video`, are installed."""
+    return find_spec("imageio") is not None and find_spec("imageio_ffmpeg") is not None
+
+
+def check_animation(kind: str, fps: int) -> None:
+    """Raises if a moving picture of this kind cannot be written.
+
+    Raises:
+        MVCustomError: for an unknown kind, a rate that is no whole number above 0, or MP4 without the extra `video`.
+    """
+    if kind not in ANIMATIONS:
+        raise MVCustomError(f"format: expected one of {', '.join(ANIMATIONS)}, got {kind!r}.")
+    if isinstance(fps, bool) or not isinstance(fps, int) or not 1 <= fps <= 1000:
+        raise MVCustomError(f"fps: expected a whole number from 1 to 1000, got {fps!r}.")
+    if kind == "mp4" and not has_video_writer():
+        raise MVCustomError(
+            "format: mp4 needs imageio and imageio-ffmpeg, which are not installed: "
+            "`pip install 'diffusers-mvcustom[video]'`. gif and webp need nothing."
+        )
+
+
+def save_animation(path: str | PathLike[str], views: Views, fps: int = 8) -> None:
+    """Writes views one after the other, as a loop; the name's ending says what: .gif, .mp4 (H.264) or .webp.
+
+    GIF has 256 colours a view; WebP and MP4 all. An MP4's sides are even: a view of odd size gets one more row or column
+    of its last pixels. What is there is replaced only after all is written.
+
+    Args:
+        path (`str` or path): The file.
+        views (sequence of `PIL.Image.Image`): Of one size.
+        fps (`int`, defaults to 8): Views a second.
+
+    Raises:
+        MVCustomError: see [`check_animation`].
+
+    Example:
+
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> from diffusers_mvcustom.export import save_animation
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_animation(Path(folder) / "views.webp", [Image.new("RGB", (8, 6), color) for color in ("red", "blue")])
+        ...     Image.open(Path(folder) / "views.webp").n_frames
+        2
+    """
+    path = Path(path)
+    kind = path.suffix.lower().removeprefix(".")
+    check_animation(kind, fps)
+    if not views:
+        raise MVCustomError("views: expected at least one, got none.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replaced_file(path) as new:
+        if kind == "mp4":
+            new.write_bytes(_mp4(views, fps))
+        else:
+            options = {"quality": 90, "method": 4} if kind == "webp" else {}
+            views[0].save(
+                new,
+                format=kind.upper(),
+                save_all=True,
+                append_images=list(views[1:]),
+                duration=round(1000 / fps),
+                loop=0,
+                **options,
+            )
+
+
+def _mp4(views: Views, fps: int) -> bytes:
+    import imageio.v3 as imageio
+
+    frames = [_even(view) for view in views]
+    return imageio.imwrite(
+        "<bytes>", frames, extension=".mp4", plugin="FFMPEG", fps=fps, codec="libx264", quality=8, macro_block_size=1
+    )
+
+
+def _even(view: PIL.Image.Image) -> np.ndarray:
+    pixels = np.asarray(view.convert("RGB"))
+    height, width = pixels.shape[:2]
+    return np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+
+
+# --- export/point_cloud.py: Coloured points as a PLY file.
+
+
+_VERTEX = np.dtype([("xyz", "<f4", 3), ("rgb", "u1", 3)])
+
+
+def save_point_cloud(
+    path: str | PathLike[str],
+    positions: Tensor,  # [P, 3]
+    colors: Tensor,  # [P, 3]
+) -> None:
+    """Writes a PLY file (binary, little endian): x, y, z as float32, red, green, blue as bytes.
+
+    Args:
+        path (`str` or path): The file. What is there is replaced only after all is written.
+        positions (`torch.Tensor` of shape `(P, 3)`): World points.
+        colors (`torch.Tensor` of shape `(P, 3)`, uint8): Their colours.
+
+    Raises:
+        MVCustomError: if the shapes do not fit.
+    """
+    if positions.ndim != 2 or positions.shape[1] != 3 or positions.shape != colors.shape:
+        raise MVCustomError(
+            f"positions, colors: expected both of shape (P, 3), got {tuple(positions.shape)} and {tuple(colors.shape)}."
+        )
+    vertices = np.zeros(len(positions), dtype=_VERTEX)
+    vertices["xyz"], vertices["rgb"] = positions.detach().cpu().numpy(), colors.cpu().numpy()
+    properties = [f"property float {name}" for name in "xyz"]
+    properties += [f"property uchar {name}" for name in ("red", "green", "blue")]
+    header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(vertices)}", *properties, "end_header"]
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replaced_file(path) as new:
+        new.write_bytes("\n".join([*header, ""]).encode("ascii") + vertices.tobytes())
+
+
+# --- export/folders.py: Sets of views as folders that gsplat, nerfstudio and COLMAP open, or as one file.
+
+
+EXPORT_FORMATS = (*ANIMATIONS, "colmap", "colmap-text", "ply")
+"""What a folder of views may hold beside its pictures, contact sheet and transforms.json."""
+
+_FILES = (*ANIMATIONS, "png", "ply")
+_SHEET, _CLOUD = "contact_sheet.png", "points.ply"
+_OURS = ("images", "sparse", "transforms.json", _SHEET, _CLOUD, *(f"views.{kind}" for kind in ANIMATIONS))
+
+
+def check_export(
+    path: str | PathLike[str],
+    formats: Sequence[str] | None = None,
+    fps: int = 8,
+    sets: int = 1,
+) -> None:
+    """Raises if views cannot be saved there, so that it is known before they are generated.
+
+    Args:
+        path, formats, fps: See [`save_views`].
+        sets (`int`, defaults to 1): How many sets of views there will be.
+
+    Raises:
+        MVCustomError: for unknown formats, MP4 without its writer, one file for several sets, or a folder that holds
+            someone else's `images/` or `sparse/`.
+    """
+    path = Path(path)
+    if kind := _file_kind(path):
+        if sets != 1:
+            raise MVCustomError(f"path: {path.name} holds one set of views, got {sets}; name a folder.")
+        if formats is not None:
+            raise MVCustomError(
+                f"formats: the name {path.name} says what is written; name a folder for {list(formats)}."
+            )
+        if kind in ANIMATIONS:
+            check_animation(kind, fps)
+        return
+    if path.exists() and not path.is_dir():
+        endings = ", ".join(f".{kind}" for kind in _FILES)
+        raise MVCustomError(f"path: expected a folder, or a file that ends with {endings}, got {path}.")
+    _check_formats(formats, fps)
+    for folder in _set_folders(path, sets):
+        _refuse_foreign(folder)
 
 
 def save_views(
-    folder: str | PathLike,
+    path: str | PathLike[str],
     frames: Sequence[Views] | np.ndarray | torch.Tensor,
     cameras: Cameras | None = None,
     *,
+    formats: Sequence[str] | None = None,
     fps: int = 8,
     subject_frame: SubjectFrame | None = None,
+    geometry: Sequence[AnchorDepth] | None = None,
 ) -> list[Path]:
-    """Writes sets of views, each with its cameras, and returns the folders written.
+    """Writes sets of views, each with its cameras, and returns the folders written (or the file).
 
-    A folder holds `frames/0000.png` ..., `views.gif`, `contact_sheet.png`, `transforms.json` (nerfstudio, OpenGL axes),
-    `colmap/` (a sparse model) and, where imageio-ffmpeg is installed (extra `video`), `views.mp4`. Everything is
-    written beside it first, so an interrupted call leaves what was there.
+    | in a folder | what | when |
+    |---|---|---|
+    | `images/0000.png` ... | the views | always |
+    | `contact_sheet.png` | all of them | always |
+    | `transforms.json` | cameras as nerfstudio and instant-ngp read them; names `points.ply` if there | with cameras |
+    | `views.gif`, `views.mp4`, `views.webp` | the views as a moving picture | `gif`, `mp4`, `webp` |
+    | `sparse/0/` | COLMAP model, .bin or .txt, with points if there is geometry | `colmap`, `colmap-text` |
+    | `points.ply` | every pixel of the anchor views at its depth, coloured | `ply` |
+
+    `images/` beside `sparse/0/` is what gsplat's and nerfstudio's COLMAP readers open. Everything is written beside the
+    folder first, so an interrupted call leaves what was there; what an earlier call wrote and this one does not is removed.
 
     Args:
-        folder (`str` or path): Where to write. Several sets go into `0/`, `1/`, ... inside it.
+        path (`str` or path): A folder; several sets go into `0/`, `1/`, ... inside it. Or one file, by its ending: `.gif`,
+            `.mp4`, `.webp`, `.png` (the contact sheet) or `.ply`.
         frames: The pipeline's output, see [`views_to_pil`].
-        cameras ([`Cameras`], *optional*): One per view; without them no camera files are written.
-        fps (`int`, defaults to 8): Views a second in GIF and video.
-        subject_frame ([`SubjectFrame`], *optional*): If given, cameras are written in the photos' world.
+        cameras ([`Cameras`], *optional*): One per view, in the subject frame; without them no camera files are written.
+        formats (sequence of `str`, *optional*): Which of `EXPORT_FORMATS`. By default a GIF, with cameras a COLMAP model,
+            with geometry a PLY file, and an MP4 where the extra `video` is installed.
+        fps (`int`, defaults to 8): Views a second in moving pictures.
+        subject_frame ([`SubjectFrame`], *optional*): If given, cameras and points are written in the photos' world.
+        geometry (sequence of [`AnchorDepth`], *optional*): The anchors' depth of each set, for points.
+
+    Raises:
+        MVCustomError: see [`check_export`]; and if the number of cameras is not that of the views, or a format needs
+            cameras or geometry that is not given.
     """
-    sets = views_to_pil(frames)
-    if not isinstance(fps, int) or fps < 1:
-        raise MVCustomError(f"fps: expected a whole number above 0, got {fps!r}.")
+    path, sets = Path(path), views_to_pil(frames)
+    check_export(path, formats, fps, len(sets))
     for views in sets:
         if cameras is not None and len(views) != len(cameras):
             raise MVCustomError(f"cameras: expected one per view ({len(views)}), got {len(cameras)}.")
-    if cameras is not None and subject_frame is not None:
-        cameras = subject_frame.to_user(cameras)
-    folder = Path(folder)
-    folders = [folder] if len(sets) == 1 else [folder / str(i) for i in range(len(sets))]
-    for target, views in zip(folders, sets):
+    if geometry is not None and (cameras is None or len(geometry) != len(sets)):
+        raise MVCustomError(f"geometry: expected cameras, and one entry per set of views ({len(sets)}).")
+    if kind := _file_kind(path):
+        _save_file(path, kind, sets[0], cameras, fps, subject_frame, geometry)
+        return [path]
+    if formats is None:
+        formats = ["gif", *(["mp4"] if has_video_writer() else [])]
+        formats += [] if cameras is None else ["colmap"]
+        formats += [] if geometry is None else ["ply"]
+    for wanted in formats:
+        if cameras is None and wanted.startswith("colmap"):
+            raise MVCustomError(f"formats: {wanted} needs the views' cameras, got none.")
+    if geometry is None and "ply" in formats:
+        raise _no_geometry()
+    folders = _set_folders(path, len(sets))
+    for i, (target, views) in enumerate(zip(folders, sets)):
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as temporary:
-            _write_views(Path(temporary), views, cameras, fps)
-            target.mkdir(exist_ok=True)
-            for written in sorted(Path(temporary).iterdir()):
-                _replace(written, target / written.name)
+            new = Path(temporary)
+            _write_pictures(new, views, formats, fps)
+            if cameras is not None:
+                depth = None if geometry is None else geometry[i]
+                _write_cameras(new, views, cameras, formats, subject_frame, depth)
+            _put_in_place(new, target)
     return folders
 
 
-def _write_views(folder: Path, views: Views, cameras: Cameras | None, fps: int) -> None:
-    (folder / "frames").mkdir()
-    names = [f"frames/{i:04d}.png" for i in range(len(views))]
-    for name, view in zip(names, views):
-        view.save(folder / name)
-    views[0].save(
-        folder / "views.gif", save_all=True, append_images=list(views[1:]), duration=round(1000 / fps), loop=0
+def _write_pictures(folder: Path, views: Views, formats: Sequence[str], fps: int) -> None:
+    (folder / "images").mkdir()
+    for name, view in zip(_picture_names(len(views)), views):
+        view.save(folder / "images" / name)
+    contact_sheet(views).save(folder / _SHEET)
+    for kind in ANIMATIONS:
+        if kind in formats:
+            save_animation(folder / f"views.{kind}", views, fps)
+
+
+def _write_cameras(
+    folder: Path,
+    views: Views,
+    cameras: Cameras,
+    formats: Sequence[str],
+    subject_frame: SubjectFrame | None,
+    depth: AnchorDepth | None,
+) -> None:
+    names = _picture_names(len(views))
+    written = cameras if subject_frame is None else subject_frame.to_user(cameras)
+    if "ply" in formats and depth is not None:
+        _save_cloud(folder / _CLOUD, depth, cameras, views, subject_frame)
+    cloud = _CLOUD if "ply" in formats else None
+    write_transforms_json(folder / "transforms.json", written, [f"images/{name}" for name in names], cloud)
+    for wanted in ("colmap", "colmap-text"):
+        if wanted not in formats:
+            continue
+        model = folder / "sparse" / "0"
+        model.mkdir(parents=True, exist_ok=True)
+        points, observations = None, None
+        if depth is not None:
+            scene = observed_points(depth, cameras, views)
+            positions = scene.positions if subject_frame is None else subject_frame.points_to_user(scene.positions)
+            points, observations = (positions, scene.colors), scene.observations
+        write_colmap(model, written, names, binary=wanted == "colmap", points=points, observations=observations)
+
+
+def _save_cloud(
+    file: Path, depth: AnchorDepth, cameras: Cameras, views: Views, subject_frame: SubjectFrame | None
+) -> None:
+    positions, colors = dense_points(depth, cameras, views)
+    save_point_cloud(file, positions if subject_frame is None else subject_frame.points_to_user(positions), colors)
+
+
+def _save_file(
+    file: Path,
+    kind: str,
+    views: Views,
+    cameras: Cameras | None,
+    fps: int,
+    subject_frame: SubjectFrame | None,
+    geometry: Sequence[AnchorDepth] | None,
+) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if kind == "ply":
+        if geometry is None or cameras is None:
+            raise _no_geometry()
+        _save_cloud(file, geometry[0], cameras, views, subject_frame)
+    elif kind == "png":
+        with tempfile.TemporaryDirectory(prefix=f".{file.name}-", dir=file.parent) as temporary:
+            contact_sheet(views).save(Path(temporary) / file.name)
+            os.replace(Path(temporary) / file.name, file)
+    else:
+        save_animation(file, views, fps)
+
+
+def is_one_file(path: str | PathLike[str]) -> bool:
+    """Whether [`save_views`] would write one file there, by its ending."""
+    return _file_kind(Path(path)) is not None
+
+
+def _file_kind(path: Path) -> str | None:
+    """What a path's ending asks for, if it is that of a file."""
+    ending = path.suffix.lower().removeprefix(".")
+    return ending if ending in _FILES and not path.is_dir() else None
+
+
+def _check_formats(formats: Sequence[str] | None, fps: int) -> None:
+    for wanted in formats or ("gif",):
+        if wanted not in EXPORT_FORMATS:
+            raise MVCustomError(f"formats: expected some of {', '.join(EXPORT_FORMATS)}, got {wanted!r}.")
+        check_animation(wanted if wanted in ANIMATIONS else "gif", fps)
+
+
+def _set_folders(path: Path, sets: int) -> list[Path]:
+    return [path] if sets == 1 else [path / str(i) for i in range(sets)]
+
+
+def _picture_names(count: int) -> list[str]:
+    return [f"{i:04d}.png" for i in range(count)]
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Raises if the folder holds photos or a model of the user's: they have the names that ours have."""
+    for name in ("images", "sparse"):
+        there = folder / name
+        if not there.exists():
+            continue
+        found = sorted(file.name for file in there.iterdir()) if there.is_dir() else [name]
+        ours = _picture_names(len(found)) if name == "images" else ["0"]
+        if not (folder / _SHEET).is_file() or (found and found != ours):
+            raise MVCustomError(
+                f"path: {folder} holds {name}/ that was not written here ({found[0] if found else 'empty'}); views would "
+                "take its place. Name another folder."
+            )
+
+
+def _no_geometry() -> MVCustomError:
+    return MVCustomError(
+        "formats: ply needs the anchors' depth, and none was used for these views. Generate with depth-aware feature "
+        "rendering or consistent-aware latent completion, from more than one camera."
     )
-    contact_sheet(views).save(folder / "contact_sheet.png")
-    if find_spec("imageio_ffmpeg") is not None and find_spec("imageio") is not None:
-        export_to_video([np.asarray(view) / 255.0 for view in views], str(folder / "views.mp4"), fps=fps)
-    if cameras is not None:
-        save_cameras(folder / "transforms.json", cameras, names=names)
-        save_cameras(folder / "colmap", cameras, format="colmap", names=[Path(name).name for name in names])
 
 
-def _replace(source: Path, target: Path) -> None:
-    if target.is_dir():
-        shutil.rmtree(target)
-    os.replace(source, target)
+def _put_in_place(new: Path, target: Path) -> None:
+    """Puts what was written in place of what an earlier call wrote."""
+    target.mkdir(exist_ok=True)
+    written = {file.name for file in new.iterdir()}
+    for name in sorted(written | set(_OURS)):
+        old = target / name
+        if old.is_dir():
+            shutil.rmtree(old)
+        elif name not in written:
+            old.unlink(missing_ok=True)
+        if name in written:
+            os.replace(new / name, old)
 
 
 # --- pipelines/pipeline_output.py: What `MVCustomPipeline` returns.
@@ -7348,6 +7889,7 @@ class MVCustomPipelineOutput(BaseOutput):
         anchors (`tuple` of `int`, *optional*): The anchor frames, if a hook used them; of a path that was generated
             window by window also the views that were handed over, in order.
         anchor_depth (`torch.Tensor` of shape `(batch, anchors, H, W)`, *optional*): Their z-depth.
+        anchor_discontinuity (`float`, *optional*): The hooks' [`AnchorSettings`]`.discontinuity`.
     """
 
     frames: list[list[PIL.Image.Image]] | np.ndarray | torch.Tensor
@@ -7355,13 +7897,58 @@ class MVCustomPipelineOutput(BaseOutput):
     subject_frame: SubjectFrame | None = None
     anchors: tuple[int, ...] | None = None
     anchor_depth: torch.Tensor | None = None
+    anchor_discontinuity: float | None = None
 
-    def save(self, folder: str | PathLike, fps: int = 8) -> None:
-        """Writes frames, GIF, contact sheet, transforms.json and a COLMAP model to `folder`; see [`save_views`].
+    @property
+    def geometry(self) -> list[AnchorDepth] | None:
+        """What the hooks took for each set's geometry; `None` where no hook asked for it."""
+        if self.anchors is None or self.anchor_depth is None:
+            return None
+        return [AnchorDepth(self.anchors, depth, self.anchor_discontinuity) for depth in self.anchor_depth]
+
+    def save(
+        self,
+        path: str | PathLike,
+        fps: int = 8,
+        *,
+        formats: Sequence[str] | None = None,
+        frame: str = "subject",
+    ) -> list[Path]:
+        """Writes the views to a folder, with their cameras and points, or to one file; see [`save_views`].
 
         With several prompts, each set of views goes into a folder of its own, `0/`, `1/`, ...
+
+        Args:
+            path (`str` or path): A folder, or a file that ends with `.gif`, `.mp4`, `.webp`, `.png` (the contact sheet) or
+                `.ply` (the anchor views' pixels as coloured points).
+            fps (`int`, defaults to 8): Views a second in moving pictures.
+            formats (sequence of `str`, *optional*): What the folder holds beside pictures and `transforms.json`: `gif`,
+                `mp4`, `webp`, `colmap`, `colmap-text`, `ply`.
+            frame (`str`, defaults to `"subject"`): World of cameras and points: `"subject"`, or `"user"` for the one that
+                the subject's photos were posed in.
+
+        Returns:
+            The folders written, or the file.
+
+        Raises:
+            MVCustomError: before anything is written, for what cannot be.
         """
-        save_views(folder, self.frames, self.cameras, fps=fps)
+        if frame not in ("subject", "user"):
+            raise MVCustomError(f"frame: expected 'subject' or 'user', got {frame!r}.")
+        if frame == "user" and self.subject_frame is None:
+            raise MVCustomError(
+                "frame: 'user' is the world of the subject's photos, and these views have no subject, or one that does not "
+                "say how its frame was made. Save them in the subject frame."
+            )
+        return save_views(
+            path,
+            self.frames,
+            self.cameras,
+            formats=formats,
+            fps=fps,
+            subject_frame=self.subject_frame if frame == "user" else None,
+            geometry=self.geometry,
+        )
 
 
 # --- pipelines/step_callback.py: diffusers' `callback_on_step_end` in the denoising loop: what it is offered, and what becomes of its changes.
@@ -9255,6 +9842,7 @@ class MVCustomPipeline(
             subject_frame=None if self.subject is None else self.subject.config.subject_frame,
             anchors=anchors or None,
             anchor_depth=known.stacked_depth(anchors, (height, width)).to(device) if anchors else None,
+            anchor_discontinuity=anchor.discontinuity if anchors else None,
         )
 
 

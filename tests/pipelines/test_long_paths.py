@@ -207,7 +207,7 @@ def test_the_output_is_that_of_a_plain_call(pipe, path, tmp_path):
     assert len(out.frames[0]) == VIEWS
     assert out.cameras.allclose(path)
     out.save(tmp_path / "out")
-    assert len(list((tmp_path / "out" / "frames").glob("*.png"))) == VIEWS
+    assert len(list((tmp_path / "out" / "images").glob("*.png"))) == VIEWS
     (views,) = pipe("a mug", path, num_inference_steps=1, views_at_a_time=3, output_type="np", return_dict=False)
     assert views.shape == (1, VIEWS, 64, 64, 3)
 

@@ -233,7 +233,7 @@ def test_views_are_saved_with_their_cameras(pipe, make_subject, cameras, tmp_pat
     out.save(tmp_path / "out")
     for folder in (tmp_path / "out" / "0", tmp_path / "out" / "1"):
         assert load_capture(folder).cameras.allclose(cameras, atol=1e-5)
-        assert sorted(file.name for file in (folder / "frames").iterdir()) == ["0000.png", "0001.png", "0002.png"]
+        assert sorted(file.name for file in (folder / "images").iterdir()) == ["0000.png", "0001.png", "0002.png"]
         assert (folder / "views.gif").stat().st_size > 0
         assert (folder / "contact_sheet.png").stat().st_size > 0
     assert not list(tmp_path.glob(".*"))

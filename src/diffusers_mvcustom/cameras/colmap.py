@@ -19,7 +19,7 @@ from .colmap_binary import (
     write_binary_images,
     write_binary_points,
 )
-from .colmap_model import ColmapCamera, ColmapImage, ColmapModel
+from .colmap_model import ColmapCamera, ColmapImage, ColmapModel, Observations
 from .colmap_text import (
     read_text_cameras,
     read_text_images,
@@ -121,6 +121,7 @@ def write_colmap(
     *,
     binary: bool = True,
     points: tuple[Tensor, Tensor] | None = None,  # [P, 3] and [P, 3]
+    observations: Observations | None = None,
 ) -> None:
     """Writes a sparse model of pinhole cameras into an existing folder.
 
@@ -130,6 +131,7 @@ def write_colmap(
         names (sequence of `str`): The photos' names.
         binary (`bool`, defaults to `True`): .bin or .txt.
         points (tuple of `torch.Tensor` of shape `(P, 3)`, *optional*): Positions, and colours in 0 to 255.
+        observations ([`Observations`], *optional*): Which photo sees which of the points.
     """
     poses = camera_to_world_in(cameras.to(dtype=torch.float64), "colmap")
     quaternions = rotation_to_quaternion(poses[:, :3, :3])
@@ -141,16 +143,18 @@ def write_colmap(
         images.append(
             ColmapImage(i + 1, tuple(quaternions[i].tolist()), tuple(poses[i, :3, 3].tolist()), camera_id, str(name))
         )
-    model = ColmapModel(
-        {number: ColmapCamera("PINHOLE", cameras.width, cameras.height, params) for params, number in lenses.items()},
-        images,
-        *([] if points is None else [points[0].double(), points[1].to(torch.uint8)]),
-    )
+    lists = {
+        number: ColmapCamera("PINHOLE", cameras.width, cameras.height, params) for params, number in lenses.items()
+    }
+    model = ColmapModel(lists, images)
+    if points is not None:
+        seen = Observations.none() if observations is None else observations
+        model = ColmapModel(lists, images, points[0].double().cpu(), points[1].to("cpu", torch.uint8), seen)
     suffix = ".bin" if binary else ".txt"
     write_cameras, write_images, write_points = _WRITERS[suffix]
     write_cameras(folder / f"cameras{suffix}", model.cameras)
-    write_images(folder / f"images{suffix}", model.images)
-    write_points(folder / f"points3D{suffix}", model.points, model.colors)
+    write_images(folder / f"images{suffix}", model)
+    write_points(folder / f"points3D{suffix}", model)
 
 
 def quaternion_to_rotation(quaternion: Tensor) -> Tensor:

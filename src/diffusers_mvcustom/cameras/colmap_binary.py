@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import MVCustomError
-from .colmap_model import CAMERA_MODELS, ColmapCamera, ColmapImage
+from .colmap_model import CAMERA_MODELS, ColmapCamera, ColmapImage, ColmapModel
 
 _POINT = struct.Struct("<Q3d3BdQ")
 _NAME_LIMIT = 4096
@@ -116,19 +116,25 @@ def write_binary_cameras(file: Path, cameras: Mapping[int, ColmapCamera]) -> Non
     file.write_bytes(b"".join(parts))
 
 
-def write_binary_images(file: Path, images: Sequence[ColmapImage]) -> None:
-    """Writes images.bin, without observations."""
-    parts = [struct.pack("<Q", len(images))]
-    for image in images:
+def write_binary_images(file: Path, model: ColmapModel) -> None:
+    """Writes images.bin. Points are numbered from 1."""
+    layout = np.dtype([("pixel", "<f8", 2), ("point", "<i8")])
+    parts = [struct.pack("<Q", len(model.images))]
+    for image, (points, pixels) in zip(model.images, model.observations.by_photo(len(model.images))):
         pose = struct.pack("<I7dI", image.image_id, *image.quaternion, *image.translation, image.camera_id)
-        parts += [pose, image.name.encode("utf-8") + b"\0", struct.pack("<Q", 0)]
+        seen = np.zeros(len(points), dtype=layout)
+        seen["pixel"], seen["point"] = pixels.numpy(), points.numpy() + 1
+        parts += [pose, image.name.encode("utf-8") + b"\0", struct.pack("<Q", len(seen)), seen.tobytes()]
     file.write_bytes(b"".join(parts))
 
 
-def write_binary_points(file: Path, points: Tensor, colors: Tensor) -> None:
-    """Writes points3D.bin, without tracks."""
-    layout = np.dtype([("id", "<u8"), ("xyz", "<f8", 3), ("rgb", "u1", 3), ("error", "<f8"), ("track", "<u8")])
-    entries = np.zeros(len(points), dtype=layout)
-    entries["id"] = np.arange(1, len(points) + 1)
-    entries["xyz"], entries["rgb"] = points.cpu().numpy(), colors.cpu().numpy()
-    file.write_bytes(struct.pack("<Q", len(points)) + entries.tobytes())
+def write_binary_points(file: Path, model: ColmapModel) -> None:
+    """Writes points3D.bin."""
+    numbers = np.array([image.image_id for image in model.images])
+    parts = [struct.pack("<Q", len(model.points))]
+    rows = zip(model.points.tolist(), model.colors.tolist(), model.observations.tracks(len(model.points)))
+    for i, (point, color, track) in enumerate(rows, 1):
+        photos, places = track.T.numpy()
+        seen_in = np.stack([numbers[photos], places], axis=1).astype("<u4")
+        parts += [_POINT.pack(i, *point, *color, 0.0, len(seen_in)), seen_in.tobytes()]
+    file.write_bytes(b"".join(parts))

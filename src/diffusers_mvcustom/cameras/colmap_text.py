@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import MVCustomError
 from ..files.text_files import read_text
-from .colmap_model import CAMERA_MODELS, ColmapCamera, ColmapImage
+from .colmap_model import CAMERA_MODELS, ColmapCamera, ColmapImage, ColmapModel
 
 _LARGEST = 2**33
 """Bytes; images.txt holds the observations of every photo."""
@@ -95,18 +95,21 @@ def write_text_cameras(file: Path, cameras: Mapping[int, ColmapCamera]) -> None:
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def write_text_images(file: Path, images: Sequence[ColmapImage]) -> None:
-    """Writes images.txt, without observations."""
+def write_text_images(file: Path, model: ColmapModel) -> None:
+    """Writes images.txt. Points are numbered from 1."""
     lines = ["# IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME", "# POINTS2D[] as (X, Y, POINT3D_ID)"]
-    for image in images:
+    for image, (points, pixels) in zip(model.images, model.observations.by_photo(len(model.images))):
         pose = " ".join(map(repr, (*image.quaternion, *image.translation)))
-        lines += [f"{image.image_id} {pose} {image.camera_id} {image.name}", ""]
+        seen = " ".join(f"{x!r} {y!r} {point + 1}" for (x, y), point in zip(pixels.tolist(), points.tolist()))
+        lines += [f"{image.image_id} {pose} {image.camera_id} {image.name}", seen]
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def write_text_points(file: Path, points: Tensor, colors: Tensor) -> None:
-    """Writes points3D.txt, without tracks."""
-    lines = ["# POINT3D_ID X Y Z R G B ERROR TRACK[]"]
-    for i, (point, color) in enumerate(zip(points.tolist(), colors.tolist()), 1):
-        lines.append(f"{i} {' '.join(map(repr, point))} {' '.join(map(str, color))} 0.0")
+def write_text_points(file: Path, model: ColmapModel) -> None:
+    """Writes points3D.txt."""
+    lines = ["# POINT3D_ID X Y Z R G B ERROR TRACK[] as (IMAGE_ID, POINT2D_IDX)"]
+    rows = zip(model.points.tolist(), model.colors.tolist(), model.observations.tracks(len(model.points)))
+    for i, (point, color, track) in enumerate(rows, 1):
+        seen_in = [f"{model.images[photo].image_id} {place}" for photo, place in track.tolist()]
+        lines.append(" ".join([str(i), *map(repr, point), *map(str, color), "0.0", *seen_in]))
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -50,10 +50,10 @@ def evaluate(
     started = time.perf_counter()
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     folders = _sets_of_views(output)
-    references, token = (None, None) if reference is None else _references(reference)
+    references, token, frame = (None, None, None) if reference is None else _references(reference)
     sets = [_read_set(folder, prompt, token) for folder in folders]
     for folder in folders:  # read twice: a damaged picture of the last set is named before the first is scored
-        _load_views(folder)
+        _load_views(folder, frame)
     evaluation = Evaluation(
         clip=ClipTextSimilarity(clip, device=device),
         dinov2=Dinov2Similarity(dinov2, device=device),
@@ -63,7 +63,7 @@ def evaluate(
     )
     said = []
     for views in tqdm(sets, desc="sets of views", disable=None):
-        read = _load_views(views["folder"])
+        read = _load_views(views["folder"], frame)
         poses = evaluation.update(*read, prompt=views["prompt"], token=views["token"], references=references)
         said.append({**views, "folder": views["folder"].name, "views": len(read[1]), "structure_from_motion": poses})
     report = evaluation.compute()
@@ -105,7 +105,7 @@ def _sets_of_views(output: Path) -> list[Path]:
         )
     if not single and not inner:
         raise MVCustomError(
-            f"{output}: expected transforms.json and frames/ as `mvcustom generate` writes them, or folders that hold them."
+            f"{output}: expected transforms.json and images/ as `mvcustom generate` writes them, or folders that hold them."
         )
     return (
         [output] if single else sorted(inner, key=lambda folder: (not folder.name.isdigit(), _number(folder), folder))
@@ -129,8 +129,8 @@ def _read_set(folder: Path, prompt: str | None, token: str | None) -> dict[str, 
     return {"folder": folder, "prompt": prompt or record.get("prompt"), "token": token or record.get("token")}
 
 
-def _load_views(folder: Path) -> tuple[Any, Any]:
-    """Images `(N, 3, H, W)` and cameras of a set of views."""
+def _load_views(folder: Path, subject_frame: Any) -> tuple[Any, Any]:
+    """Images `(N, 3, H, W)` and cameras of a set of views, brought to the subject frame if they are in the user's."""
     from ..cameras import load_capture
     from ..errors import MVCustomError
     from ..subjects import ReferenceViews
@@ -138,11 +138,14 @@ def _load_views(folder: Path) -> tuple[Any, Any]:
     views = ReferenceViews.from_capture(load_capture(folder))
     if len(views) < 2:
         raise MVCustomError(f"{folder}: expected at least 2 views to compare, got {len(views)}.")
-    return views.images, views.cameras
+    cameras = views.cameras
+    if subject_frame is not None and read_record(folder).get("frame") == "user":
+        cameras = subject_frame.to_subject(cameras)
+    return views.images, cameras
 
 
-def _references(subject: Path) -> tuple[Any, str]:
-    """Photos, cameras and masks of a subject folder, and the subject's token."""
+def _references(subject: Path) -> tuple[Any, str, Any]:
+    """Photos, cameras and masks of a subject folder, the subject's token, and its way to the photos' world."""
     from ..errors import MVCustomError
     from ..subjects import ReferenceViews, SubjectConfig
 
@@ -150,7 +153,8 @@ def _references(subject: Path) -> tuple[Any, str]:
     if not config.is_file() or not references.is_dir():
         raise MVCustomError(f"{subject}: expected a subject folder, with subject_config.json and references/.")
     views = ReferenceViews.load(references)
-    return (views.images, views.cameras, views.masks), SubjectConfig.load(config).token
+    settings = SubjectConfig.load(config)
+    return (views.images, views.cameras, views.masks), settings.token, settings.subject_frame
 
 
 def _environment() -> dict[str, str]:

@@ -20,7 +20,14 @@ SCHEDULERS = {
 
 def generate(
     model: Annotated[str, typer.Option(help="Model folder or Hub id.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Folder to write to; or, for one prompt, one file: .mp4, .gif, .webp, .png (contact sheet), .ply (points).",
+        ),
+    ],
     prompt: Annotated[
         list[str] | None, typer.Option(help="What to generate, with the subject's token. Repeat for several.")
     ] = None,
@@ -79,7 +86,21 @@ def generate(
         str | None, typer.Option(help="By default cuda where there is one.", callback=checked_device)
     ] = None,
     dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float32",
-    fps: Annotated[int, typer.Option(help="Views a second in GIF and video.")] = 8,
+    fps: Annotated[int, typer.Option(help="Views a second in GIF, WebP and video.")] = 8,
+    format: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What the folder holds beside images/, contact sheet and transforms.json: gif, mp4, webp, colmap, "
+            "colmap-text, ply. Repeat for several. By default gif, colmap, ply (with --dfr or --clc), and mp4 if the extra "
+            "'video' is installed."
+        ),
+    ] = None,
+    frame: Annotated[
+        str,
+        typer.Option(
+            help="World of the written cameras and points: subject, or user for that of the subject's photos."
+        ),
+    ] = "subject",
 ) -> None:
     """Generate views of a subject from target cameras.
 
@@ -87,9 +108,14 @@ def generate(
 
     Example: `mvcustom generate --model you/base --subject my-mug/ --prompt "a <my-mug> mug on a mossy rock"
     --orbit 16 --azimuth -40 40 -o out/`
+
+    As a video only: `... -o mug.mp4`
+
+    For gsplat or nerfstudio, in the world of your photos: `... --format colmap --format ply --frame user -o out/`
     """
     import torch
 
+    from ..export import check_export, is_one_file
     from ..hooks import ConsistentAwareLatentCompletion, DepthAwareFeatureRendering
     from ..pipelines import MVCustomPipeline
     from .many_prompts import generate_prompts, start_processes, summary
@@ -106,6 +132,11 @@ def generate(
         raise typer.BadParameter(f"--scheduler: expected one of {', '.join(SCHEDULERS)}, got {scheduler!r}")
     if dtype not in ("float32", "float16", "bfloat16"):
         raise typer.BadParameter(f"--dtype: expected float32, float16 or bfloat16, got {dtype!r}")
+    if frame not in ("subject", "user"):
+        raise typer.BadParameter(f"--frame: expected subject or user, got {frame!r}")
+    check_export(output, format or None, fps, sets=len(prompt or [None]))
+    if prompts is not None and is_one_file(output):
+        raise typer.BadParameter(f"--output: expected a folder for --prompts, got {output}")
     requests = None if prompts is None else read_prompts(prompts)
     if requests is not None:
         processes = start_processes(device)
@@ -113,7 +144,7 @@ def generate(
     weight_dtype = getattr(torch, dtype)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     pipe = MVCustomPipeline.from_pretrained(
-        model, torch_dtype=weight_dtype, **_extra_components(motion_adapter, depth_model, weight_dtype)
+        model, dtype=weight_dtype, **_extra_components(motion_adapter, depth_model, weight_dtype)
     ).to(device)
     if window is not None:
         pipe.set_attention_window(None if window == "full" else _window(window))
@@ -148,7 +179,7 @@ def generate(
             "width": width,
         },
         negative_prompt=negative_prompt,
-        fps=fps,
+        saved={"formats": format or None, "fps": fps, "frame": frame},
     )
     started = time.perf_counter()
     if requests is not None:
@@ -182,7 +213,7 @@ def _extra_components(motion_adapter: str | None, depth_model: str | None, dtype
 
     extra = {}
     if motion_adapter is not None:
-        extra["motion_adapter"] = MotionAdapter.from_pretrained(motion_adapter, torch_dtype=dtype)
+        extra["motion_adapter"] = MotionAdapter.from_pretrained(motion_adapter, dtype=dtype)
     if depth_model is not None:
         extra["depth_estimator"] = AutoModelForDepthEstimation.from_pretrained(depth_model)
         extra["depth_image_processor"] = AutoImageProcessor.from_pretrained(depth_model)

@@ -28,16 +28,16 @@ class ViewMaker:
         record (`dict`): What else the records say of how the views were made.
         trajectory (`dict`): Which cameras: `cameras`, `orbit`, `spiral`, `lemniscate`, `azimuth`, `elevation`, `views`,
             `height`, `width`, as the command has them.
+        saved (`dict`): How views are saved: `formats`, `fps` and `frame` of [`MVCustomPipelineOutput.save`].
         negative_prompt (`str`, *optional*): What to keep away from.
-        fps (`int`): Views a second in GIF and video.
     """
 
     pipe: MVCustomPipeline
     call: dict[str, Any]
     record: dict[str, Any]
     trajectory: dict[str, Any]
+    saved: dict[str, Any]
     negative_prompt: str | None = None
-    fps: int = 8
 
     def __post_init__(self) -> None:
         loaded = self.pipe.subjects.items()
@@ -78,14 +78,24 @@ class ViewMaker:
             expected = json.loads(json.dumps(self._record(prompt, seed)))
             same = record.items() >= expected.items()
             cameras = self.cameras()
+            if self.saved["frame"] == "user":
+                cameras = self.pipe.subject.config.subject_frame.to_user(cameras)
             return same and load_cameras(folder / "transforms.json").allclose(cameras, atol=1e-4)
         except (MVCustomError, OSError):  # no views, or not whole
             return False
 
     def make(self, prompts: Sequence[str], seed: int, output: Path) -> Cameras:
-        """Generates a set of views per prompt in one call, writes them, and returns their cameras."""
+        """Generates a set of views per prompt in one call, writes them, and returns their cameras.
+
+        The record of how they were made goes beside them, unless `output` is one file.
+        """
         import torch
 
+        from ..export import is_one_file
+
+        subject = self.pipe.subject
+        if self.saved["frame"] == "user" and (subject is None or subject.config.subject_frame is None):
+            raise MVCustomError("frame: 'user' is the world of a subject's photos; name a --subject that knows it.")
         cameras = self.cameras()
         negative = None if self.negative_prompt is None else [self.negative_prompt] * len(prompts)
         result = self.pipe(
@@ -95,9 +105,12 @@ class ViewMaker:
             generator=torch.Generator(self.pipe.device).manual_seed(seed),
             **self.call,
         )
+        if is_one_file(output):
+            result.save(output, **self.saved)
+            return cameras
         folders = set_folders(output, len(prompts))
         forget_records(folders)
-        result.save(output, fps=self.fps)
+        result.save(output, **self.saved)
         made = {"anchors": None if result.anchors is None else list(result.anchors)}
         for folder, prompt in zip(folders, prompts):
             write_record(folder, {**self._record(prompt, seed), **made})
@@ -114,6 +127,7 @@ class ViewMaker:
             "seed": seed,
             "hooks": [type(hook).__name__ for hook in self.pipe.hooks],
             "scheduler": type(self.pipe.scheduler).__name__,
+            "frame": self.saved["frame"],
             **{name: value for name, value in self.call.items() if name != "anchor_image"},
             "anchor_image": None if self.call["anchor_image"] is None else [str(p) for p in self.call["anchor_image"]],
             **self.record,

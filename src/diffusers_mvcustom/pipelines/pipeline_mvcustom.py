@@ -383,6 +383,7 @@ class MVCustomPipeline(
             subject_frame=None if self.subject is None else self.subject.config.subject_frame,
             anchors=anchors or None,
             anchor_depth=known.stacked_depth(anchors, (height, width)).to(device) if anchors else None,
+            anchor_discontinuity=anchor.discontinuity if anchors else None,
         )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -11,7 +13,8 @@ import torch
 from diffusers.utils import BaseOutput
 
 from ..cameras import Cameras, SubjectFrame
-from ..export import save_views
+from ..errors import MVCustomError
+from ..export import AnchorDepth, save_views
 
 
 @dataclass
@@ -27,6 +30,7 @@ class MVCustomPipelineOutput(BaseOutput):
         anchors (`tuple` of `int`, *optional*): The anchor frames, if a hook used them; of a path that was generated
             window by window also the views that were handed over, in order.
         anchor_depth (`torch.Tensor` of shape `(batch, anchors, H, W)`, *optional*): Their z-depth.
+        anchor_discontinuity (`float`, *optional*): The hooks' [`AnchorSettings`]`.discontinuity`.
     """
 
     frames: list[list[PIL.Image.Image]] | np.ndarray | torch.Tensor
@@ -34,10 +38,55 @@ class MVCustomPipelineOutput(BaseOutput):
     subject_frame: SubjectFrame | None = None
     anchors: tuple[int, ...] | None = None
     anchor_depth: torch.Tensor | None = None
+    anchor_discontinuity: float | None = None
 
-    def save(self, folder: str | PathLike, fps: int = 8) -> None:
-        """Writes frames, GIF, contact sheet, transforms.json and a COLMAP model to `folder`; see [`save_views`].
+    @property
+    def geometry(self) -> list[AnchorDepth] | None:
+        """What the hooks took for each set's geometry; `None` where no hook asked for it."""
+        if self.anchors is None or self.anchor_depth is None:
+            return None
+        return [AnchorDepth(self.anchors, depth, self.anchor_discontinuity) for depth in self.anchor_depth]
+
+    def save(
+        self,
+        path: str | PathLike,
+        fps: int = 8,
+        *,
+        formats: Sequence[str] | None = None,
+        frame: str = "subject",
+    ) -> list[Path]:
+        """Writes the views to a folder, with their cameras and points, or to one file; see [`save_views`].
 
         With several prompts, each set of views goes into a folder of its own, `0/`, `1/`, ...
+
+        Args:
+            path (`str` or path): A folder, or a file that ends with `.gif`, `.mp4`, `.webp`, `.png` (the contact sheet) or
+                `.ply` (the anchor views' pixels as coloured points).
+            fps (`int`, defaults to 8): Views a second in moving pictures.
+            formats (sequence of `str`, *optional*): What the folder holds beside pictures and `transforms.json`: `gif`,
+                `mp4`, `webp`, `colmap`, `colmap-text`, `ply`.
+            frame (`str`, defaults to `"subject"`): World of cameras and points: `"subject"`, or `"user"` for the one that
+                the subject's photos were posed in.
+
+        Returns:
+            The folders written, or the file.
+
+        Raises:
+            MVCustomError: before anything is written, for what cannot be.
         """
-        save_views(folder, self.frames, self.cameras, fps=fps)
+        if frame not in ("subject", "user"):
+            raise MVCustomError(f"frame: expected 'subject' or 'user', got {frame!r}.")
+        if frame == "user" and self.subject_frame is None:
+            raise MVCustomError(
+                "frame: 'user' is the world of the subject's photos, and these views have no subject, or one that does not "
+                "say how its frame was made. Save them in the subject frame."
+            )
+        return save_views(
+            path,
+            self.frames,
+            self.cameras,
+            formats=formats,
+            fps=fps,
+            subject_frame=self.subject_frame if frame == "user" else None,
+            geometry=self.geometry,
+        )

@@ -204,7 +204,8 @@ def _readme(texts: Sequence[str], cameras: Cameras, steps: int, seed: int) -> st
             "  with-dfr-and-clc/  with depth-aware feature rendering and consistent-aware latent completion",
             "  without/           from the same noise, without them",
             "",
-            "In each of those: frames/, views.gif, contact_sheet.png; cameras in transforms.json (nerfstudio) and colmap/.",
+            "In each of those: images/, views.gif, contact_sheet.png; cameras in transforms.json (nerfstudio) and sparse/0/",
+            "(COLMAP); with the hooks also points.ply, the points that the anchor's depth gives.",
             "",
             f"{len(cameras)} views of {cameras.width} x {cameras.height}, azimuth {AZIMUTH[0]:g} to {AZIMUTH[1]:g} degrees, "
             f"elevation {ELEVATION:g} degrees, {steps} steps, seed {seed}.",
