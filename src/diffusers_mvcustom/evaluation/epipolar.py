@@ -242,8 +242,9 @@ class Tsed(Metric):
         pairs: Sequence[tuple[int, int]] | None = None,
     ) -> list[PairAgreement]:
         """Adds the pairs of one set of views, and returns what was found."""
-        options = {"pairs": pairs, "max_error": self.max_error, "min_matches": self.min_matches}
-        agreements = pair_agreements(images, cameras, **options)
+        agreements = pair_agreements(
+            images, cameras, pairs=pairs, max_error=self.max_error, min_matches=self.min_matches
+        )
         rows = [[a.matches, a.error, a.still, a.consistent] for a in agreements]
         self.add_rows(torch.tensor(rows, dtype=torch.float64).reshape(-1, len(self.columns)))
         return agreements

@@ -129,7 +129,8 @@ class Dinov2Similarity:
 
             folder = _local_folder(self.name)
             processor = AutoImageProcessor.from_pretrained(folder)
-            return Dinov2Model.from_pretrained(folder).to(self.device).eval(), processor
+            network = Dinov2Model.from_pretrained(folder).eval()
+            return network.to(device=self.device), processor
 
     def embed(
         self,
@@ -176,7 +177,8 @@ class ClipTextSimilarity:
             folder = _local_folder(self.name)
             processor = AutoImageProcessor.from_pretrained(folder)
             tokenizer = AutoTokenizer.from_pretrained(folder)
-            return CLIPModel.from_pretrained(folder).to(self.device).eval(), processor, tokenizer
+            network = CLIPModel.from_pretrained(folder).eval()
+            return network.to(device=self.device), processor, tokenizer
 
     def __call__(
         self,

@@ -113,8 +113,11 @@ def align_depth(
     if _spread(x) > 1e-4 * x.abs().median():
         _refuse_reversed(x, y, inverse)
         line = _robust_line(x, y, w, noise) if robust else _least_squares(x, y, w)
-    scale_only = line is None or not _rises(line, x, y, w, noise)
-    if scale_only or (not inverse and _shift_is_idle(line, estimate, x, y, w, noise)):
+    if (
+        line is None
+        or not _rises(line, x, y, w, noise)
+        or (not inverse and _shift_is_idle(line, estimate, x, y, w, noise))
+    ):
         line = _scale_only(x, y, w)
         if not line[0] > 0:
             raise MVCustomError(

@@ -6,7 +6,8 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from ..errors import MVCustomError
 
@@ -14,7 +15,7 @@ _DISPARITY_MODELS = {"dpt"}
 """Model types whose output is relative inverse depth and whose configuration does not say so."""
 
 
-def predicts_disparity(depth_estimator: nn.Module) -> bool:
+def predicts_disparity(depth_estimator: PreTrainedModel) -> bool:
     """Whether the model's output is relative inverse depth (larger is nearer) instead of depth."""
     config = depth_estimator.config
     kind = getattr(config, "depth_estimation_type", None)  # Depth Anything: "relative" or "metric"
@@ -23,7 +24,7 @@ def predicts_disparity(depth_estimator: nn.Module) -> bool:
 
 @torch.no_grad()
 def estimate_depth(
-    depth_estimator: nn.Module,
+    depth_estimator: PreTrainedModel,
     depth_image_processor,
     images: Tensor,  # [N, 3, H, W] in [0, 1]
 ) -> Tensor:
@@ -59,7 +60,7 @@ def estimate_depth(
     return depth[:, pad_height : pad_height + height, pad_width : pad_width + width].to(images.device)
 
 
-def _zoe_padding(depth_estimator: nn.Module, processor, height: int, width: int) -> tuple[int, int]:
+def _zoe_padding(depth_estimator: PreTrainedModel, processor, height: int, width: int) -> tuple[int, int]:
     """Rows and columns that ZoeDepth's processor mirrors around the image against artefacts at its rim.
 
     Its own post-processing would remove them, but that needs torchvision.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from torch import nn
+from diffusers import UNetMotionModel
 
 
-def motion_module_sizes(unet: nn.Module, height: int, width: int) -> dict[str, tuple[int, int]]:
+def motion_module_sizes(unet: UNetMotionModel, height: int, width: int) -> dict[str, tuple[int, int]]:
     """The feature map's (height, width) at every motion module, in execution order, without running the U-Net.
 
     Args:

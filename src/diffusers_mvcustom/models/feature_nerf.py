@@ -185,7 +185,7 @@ class FeatureNeRF(nn.Module):
                 *self._project_features(
                     reference_features[b], None if reference_masks is None else reference_masks[b]
                 ),
-                tuple(reference_features.shape[-2:]),
+                (reference_features.shape[-2], reference_features.shape[-1]),
                 reference_camera_to_world[b],
                 _inverse_poses(reference_camera_to_world[b]),
                 reference_intrinsics[b],
@@ -201,9 +201,9 @@ class FeatureNeRF(nn.Module):
             )
             for chunk in zip(*(x.split(rays_per_chunk) for x in rays)):
                 parts.append(self._render_chunk_with_or_without_checkpoint(views, _Rays(*chunk), text, attend_text))
-        features, density, weights, rgb = (
-            None if part[0] is None else torch.cat(part, dim=dim) for part, dim in zip(zip(*parts), (1, 0, 0, 0))
-        )
+        features = torch.cat([part[0] for part in parts], dim=1)
+        density, weights = torch.cat([part[1] for part in parts]), torch.cat([part[2] for part in parts])
+        rgb = torch.cat([part[3] for part in parts if part[3] is not None]) if self.config.predict_rgb else None
 
         maps = (batch, targets, height, width)
         density, weights = density.view(*maps, -1), weights.view(*maps, -1)
@@ -297,7 +297,7 @@ class FeatureNeRF(nn.Module):
             rgb = (weights[..., None] * raw[:, 1:].sigmoid().view(*shape, 3)).sum(-2)
 
         point_features = point_features[None]
-        if attend_text is not None:
+        if attend_text is not None and text is not None:
             point_features = point_features.to(text.dtype).expand(text.shape[0], -1, -1)
             point_features = attend_text(point_features, text)
         with torch.autocast(points.device.type, enabled=False):

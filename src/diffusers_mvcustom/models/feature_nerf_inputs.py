@@ -50,9 +50,9 @@ def check_feature_nerf_inputs(
             raise MVCustomError(f"{name}: expected shape {shape}, got {tuple(value.shape)}.")
     if 0 in reference_features.shape or targets == 0:
         raise MVCustomError("reference_features, target_camera_to_world: expected at least one view and camera.")
-    for name, value in (("height", height), ("width", width), ("rays_per_chunk", rays_per_chunk)):
-        if value is not None and value < 1:
-            raise MVCustomError(f"{name}: expected at least 1, got {value}.")
+    for name, number in (("height", height), ("width", width), ("rays_per_chunk", rays_per_chunk)):
+        if number is not None and number < 1:
+            raise MVCustomError(f"{name}: expected at least 1, got {number}.")
     if (encoder_hidden_states is None) != (attend_text is None):
         raise MVCustomError("encoder_hidden_states, attend_text: expected both or neither.")
     if encoder_hidden_states is not None and (

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import MVCustomError
+
 
 @dataclass(frozen=True)
 class Branch:
@@ -85,22 +87,28 @@ class Conditions:
         self.prompt_embeds, self.negative_prompt_embeds = prompt_embeds, negative_prompt_embeds
         self._assembled.clear()
 
+    def _negative_states(self) -> Tensor:
+        if self.negative_prompt_embeds is None:
+            raise MVCustomError("negative_prompt_embeds: guidance needs a negative prompt's states, got None.")
+        return self.negative_prompt_embeds
+
     def text_states(self, branches: Sequence[Branch], num_frames: int) -> Tensor:
         """Text states in the U-Net's batch order (branch, batch, frame), `(branches * batch * frames, L, D)`."""
 
         def assemble() -> Tensor:
-            states = [self.prompt_embeds if branch.positive else self.negative_prompt_embeds for branch in branches]
+            states = [self.prompt_embeds if branch.positive else self._negative_states() for branch in branches]
             return torch.cat(states).repeat_interleave(num_frames, dim=0)
 
         return self._once(("text", num_frames, *branches), assemble)
 
     def image_states(self, branches: Sequence[Branch]) -> dict[str, list[Tensor]] | None:
         """IP-Adapter's `added_cond_kwargs` in the order (branch, batch)."""
-        if self.image_embeds is None:
+        image_embeds = self.image_embeds
+        if image_embeds is None:
             return None
         return self._once(
             ("image", *branches),
-            lambda: {"image_embeds": [torch.cat(self._by_branch(states, branches)) for states in self.image_embeds]},
+            lambda: {"image_embeds": [torch.cat(self._by_branch(states, branches)) for states in image_embeds]},
         )
 
     def subject_features(self, branches: Sequence[Branch]) -> dict[str, Tensor]:
@@ -108,7 +116,7 @@ class Conditions:
 
         def assemble() -> dict[str, Tensor]:
             features = {}
-            for name, states in self.features.items():
+            for name, states in (self.features or {}).items():
                 rows = self._by_branch(states, branches)
                 rows = [row if branch.references else torch.zeros_like(row) for row, branch in zip(rows, branches)]
                 features[name] = torch.cat(rows).flatten(0, 1)

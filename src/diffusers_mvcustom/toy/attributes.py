@@ -133,4 +133,5 @@ class Chooser:
 
 def mixed(first: Color, second: Color, share: float) -> Color:
     """The colour at `share` of the way from `first` to `second`."""
-    return tuple(a + (b - a) * share for a, b in zip(first, second))
+    red, green, blue = (a + (b - a) * share for a, b in zip(first, second))
+    return red, green, blue

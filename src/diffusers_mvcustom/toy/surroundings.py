@@ -33,7 +33,9 @@ def build_ground(kind: str, height: float, choose: Chooser) -> Ground:
         height (`float`): Where the subject stands.
         choose ([`Chooser`]): Source of randomness.
     """
-    color, second = (mixed(c, tuple(choose.uniform(0, 1) for _ in range(3)), 0.06) for c in _GROUNDS[kind])
+    color, second = (
+        mixed(c, (choose.uniform(0, 1), choose.uniform(0, 1), choose.uniform(0, 1)), 0.06) for c in _GROUNDS[kind]
+    )
     offset = (choose.uniform(-50, 50), choose.uniform(-50, 50))
     return Ground(height, kind, color, second, offset, choose.uniform(0, 180))
 

@@ -81,7 +81,7 @@ def random_crop(
             crop_height,
             crop_width,
         )
-        if not subject:
+        if mask is None or not subject:
             return crop
         held = mask[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width].double().sum().item()
         if held / subject >= 0.75:

@@ -9,6 +9,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import torch
+from diffusers import AutoencoderKL
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -25,12 +26,12 @@ class LatentCache:
         folder (`Path`, *optional*): Where to keep the latents; without it they are encoded every time.
     """
 
-    def __init__(self, vae: nn.Module, folder: Path | None = None) -> None:
+    def __init__(self, vae: AutoencoderKL, folder: Path | None = None) -> None:
         self.vae = vae
         self.folder = folder
         self.encoded = 0
         """How many images were encoded because they were not in the cache."""
-        self._vae_key = None if folder is None else content_key(vae)
+        self._vae_key = "" if folder is None else content_key(vae)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -60,7 +61,7 @@ class LatentCache:
         scale = self.vae.config.scaling_factor
         mean, std = ((value[0].float() * scale).cpu().contiguous() for value in (posterior.mean, posterior.std))
         if file is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            file.parent.mkdir(parents=True, exist_ok=True)
             temporary = file.with_name(f".{file.name}.{uuid4().hex}")
             try:
                 save_file({"mean": mean, "std": std}, temporary)
@@ -70,7 +71,7 @@ class LatentCache:
         return mean, std
 
 
-def content_key(model: nn.Module) -> str:
+def content_key(model: AutoencoderKL) -> str:
     """A digest of a model's configuration and weights, dtype included."""
     digest = hashlib.blake2b(digest_size=20)
     digest.update(json.dumps(dict(model.config), sort_keys=True, default=str).encode())

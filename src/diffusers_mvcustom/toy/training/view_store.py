@@ -45,7 +45,7 @@ class ViewStore:
         self.depth = self._file("depth", (count, size, size), np.float16)
         self.objects = self._file("objects", (count,), np.uint8)
         record = {"split": split, "num_scenes": num_scenes, "size": size}
-        if self._record() is None:
+        if not (folder / _RECORD_NAME).exists():
             self._write({**record, "rendered_scenes": 0})
         stored = {name: value for name, value in self._record().items() if name in record}
         if stored != record:
@@ -124,9 +124,8 @@ class ViewStore:
             return np.lib.format.open_memmap(path, mode="r+")
         return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
 
-    def _record(self) -> dict | None:
-        path = self.folder / _RECORD_NAME
-        return json.loads(path.read_text()) if path.exists() else None
+    def _record(self) -> dict:
+        return json.loads((self.folder / _RECORD_NAME).read_text())
 
     def _write(self, record: dict) -> None:
         temporary = self.folder / f".{_RECORD_NAME}"
