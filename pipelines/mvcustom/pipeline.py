@@ -2296,8 +2296,8 @@ def opened_picture(file: str | PathLike[str], expected: str = "an image") -> Ite
         expected (`str`): What messages say was expected.
 
     Raises:
-        MVCustomError: naming the file, if it is not there, damaged, in none of `PICTURE_FORMATS`, or of so many pixels that only a
-            decompression bomb has them (Pillow's limit, 179 million).
+        MVCustomError: naming the file, if it is not there, damaged, in none of `PICTURE_FORMATS`, or of so many pixels that
+            only a decompression bomb has them (Pillow's limit, 179 million).
     """
     try:
         with warnings.catch_warnings():
@@ -2518,8 +2518,11 @@ def align_depth(
     if _spread(x) > 1e-4 * x.abs().median():
         _refuse_reversed(x, y, inverse)
         line = _robust_line(x, y, w, noise) if robust else _least_squares(x, y, w)
-    scale_only = line is None or not _rises(line, x, y, w, noise)
-    if scale_only or (not inverse and _shift_is_idle(line, estimate, x, y, w, noise)):
+    if (
+        line is None
+        or not _rises(line, x, y, w, noise)
+        or (not inverse and _shift_is_idle(line, estimate, x, y, w, noise))
+    ):
         line = _scale_only(x, y, w)
         if not line[0] > 0:
             raise MVCustomError(
@@ -2711,7 +2714,7 @@ _DISPARITY_MODELS = {"dpt"}
 """Model types whose output is relative inverse depth and whose configuration does not say so."""
 
 
-def predicts_disparity(depth_estimator: nn.Module) -> bool:
+def predicts_disparity(depth_estimator: PreTrainedModel) -> bool:
     """Whether the model's output is relative inverse depth (larger is nearer) instead of depth."""
     config = depth_estimator.config
     kind = getattr(config, "depth_estimation_type", None)  # Depth Anything: "relative" or "metric"
@@ -2720,7 +2723,7 @@ def predicts_disparity(depth_estimator: nn.Module) -> bool:
 
 @torch.no_grad()
 def estimate_depth(
-    depth_estimator: nn.Module,
+    depth_estimator: PreTrainedModel,
     depth_image_processor,
     images: Tensor,  # [N, 3, H, W] in [0, 1]
 ) -> Tensor:
@@ -2756,7 +2759,7 @@ def estimate_depth(
     return depth[:, pad_height : pad_height + height, pad_width : pad_width + width].to(images.device)
 
 
-def _zoe_padding(depth_estimator: nn.Module, processor, height: int, width: int) -> tuple[int, int]:
+def _zoe_padding(depth_estimator: PreTrainedModel, processor, height: int, width: int) -> tuple[int, int]:
     """Rows and columns that ZoeDepth's processor mirrors around the image against artefacts at its rim.
 
     Its own post-processing would remove them, but that needs torchvision.
@@ -2844,22 +2847,28 @@ class Conditions:
         self.prompt_embeds, self.negative_prompt_embeds = prompt_embeds, negative_prompt_embeds
         self._assembled.clear()
 
+    def _negative_states(self) -> Tensor:
+        if self.negative_prompt_embeds is None:
+            raise MVCustomError("negative_prompt_embeds: guidance needs a negative prompt's states, got None.")
+        return self.negative_prompt_embeds
+
     def text_states(self, branches: Sequence[Branch], num_frames: int) -> Tensor:
         """Text states in the U-Net's batch order (branch, batch, frame), `(branches * batch * frames, L, D)`."""
 
         def assemble() -> Tensor:
-            states = [self.prompt_embeds if branch.positive else self.negative_prompt_embeds for branch in branches]
+            states = [self.prompt_embeds if branch.positive else self._negative_states() for branch in branches]
             return torch.cat(states).repeat_interleave(num_frames, dim=0)
 
         return self._once(("text", num_frames, *branches), assemble)
 
     def image_states(self, branches: Sequence[Branch]) -> dict[str, list[Tensor]] | None:
         """IP-Adapter's `added_cond_kwargs` in the order (branch, batch)."""
-        if self.image_embeds is None:
+        image_embeds = self.image_embeds
+        if image_embeds is None:
             return None
         return self._once(
             ("image", *branches),
-            lambda: {"image_embeds": [torch.cat(self._by_branch(states, branches)) for states in self.image_embeds]},
+            lambda: {"image_embeds": [torch.cat(self._by_branch(states, branches)) for states in image_embeds]},
         )
 
     def subject_features(self, branches: Sequence[Branch]) -> dict[str, Tensor]:
@@ -2867,7 +2876,7 @@ class Conditions:
 
         def assemble() -> dict[str, Tensor]:
             features = {}
-            for name, states in self.features.items():
+            for name, states in (self.features or {}).items():
                 rows = self._by_branch(states, branches)
                 rows = [row if branch.references else torch.zeros_like(row) for row, branch in zip(rows, branches)]
                 features[name] = torch.cat(rows).flatten(0, 1)
@@ -3111,9 +3120,9 @@ def check_feature_nerf_inputs(
             raise MVCustomError(f"{name}: expected shape {shape}, got {tuple(value.shape)}.")
     if 0 in reference_features.shape or targets == 0:
         raise MVCustomError("reference_features, target_camera_to_world: expected at least one view and camera.")
-    for name, value in (("height", height), ("width", width), ("rays_per_chunk", rays_per_chunk)):
-        if value is not None and value < 1:
-            raise MVCustomError(f"{name}: expected at least 1, got {value}.")
+    for name, number in (("height", height), ("width", width), ("rays_per_chunk", rays_per_chunk)):
+        if number is not None and number < 1:
+            raise MVCustomError(f"{name}: expected at least 1, got {number}.")
     if (encoder_hidden_states is None) != (attend_text is None):
         raise MVCustomError("encoder_hidden_states, attend_text: expected both or neither.")
     if encoder_hidden_states is not None and (
@@ -3612,7 +3621,7 @@ class FeatureNeRF(nn.Module):
                 *self._project_features(
                     reference_features[b], None if reference_masks is None else reference_masks[b]
                 ),
-                tuple(reference_features.shape[-2:]),
+                (reference_features.shape[-2], reference_features.shape[-1]),
                 reference_camera_to_world[b],
                 _inverse_poses(reference_camera_to_world[b]),
                 reference_intrinsics[b],
@@ -3628,9 +3637,9 @@ class FeatureNeRF(nn.Module):
             )
             for chunk in zip(*(x.split(rays_per_chunk) for x in rays)):
                 parts.append(self._render_chunk_with_or_without_checkpoint(views, _Rays(*chunk), text, attend_text))
-        features, density, weights, rgb = (
-            None if part[0] is None else torch.cat(part, dim=dim) for part, dim in zip(zip(*parts), (1, 0, 0, 0))
-        )
+        features = torch.cat([part[0] for part in parts], dim=1)
+        density, weights = torch.cat([part[1] for part in parts]), torch.cat([part[2] for part in parts])
+        rgb = torch.cat([part[3] for part in parts if part[3] is not None]) if self.config.predict_rgb else None
 
         maps = (batch, targets, height, width)
         density, weights = density.view(*maps, -1), weights.view(*maps, -1)
@@ -3724,7 +3733,7 @@ class FeatureNeRF(nn.Module):
             rgb = (weights[..., None] * raw[:, 1:].sigmoid().view(*shape, 3)).sum(-2)
 
         point_features = point_features[None]
-        if attend_text is not None:
+        if attend_text is not None and text is not None:
             point_features = point_features.to(text.dtype).expand(text.shape[0], -1, -1)
             point_features = attend_text(point_features, text)
         with torch.autocast(points.device.type, enabled=False):
@@ -4171,10 +4180,12 @@ class ReferenceViews:
 
     @property
     def height(self) -> int:
+        """Height of the views in pixels."""
         return self.cameras.height
 
     @property
     def width(self) -> int:
+        """Width of the views in pixels."""
         return self.cameras.width
 
     def to(self, device: torch.device | str) -> ReferenceViews:
@@ -4623,6 +4634,7 @@ class SubjectFeatures:
 
     @classmethod
     def of(cls, rendering: SubjectRendering) -> SubjectFeatures:
+        """The parts of a rendering that a call keeps."""
         return cls(rendering.features, rendering.depth, rendering.opacity)
 
     @classmethod
@@ -6809,7 +6821,7 @@ class ConsistentAwareLatentCompletion(DenoisingHook):
 # --- hooks/feature_map_sizes.py: At which size each motion module of a U-Net works.
 
 
-def motion_module_sizes(unet: nn.Module, height: int, width: int) -> dict[str, tuple[int, int]]:
+def motion_module_sizes(unet: UNetMotionModel, height: int, width: int) -> dict[str, tuple[int, int]]:
     """The feature map's (height, width) at every motion module, in execution order, without running the U-Net.
 
     Args:
@@ -9612,6 +9624,7 @@ class MVCustomPipeline(
 
     @property
     def reference_guidance_scale(self) -> float | None:
+        """The running call's guidance by the references."""
         return self._reference_guidance_scale
 
     @torch.no_grad()

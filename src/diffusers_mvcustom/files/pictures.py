@@ -26,8 +26,8 @@ def opened_picture(file: str | PathLike[str], expected: str = "an image") -> Ite
         expected (`str`): What messages say was expected.
 
     Raises:
-        MVCustomError: naming the file, if it is not there, damaged, in none of `PICTURE_FORMATS`, or of so many pixels that only a
-            decompression bomb has them (Pillow's limit, 179 million).
+        MVCustomError: naming the file, if it is not there, damaged, in none of `PICTURE_FORMATS`, or of so many pixels that
+            only a decompression bomb has them (Pillow's limit, 179 million).
     """
     try:
         with warnings.catch_warnings():

@@ -153,6 +153,7 @@ class MVCustomPipeline(
 
     @property
     def reference_guidance_scale(self) -> float | None:
+        """The running call's guidance by the references."""
         return self._reference_guidance_scale
 
     @torch.no_grad()

@@ -28,6 +28,7 @@ class SubjectFeatures:
 
     @classmethod
     def of(cls, rendering: SubjectRendering) -> SubjectFeatures:
+        """The parts of a rendering that a call keeps."""
         return cls(rendering.features, rendering.depth, rendering.opacity)
 
     @classmethod

@@ -126,10 +126,12 @@ class ReferenceViews:
 
     @property
     def height(self) -> int:
+        """Height of the views in pixels."""
         return self.cameras.height
 
     @property
     def width(self) -> int:
+        """Width of the views in pixels."""
         return self.cameras.width
 
     def to(self, device: torch.device | str) -> ReferenceViews:
