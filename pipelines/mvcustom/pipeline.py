@@ -2385,7 +2385,8 @@ def _image_tensor(given: AnchorImage, height: int, width: int) -> Tensor:
                     raise _other_view_size(width, height, f"{image.width} × {image.height}")
                 given = ImageOps.exif_transpose(image).convert("RGB")
         except MVCustomError as error:
-            raise MVCustomError(f"anchor_image: {str(error).removeprefix('anchor_image: ')}") from error
+            reason = str(error).removeprefix("anchor_image: ").removeprefix(f"{given}: ")
+            raise MVCustomError(f"anchor_image: {str(given)!r} cannot be read: {reason}") from error
     if isinstance(given, PIL.Image.Image):
         image = torch.from_numpy(np.array(given.convert("RGB"))).permute(2, 0, 1).float() / 255
     elif isinstance(given, Tensor) and given.is_floating_point():
@@ -6849,6 +6850,9 @@ def motion_module_sizes(unet: UNetMotionModel, height: int, width: int) -> dict[
 # --- hooks/depth_aware_feature_rendering.py: Depth-aware feature rendering (DFR): the anchor's features, rendered into every other view through its depth.
 
 
+_UP_BLOCK = re.compile(r"up_blocks\.(\d+)\.motion_modules\.\d+")
+
+
 @dataclass
 class DepthAwareFeatureRendering(DenoisingHook):
     """Replaces, in chosen layers, what the anchor saw by the anchor's own features seen from each camera.
@@ -6858,18 +6862,21 @@ class DepthAwareFeatureRendering(DenoisingHook):
     replaced features are the inputs of the chosen motion modules, so the dense spatio-temporal attention sees them.
     Mesh, visibility and barycentrics do not depend on the step: a step is a gather.
 
+    The last up block is left out by default. What it computes becomes the predicted noise, so with the anchor's features in
+    its place a view would be told the anchor's noise instead of its own, and what is between the two stays in it.
+
     Source: MVCustom (arXiv 2510.13702), depth-aware feature rendering.
 
     Args:
         start (`float`, defaults to 0.0): Share of the steps after which it begins to act.
         end (`float`, defaults to 0.7): Share of the steps after which it ends (35 of 50 in the paper).
-        layers (`str`, defaults to the motion modules of the up blocks): Regular expression that names the motion
-            modules (as in `unet.named_modules()`) whose inputs are replaced.
+        layers (`str`, *optional*): Regular expression that names the motion modules (as in `unet.named_modules()`) whose
+            inputs are replaced; by default those of all up blocks but the last.
     """
 
     start: float = 0.0
     end: float = 0.7
-    layers: str = r"up_blocks\.\d+\.motion_modules\.\d+"
+    layers: str | None = None
 
     name: ClassVar[str] = "depth_aware_feature_rendering"
     needs_several_frames: ClassVar[bool] = True
@@ -6878,7 +6885,7 @@ class DepthAwareFeatureRendering(DenoisingHook):
     def __post_init__(self) -> None:
         super().__post_init__()
         try:
-            re.compile(self.layers)
+            re.compile("" if self.layers is None else self.layers)
         except (re.error, TypeError) as error:
             raise MVCustomError(
                 f"DepthAwareFeatureRendering.layers: expected a regular expression, got {self.layers!r} ({error})."
@@ -6888,7 +6895,11 @@ class DepthAwareFeatureRendering(DenoisingHook):
         """Finds the motion modules and computes the warps of their sizes."""
         height, width = run.latents.shape[-2:]
         sizes = motion_module_sizes(run.unet, height, width)
-        chosen = {name: size for name, size in sizes.items() if re.fullmatch(self.layers, name)}
+        if self.layers is None:
+            names = _all_up_blocks_but_the_last(sizes)
+        else:
+            names = {name for name in sizes if re.fullmatch(self.layers, name)}
+        chosen = {name: size for name, size in sizes.items() if name in names}
         if not chosen:
             raise MVCustomError(
                 f"DepthAwareFeatureRendering.layers: {self.layers!r} names no motion module of this U-Net; it has "
@@ -6905,6 +6916,12 @@ class DepthAwareFeatureRendering(DenoisingHook):
             names, geometry = run.state[id(self)]
             modules = [run.unet.get_submodule(name) for name in names]
             step.during_unet_call.enter_context(motion_inputs_replaced(modules, geometry.render))
+
+
+def _all_up_blocks_but_the_last(names: Iterable[str]) -> set[str]:
+    numbers = {name: int(match[1]) for name in names if (match := _UP_BLOCK.fullmatch(name))}
+    last = max(numbers.values(), default=0)
+    return {name for name, number in numbers.items() if number < last or last == 0}
 
 
 # --- hooks/built_in_hooks.py: The hooks whose settings are saved with a pipeline.

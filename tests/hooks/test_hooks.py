@@ -107,6 +107,18 @@ def test_rendering_acts_in_its_share_of_the_steps_and_layers(components):
     assert armed == [layers if 2 <= index < 5 else [] for index in range(10)]
 
 
+def test_the_last_up_block_predicts_the_views_own_noise(components):
+    """By default its inputs are left alone; layers that are named are taken as they are named."""
+    for layers, blocks in ((None, {0, 1}), (r"up_blocks\.\d+\.motion_modules\.\d+", {0, 1, 2})):
+        run = make_run(components)
+        hook = DepthAwareFeatureRendering(layers=layers)
+        hook.prepare(run)
+        with ExitStack() as during:
+            hook.before_step(run, DenoisingStep(0, run.timesteps[0], during))
+            armed = [name for name in motion_module_sizes(run.unet, 12, 16) if armed_module(run.unet, name)]
+        assert {int(name.split(".")[1]) for name in armed} == blocks
+
+
 def test_completion_is_its_formula(components):
     run = make_run(components)
     hook = ConsistentAwareLatentCompletion(end=0.3)

@@ -19,7 +19,7 @@ CHOICES: tuple[Method, ...] = (
     METHODS[0],
     METHODS[1],
     METHODS[2],
-    _full("dfr_coarse", "DFR in up blocks 0 and 1", dfr={"layers": _UP.format("[01]")}),
+    _full("dfr_all_up", "DFR in all up blocks, the last too", dfr={"layers": _UP.format("\\d+")}),
     _full("dfr_coarsest", "DFR in up block 0", dfr={"layers": _UP.format("0")}),
     _full("dfr_middle", "DFR in up block 1", dfr={"layers": _UP.format("1")}),
     _full("dfr_finest", "DFR in up block 2", dfr={"layers": _UP.format("2")}),
