@@ -20,6 +20,7 @@ from diffusers_mvcustom.errors import MVCustomError
 from .mutations import as_json, odd_numbers, odd_paths, odd_texts, spoiled
 from .targets import Target
 
+# Each has a "nothing" that stays, so that none of them gets to work that takes long.
 _COMMANDS: dict[tuple[str, ...], tuple[list[str], list[str]]] = {
     ("cameras", "convert"): (["transforms.json", "converted"], ["--format"]),
     ("cameras", "show"): (["transforms.json", "-o", "plot.png"], ["--normalize"]),
@@ -38,7 +39,7 @@ _COMMANDS: dict[tuple[str, ...], tuple[list[str], list[str]]] = {
     ),
     ("toy", "photos"): (["toy", "--count", "3", "--size", "16"], ["--split", "--index"]),
     ("random-model",): (["model", "--size", "nothing"], ["--seed"]),
-    ("benchmark",): (["-o", "report", "--model", "nothing"], ["--suite", "--split", "--reader", "--subjects"]),
+    ("benchmark",): (["-o", "report", "--model", "nothing"], ["--split", "--reader", "--subjects"]),
     ("train-lora",): (["--config", "nothing.yaml"], ["--rank", "--data"]),
     ("train-backbone",): (["--config", "nothing.yaml"], ["--num_frames", "--data"]),
     ("demo",): (["--device", "nothing", "--model", "nothing"], ["--views", "--steps"]),
@@ -67,7 +68,11 @@ def _calls(draw: Callable) -> tuple[list[str], bytes]:
             arguments += [draw(st.sampled_from(options)), draw(odd)]
         elif kind == "replace" and arguments[position] != "nothing":
             arguments[position] = draw(odd)
-        elif kind == "drop" and len(arguments) > len(command) + 1:
+        elif (
+            kind == "drop"
+            and len(arguments) > len(command) + 1
+            and "nothing" not in arguments[position : position + 2]
+        ):
             del arguments[position]
         else:
             arguments.insert(position, draw(odd))

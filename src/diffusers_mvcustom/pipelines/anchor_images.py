@@ -79,12 +79,18 @@ def _image_tensor(given: AnchorImage, height: int, width: int) -> Tensor:
     """One image as `(3, height, width)` in [0, 1]."""
     if isinstance(given, (str, PathLike)):
         try:
-            with opened_picture(given) as image:
-                if sorted(image.size) != sorted((width, height)):  # before it takes its memory
-                    raise _other_view_size(width, height, f"{image.width} × {image.height}")
-                given = ImageOps.exif_transpose(image).convert("RGB")
+            with opened_picture(given) as opened:
+                size = opened.size
+                # A picture of another size is refused before it takes its memory.
+                read = (
+                    ImageOps.exif_transpose(opened).convert("RGB") if sorted(size) == sorted((width, height)) else None
+                )
         except MVCustomError as error:
-            raise MVCustomError(f"anchor_image: {str(error).removeprefix('anchor_image: ')}") from error
+            reason = str(error).removeprefix(f"{given}: ")
+            raise MVCustomError(f"anchor_image: {str(given)!r} cannot be read: {reason}") from error
+        if read is None:
+            raise _other_view_size(width, height, f"{size[0]} × {size[1]}")
+        given = read
     if isinstance(given, PIL.Image.Image):
         image = torch.from_numpy(np.array(given.convert("RGB"))).permute(2, 0, 1).float() / 255
     elif isinstance(given, Tensor) and given.is_floating_point():
