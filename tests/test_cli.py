@@ -35,6 +35,7 @@ def mvcustom(tmp_path):
     "command",
     [
         (),
+        ("app",),
         ("demo",),
         ("benchmark",),
         ("evaluate",),

@@ -9,6 +9,7 @@ import typer
 
 from . import cameras, subject, toy
 from .benchmark import benchmark
+from .browser_app import app_command
 from .demo import demo
 from .evaluate import evaluate
 from .failures import failure_line
@@ -27,6 +28,7 @@ app = typer.Typer(
 app.add_typer(cameras.app, name="cameras")
 app.add_typer(subject.app, name="subject")
 app.add_typer(toy.app, name="toy")
+app.command("app")(app_command)
 app.command()(benchmark)
 app.command()(demo)
 app.command()(evaluate)
