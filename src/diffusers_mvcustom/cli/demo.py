@@ -12,7 +12,7 @@ from .options import checked_device, checked_seed
 
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")] = Path("out/demo"),
-    steps: Annotated[int, typer.Option(help="Denoising steps.")] = 25,
+    steps: Annotated[int, typer.Option(help="Denoising steps.")] = 20,
     views: Annotated[int, typer.Option(help="Cameras on the arc.")] = 8,
     seed: Annotated[int, typer.Option(help="Seed of the noise.", callback=checked_seed)] = 0,
     device: Annotated[

@@ -20,7 +20,7 @@ def test_true_renders_do_not_repeat_and_copies_do(rotation):
     # The anchor's content, moved, wherever the anchor saw nothing.
     unseen = unseen_by(known, ANCHOR)[:, None]
     copied = torch.where(unseen, views[ANCHOR].roll(12, dims=-1)[None], views)
-    assert repetition(copied, known, ANCHOR) > true + 0.25
+    assert repetition(copied, known, ANCHOR) > true + 0.2
 
 
 def test_noise_repeats_nothing_and_blank_views_count_as_the_worst(seen):

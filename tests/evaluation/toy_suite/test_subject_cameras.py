@@ -11,6 +11,7 @@ from diffusers_mvcustom.evaluation.toy_suite.subject_cameras import (
     subject_camera_errors,
 )
 from diffusers_mvcustom.toy import render
+from diffusers_mvcustom.toy.scene import FIELD_OF_VIEW
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,14 @@ def test_a_repeated_view_is_right_only_near_where_it_was_seen_from(seen, gallery
 
 def test_the_subject_is_found_off_the_middle_and_from_another_distance(rotation, gallery):
     cameras = Cameras.orbit(
-        1, azimuth=(77.0, 77.0), elevation=20.0, radius=1.1, target=(0.1, 0.05, 0.0), height=64, width=64
+        1,
+        azimuth=(77.0, 77.0),
+        elevation=20.0,
+        radius=1.1,
+        target=(0.1, 0.05, 0.0),
+        field_of_view=FIELD_OF_VIEW,
+        height=64,
+        width=64,
     )
     found = find_subject(render(rotation.true_scene(2), cameras).images[0], gallery)
     middle = cameras.intrinsics[0] @ cameras.world_to_camera[0, :3, 3]

@@ -164,7 +164,7 @@ class Case:
         return replace(self.true_scene(), objects=())
 
     def cameras(self) -> Cameras:
-        """The target cameras: an arc of 90° around the subject, or 0.3 sideways past it."""
+        """The target cameras: an arc of 90° around the subject, or 0.4 sideways past it."""
         choose = Chooser(_PROMPT_SEEDS + 1000 * self.subject.seed + 17 * self.prompt_index + PATHS.index(self.path))
         azimuth, elevation = choose.uniform(0.0, 360.0), choose.uniform(12.0, 30.0)
         options = {"field_of_view": FIELD_OF_VIEW, "height": self.size, "width": self.size}
@@ -173,7 +173,7 @@ class Case:
                 self.views, azimuth=(azimuth - 45.0, azimuth + 45.0), elevation=elevation, radius=0.95, **options
             )
         return Cameras.translate(
-            self.views, offset=(0.3, 0.0, 0.0), azimuth=azimuth, elevation=elevation, radius=1.05, **options
+            self.views, offset=(0.4, 0.0, 0.0), azimuth=azimuth, elevation=elevation, radius=1.05, **options
         )
 
 
