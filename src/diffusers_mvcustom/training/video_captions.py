@@ -62,7 +62,7 @@ def read_sidecar(content: bytes, suffix: str, column: str | None, name: str) -> 
             return _cleaned([text])
     except UnicodeDecodeError as error:
         raise MVCustomError(f"{name}: its caption ({suffix}) cannot be read: {error}.") from error
-    value = parse_json(f"{name}: its caption ({suffix})", text)
+    value = parse_json(f"{name}: its caption ({suffix}) cannot be read", text)
     if isinstance(value, dict):
         if column is not None and column not in value:
             raise MVCustomError(f"{name}: its {suffix} has no {column!r} (caption_column); it has {sorted(value)}.")
