@@ -156,7 +156,7 @@ def trajectories() -> Figure:
         plot_cameras(cameras, ax=ax, frustum=0.2)
         ax.set_title(f"Cameras.{name}", fontsize=11)
         ax.set(xlim=(-0.9, 0.9), ylim=(-0.9, 0.9), zlim=(-0.7, 1.1), xlabel="", ylabel="", zlabel="")
-        ax.set_box_aspect((1, 1, 1), zoom=1.2)
+        ax.set_box_aspect((1, 1, 1), zoom=1.1)
         ax.set(xticklabels=[], yticklabels=[], zticklabels=[])
     return figure
 
@@ -190,7 +190,7 @@ def main() -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     for draw in PICTURES:
         figure = draw()
-        figure.savefig(options.output / f"{draw.__name__}.png", dpi=80)
+        figure.savefig(options.output / f"{draw.__name__}.png", dpi=80, bbox_inches="tight")
         plt.close(figure)
         print(f"{draw.__name__}.png → {options.output}")
 

@@ -25,7 +25,7 @@ import torch
 
 from diffusers_mvcustom import ConsistentAwareLatentCompletion, DepthAwareFeatureRendering, MVCustomPipeline
 from diffusers_mvcustom.cli.generate import SCHEDULERS
-from diffusers_mvcustom.toy.demo import PROMPTS, demo_cameras
+from diffusers_mvcustom.toy.demo import GUIDANCE, PROMPTS, REFERENCE_GUIDANCE, demo_cameras
 from diffusers_mvcustom.toy.labelled_sheets import LabelledViews, labelled_sheet
 from diffusers_mvcustom.toy.shipped import shipped_folder
 
@@ -52,6 +52,13 @@ KNOBS: dict[str, tuple[str, list[Row]]] = {
     "guidance": (
         "views at text guidance 3, 5 and 8",
         [Row(f"guidance_scale={scale:g}", {"guidance_scale": scale}) for scale in (3.0, 5.0, 8.0)],
+    ),
+    "reference_guidance": (
+        "views without guidance by the references, and at 2, 3.5 and 5",
+        [
+            Row(f"reference_guidance_scale={scale}", {"reference_guidance_scale": scale})
+            for scale in (None, 2.0, 3.5, 5.0)
+        ],
     ),
     "pose_conditioning": (
         "views with pose conditioning in 100, 75, 50 and 25 % of the steps",
@@ -130,7 +137,8 @@ class Maker:
         options = self.options
         seed = options.seed if row.seed is None else row.seed
         window = self.window if row.window == "default" else row.window
-        call: dict[str, Any] = {"num_inference_steps": options.steps, "guidance_scale": 5.0, **row.call}
+        guidance = {"guidance_scale": GUIDANCE, "reference_guidance_scale": REFERENCE_GUIDANCE}
+        call: dict[str, Any] = {"num_inference_steps": options.steps, **guidance, **row.call}
         call["num_inference_steps"] = min(call["num_inference_steps"], options.steps)
         call["hooks"] = list((DFR, CLC) if row.hooks is None else row.hooks)
         call["anchor"] = options.views // 2 if row.anchor is None else row.anchor(options.views)
@@ -152,7 +160,7 @@ def main() -> None:
     parser.add_argument("--subject", default=None, help="by default the shipped one")
     parser.add_argument("--prompt", help="with {token} and {noun}; by default the demo's first")
     parser.add_argument("--views", type=int, default=6, help="on the demo's arc of 80°")
-    parser.add_argument("--steps", type=int, default=25, help="denoising steps; fewer where a row says so")
+    parser.add_argument("--steps", type=int, default=20, help="denoising steps; fewer where a row says so")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="+", choices=KNOBS, default=list(KNOBS), help="which sheets")
     parser.add_argument("-o", "--output", type=Path, default=FOLDER, help="any other folder leaves the page as it is")
@@ -177,8 +185,8 @@ def how(maker: Maker) -> str:
     command = shlex.join(["python", "docs/pictures/make_knob_pictures.py", *sys.argv[1:]])
     return (
         f'Made by `{command}` at commit {commit}: the shipped toy model and subject, "{maker.prompt}", '
-        f"{maker.options.views} views on an arc of 80°, {maker.options.steps} steps where nothing else is said, seed "
-        f"{maker.options.seed}."
+        f"{maker.options.views} views on an arc of 80°, {maker.options.steps} steps, text guidance {GUIDANCE:g} and "
+        f"reference guidance {REFERENCE_GUIDANCE:g} where nothing else is said, seed {maker.options.seed}."
     )
 
 

@@ -63,6 +63,7 @@ def _photos(folder: Path):
 
 def _write_subject(pipe, folder: Path, cameras, frame) -> None:
     from diffusers_mvcustom import ReferenceViews, SubjectAdapter
+    from diffusers_mvcustom.models import FeatureNeRFConfig
     from diffusers_mvcustom.subjects import initial_token_embedding
 
     subject = SubjectAdapter.create(
@@ -73,6 +74,9 @@ def _write_subject(pipe, folder: Path, cameras, frame) -> None:
         token_embedding=initial_token_embedding(pipe.tokenizer, pipe.text_encoder, "mug"),
         subject_frame=frame,
         base_model=BASE,
+        blocks="mid_block.*",
+        feature_nerf=FeatureNeRFConfig(num_samples=4),
+        num_references=2,
     )
     subject.save_pretrained(folder / "you" / "my-mug")
 
