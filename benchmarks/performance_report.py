@@ -11,6 +11,7 @@ _HEAD = """# Performance
 
 Written by `benchmarks/performance.py` from `performance.json`; on a quiet machine:
 
+<!-- only parsed: a benchmark of hours -->
 ```bash
 python benchmarks/performance.py --case all                                   # CPU, float32
 python benchmarks/performance.py --case all --device cuda --dtype bfloat16    # one GPU

@@ -38,11 +38,10 @@ def check_command(words: Sequence[str]) -> None:
 
 
 def run_command(words: Sequence[str]) -> None:
-    """Runs a command in this process and this folder. What installs something, or is a script, is only checked."""
+    """Runs a command of the package, or a trainer, in this process and this folder."""
     variables, program, arguments = _resolved(words)
     if variables or program not in ("mvcustom", *TRAINERS):
-        check_command(words)
-        return
+        raise ValueError(f"cannot be run here; say above the block that it is only parsed: {shlex.join(words)}")
     call: Callable[[list[str]], None] = main if program == "mvcustom" else _trainer(program)
     try:
         call(list(arguments))

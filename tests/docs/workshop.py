@@ -48,7 +48,7 @@ def write_workshop(folder: Path) -> Path:
     write_capture(folder / "photos")
     cameras, frame = normalize_cameras(_photos(folder).cameras)
     _write_subject(pipe, folder, cameras, frame)
-    shutil.copytree(folder / "you" / "my-mug", folder / "out" / "my-mug" / "subject")
+    shutil.copytree(folder / "photos" / "images", folder / "videos" / "around-a-cube")
     adapter.save_pretrained(folder / "out" / "backbone" / "motion_adapter")
     Image.fromarray(np.full((64, 64, 3), (90, 140, 200), np.uint8)).save(folder / "anchor.png")
     (folder / "prompts.json").write_text(json.dumps(["a mug by a lake", {"prompt": "a car", "output": "car"}]))
