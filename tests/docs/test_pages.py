@@ -56,7 +56,7 @@ def named(pages):
     "page", named(page for page in PAGES if any(block.language in RUN for block in blocks_of(page)))
 )
 def test_the_blocks_of_a_page_run(page, workshop):
-    namespace: dict = {"__name__": "__page__"}
+    namespace: dict = {"__name__": "__main__"}
     printed = ""
     with inside(workshop):
         for block in blocks_of(page):
