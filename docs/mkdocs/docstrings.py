@@ -23,7 +23,7 @@ class Docstrings(griffe.Extension):
     """Rewrites the docstrings of a package when it has been loaded."""
 
     def on_package(self, *, pkg: griffe.Module, **kwargs) -> None:
-        public = {name: f"{module.path}.{name}" for module in _packages(pkg) for name in module.exports or ()}
+        public = {name: _path(module, name) for module in _packages(pkg) for name in module.exports or ()}
         for described in _objects(pkg):
             if described.docstring is not None:
                 described.docstring.value = _rewritten(described.docstring.value, public)
@@ -32,6 +32,13 @@ class Docstrings(griffe.Extension):
 def _packages(package: griffe.Module) -> list[griffe.Module]:
     """The package and its subpackages, whose names have precedence over those that the package passes on."""
     return [package, *(m for m in package.modules.values() if not m.is_alias and m.is_init_module)]
+
+
+def _path(package: griffe.Module, name: str) -> str:
+    """Where a public name is found; a function whose module has its name is hidden behind that."""
+    member = package.members.get(name)
+    hidden = member is not None and not member.is_alias and member.is_module
+    return f"{package.path}.{name}.{name}" if hidden else f"{package.path}.{name}"
 
 
 def _objects(scope: griffe.Module | griffe.Class) -> Iterator[griffe.Object]:

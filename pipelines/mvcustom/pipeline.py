@@ -6933,6 +6933,7 @@ def _all_up_blocks_but_the_last(names: Iterable[str]) -> set[str]:
 
 
 BUILT_IN_HOOKS = (DepthAwareFeatureRendering, ConsistentAwareLatentCompletion)
+"""In the order in which they act; hooks of the user's are code, and are not saved."""
 
 
 # --- pipelines/hook_settings.py: The pipeline's own hooks and anchor: set, saved with the pipeline and restored.

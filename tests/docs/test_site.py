@@ -125,7 +125,9 @@ def test_the_site_is_built_without_a_warning_and_fetches_nothing_from_elsewhere(
     for style in site.rglob("*.css"):
         assert not re.search(r"""(url\(|@import)\s*["']?(https?:)?//""", style.read_text(encoding="utf-8")), style.name
     for page in (DOCS / "api").glob("*.md"):
-        package = "diffusers_mvcustom" if page.stem == "index" else f"diffusers_mvcustom.{page.stem}"
-        if page.stem != "index":
-            missing = {f"{package}.{name}" for name in importlib.import_module(package).__all__}
-            assert missing - ids[f"api/{page.stem}.html"] == set()
+        if page.stem == "index":
+            continue
+        package, shown = f"diffusers_mvcustom.{page.stem}", ids[f"api/{page.stem}.html"]
+        names = importlib.import_module(package).__all__
+        # A function whose module has its name is shown by its full path.
+        assert [n for n in names if not {f"{package}.{n}", f"{package}.{n}.{n}"} & shown] == []
