@@ -18,26 +18,30 @@ PROMPT = "a <cube> toy by a lake"
 
 
 @pytest.fixture
-def device():
-    """The GPU, with float32 at full precision."""
-    name = os.environ.get("MVCUSTOM_TEST_DEVICE", "cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
+def full_precision():
+    """float32 products without TF32."""
     backends = (torch.backends.cuda.matmul, torch.backends.cudnn)  # no monkeypatch: their attributes cannot be deleted
     before = [backend.allow_tf32 for backend in backends]
     for backend in backends:
         backend.allow_tf32 = False
-    yield torch.device(name)
+    yield
     for backend, allowed in zip(backends, before):
         backend.allow_tf32 = allowed
 
 
 @pytest.fixture
-def cuda(device) -> torch.device:
+def cuda(full_precision) -> torch.device:
     """The GPU, for what a CPU has no counterpart of."""
-    if device.type != "cuda":
+    if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
-    return device
+    return torch.device("cuda")
+
+
+@pytest.fixture
+def device(request, full_precision) -> torch.device:
+    """The GPU, or what `MVCUSTOM_TEST_DEVICE` names."""
+    name = os.environ.get("MVCUSTOM_TEST_DEVICE", "cuda")
+    return request.getfixturevalue("cuda") if name == "cuda" else torch.device(name)
 
 
 @pytest.fixture

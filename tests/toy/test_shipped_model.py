@@ -17,24 +17,15 @@ from toy.shipped_model_values import (
 )
 
 from diffusers_mvcustom import Cameras, MVCustomPipeline, ReferenceViews, SubjectAdapter
-from diffusers_mvcustom.errors import MVCustomError
 from diffusers_mvcustom.toy import AttributeReader, render, sample_scene
 from diffusers_mvcustom.toy.shipped import shipped_folder
 
 RECORD = "python tests/toy/shipped_model_values.py"
 
 
-def shipped(*names):
-    """Shipped folders; without them in the checkout the test is skipped."""
-    try:
-        return [shipped_folder(name) for name in names]
-    except MVCustomError as error:
-        pytest.skip(f"the shipped model is not in this checkout: {error}")
-
-
 @pytest.fixture(scope="module")
 def folders():
-    return shipped("toy", "toy-subject")
+    return [shipped_folder(name) for name in ("toy", "toy-subject")]
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +67,7 @@ def test_the_cases_differ_from_each_other(values):
 
 
 def test_the_reader_loads_and_reads_renders():
-    [folder] = shipped("toy-attribute-reader")
+    folder = shipped_folder("toy-attribute-reader")
     reader = AttributeReader.from_pretrained(folder, dtype=torch.float32).eval()
     scenes = [sample_scene("validation", index) for index in range(16)]
     camera = Cameras.orbit(1, azimuth=(30, 30), height=64, width=64)
