@@ -94,6 +94,18 @@ def test_half_precision(make_pipe, run, tmp_path, dtype):
     assert MVCustomPipeline.from_pretrained(tmp_path, dtype=dtype).unet.dtype == dtype
 
 
+def test_half_precision_weights_load_as_one_dtype(make_pipe, run, tmp_path):
+    """Left alone, diffusers' models would be float32 and those of transformers float16, which do not go together."""
+    pipe = make_pipe()
+    pipe.to(dtype=torch.float16)
+    pipe.save_pretrained(tmp_path)
+    loaded = MVCustomPipeline.from_pretrained(tmp_path)
+    modules = {name: part for name, part in loaded.components.items() if isinstance(part, torch.nn.Module)}
+    assert {"vae", "text_encoder", "unet", "depth_estimator"} <= modules.keys()
+    assert {name: module.dtype for name, module in modules.items()} == dict.fromkeys(modules, torch.float32)
+    assert run(loaded).isfinite().all()
+
+
 def test_a_batch_is_its_prompts_one_by_one(pipe, run):
     prompts = ["a mug by a lake", "a red car"]
     noise = torch.randn(2, 4, 3, 16, 16, generator=torch.Generator().manual_seed(0))

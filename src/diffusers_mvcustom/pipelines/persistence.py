@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from os import PathLike
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 
 from ..errors import MVCustomError
@@ -25,8 +26,12 @@ class PersistenceMixin:
         Args:
             pretrained_model_name_or_path (`str` or path): A folder or Hub id in the layout of this pipeline, of
                 `AnimateDiffPipeline`, or of Stable Diffusion 1.5 together with `motion_adapter=`.
-            kwargs: As in diffusers' `DiffusionPipeline.from_pretrained`, and this pipeline's own settings.
+            kwargs: As in diffusers' `DiffusionPipeline.from_pretrained`, and this pipeline's own settings. Without `dtype`
+                all components are float32.
         """
+        if "torch_dtype" not in kwargs:
+            # Else diffusers loads its own models in float32, and those of transformers as they are stored.
+            kwargs.setdefault("dtype", torch.float32)
         pipe = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         if isinstance(pipe, PersistenceMixin):
             pipe._restore_saved_subject(**{name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs})
