@@ -12,13 +12,16 @@ import torch
 
 
 def pytest_configure() -> None:
-    """One thread unless told otherwise: models are tiny here, and threads would mostly wait for each other.
+    """One thread a process unless told otherwise, in the processes that tests start, too.
+
+    Models are tiny here, every core has a worker, and threads would mostly wait for each other.
 
     On a busy machine that waiting is most of the time (measured: 22 s with one thread, 52 s with two, 230 s with two on
     a loaded machine).
     """
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
+        os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(scope="session")
@@ -57,3 +60,34 @@ def cube_capture(tmp_path_factory) -> Path:
     from synthetic_capture import write_capture
 
     return write_capture(tmp_path_factory.mktemp("cube") / "capture")
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> Path:
+    """Folder of a tiny model of random weights, with a depth model."""
+    from diffusers_mvcustom import MVCustomPipeline
+    from diffusers_mvcustom.toy import random_components
+
+    folder = tmp_path_factory.mktemp("tiny-model")
+    MVCustomPipeline(**random_components("tiny")).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model_without_depth(tmp_path_factory) -> Path:
+    """Folder of a tiny model of random weights, without a depth model."""
+    from diffusers_mvcustom import MVCustomPipeline
+    from diffusers_mvcustom.toy import random_components
+
+    folder = tmp_path_factory.mktemp("tiny-model-without-depth")
+    MVCustomPipeline(**random_components("tiny", depth_estimator=False)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def fresh_accelerate():
+    """accelerate keeps one state for a whole process; the next test gets a new one."""
+    from accelerate import PartialState
+
+    yield
+    PartialState._reset_state()

@@ -14,18 +14,15 @@ from diffusers_mvcustom.cameras import SubjectFrame, load_cameras
 from diffusers_mvcustom.cli import app
 from diffusers_mvcustom.cli.evaluate import _load_views
 from diffusers_mvcustom.subjects import initial_token_embedding
-from diffusers_mvcustom.toy import random_components
 
 FRAME = SubjectFrame(
     2.5, torch.tensor([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]]), torch.tensor([1.0, 2.0, 3.0])
 )
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    MVCustomPipeline(**random_components("tiny")).save_pretrained(folder)
-    return folder
+@pytest.fixture(scope="session")
+def model(tiny_model):
+    return tiny_model
 
 
 @pytest.fixture(scope="module")

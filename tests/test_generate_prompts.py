@@ -13,23 +13,16 @@ from diffusers_mvcustom import Cameras, MVCustomError, MVCustomPipeline, Referen
 from diffusers_mvcustom.cli import app
 from diffusers_mvcustom.cli.prompt_file import PromptRequest, read_prompts
 from diffusers_mvcustom.subjects import initial_token_embedding
-from diffusers_mvcustom.toy import random_components
 
 PROMPTS = ["a mug by a lake", "a blue car", "a toy on a table"]
 
 
-@pytest.fixture(autouse=True)
-def _fresh_accelerate():
-    """accelerate keeps one state for a whole process."""
-    yield
-    PartialState._reset_state()
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    MVCustomPipeline(**random_components("tiny", depth_estimator=False)).save_pretrained(folder)
-    return folder
+@pytest.fixture(scope="session")
+def model(tiny_model_without_depth):
+    return tiny_model_without_depth
 
 
 @pytest.fixture

@@ -6,25 +6,19 @@ import pytest
 from accelerate import PartialState
 from fuzz.command_targets import run
 from fuzz.subject_targets import tiny_subject
+from PIL import Image
 from reliability.events import ctrl_c_when, digest
 
-from diffusers_mvcustom import MVCustomPipeline
+from diffusers_mvcustom import Cameras
+from diffusers_mvcustom.export import save_views
 from diffusers_mvcustom.files.whole import replaced_file, replaced_folder
-from diffusers_mvcustom.toy import random_components
+
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
 
-@pytest.fixture(autouse=True)
-def _fresh_accelerate():
-    """accelerate keeps one state for a whole process."""
-    yield
-    PartialState._reset_state()
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model") / "model"
-    MVCustomPipeline(**random_components("tiny", depth_estimator=False)).save_pretrained(folder)
-    return folder
+@pytest.fixture(scope="session")
+def model(tiny_model_without_depth):
+    return tiny_model_without_depth
 
 
 def generate(folder, model, *more):
@@ -43,6 +37,22 @@ def test_while_one_set_of_views_is_written(model, tmp_path):
     assert interrupted(code, errors)
     assert not list(tmp_path.iterdir())
     assert generate(tmp_path, model, "--prompt", "a mug")[0] == 0
+
+
+@pytest.mark.parametrize("count", range(1, 8))
+def test_while_views_take_the_place_of_earlier_ones(tmp_path, count):
+    """Every file and folder is the old one or the new one, whole."""
+    cameras, out = Cameras.orbit(2, height=8, width=8), tmp_path / "out"
+    old, new = ([[Image.new("RGB", (8, 8), color)] * 2] for color in ("red", "blue"))
+    save_views(tmp_path / "new", new, cameras, formats=["gif", "colmap"])
+    save_views(out, old, cameras, formats=["gif", "colmap"])
+    before, after = digest(out), digest(tmp_path / "new")
+    with pytest.raises(KeyboardInterrupt), ctrl_c_when("os.rename", count=count):
+        save_views(out, new, cameras, formats=["gif", "colmap"])
+    there = digest(out)
+    assert there.keys() == before.keys()
+    assert all(content in (before[name], after[name]) for name, content in there.items())
+    assert {name.split("/")[0] for name in there} == {name.split("/")[0] for name in before}
 
 
 def test_many_prompts_go_on_where_they_stopped(model, tmp_path):
