@@ -896,6 +896,9 @@ def _check_shape(name: str, value: Tensor, tail: tuple[int | None, ...]) -> None
 # --- geometry/feature_mesh.py: The anchor feature mesh: a feature grid unprojected with its depth, cut where the depth is discontinuous.
 
 
+SAME_SURFACE = 0.05
+"""Relative depth within which the meshes of two views are taken to be the same surface."""
+
 _OBLIQUE = math.tan(math.radians(65))
 """Slope of a surface that is still plainly seen: how many times its own width a pixel's footprint recedes."""
 
@@ -1681,10 +1684,6 @@ def settings_from_dict(cls: type, settings: dict[str, Any]) -> Any:
 # --- hooks/anchor_geometry.py: What the anchor frames see of the scene: depth, feature mesh and visibility, prepared once for all steps.
 
 
-_SAME_SURFACE = 0.05
-"""Relative depth within which two anchors are taken to see the same surface, so that the nearer anchor is chosen."""
-
-
 @dataclass(frozen=True)
 class AnchorSettings:
     """Which frames anchor the scene's geometry, and how their depth is had.
@@ -1840,7 +1839,7 @@ class AnchorGeometry:
         distance = torch.cdist(cameras.centers, cameras.centers[list(self.anchors)])  # [frames, anchors]
         rank = distance.argsort(dim=1).argsort(dim=1).T.reshape(len(warps), frames, 1, 1)
         surface = torch.stack([torch.where(warp.visibility, warp.depth, torch.inf) for warp in warps])
-        chosen = (surface * (1 + _SAME_SURFACE * rank)).argmin(dim=0)  # [frames, h, w]
+        chosen = (surface * (1 + SAME_SURFACE * rank)).argmin(dim=0)  # [frames, h, w]
         flat = chosen.flatten(1)[None, :, :, None]
         pixels = depth.shape[-2] * depth.shape[-1]
         indices = torch.stack([warp.indices + a * pixels for a, warp in enumerate(warps)])
@@ -7004,18 +7003,12 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
     folder = Path(os.path.abspath(folder))
     folder.parent.mkdir(parents=True, exist_ok=True)
     new = folder.with_name(f".{folder.name}.{uuid4().hex}.new")
-    old = new.with_suffix(".old")
     try:
         new.mkdir()
         yield new
-        if folder.exists():
-            folder.rename(old)
-        new.rename(folder)
+        take_place(new, folder)
     finally:
-        if old.exists() and not folder.exists():  # stopped between the two renames
-            old.rename(folder)
         shutil.rmtree(new, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager
@@ -7027,6 +7020,21 @@ def replaced_file(file: Path) -> Iterator[Path]:
         os.replace(new, file)
     finally:
         new.unlink(missing_ok=True)
+
+
+def take_place(new: Path, place: Path) -> None:
+    """Renames a file or folder to `place`. What was there is gone then, or back if that is stopped half way."""
+    if not place.is_dir():
+        os.replace(new, place)
+        return
+    old = place.with_name(f".{place.name}.{uuid4().hex}.old")
+    try:
+        place.rename(old)
+        new.rename(place)
+    finally:
+        if old.exists() and not place.exists():  # stopped between the two renames
+            old.rename(place)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 # --- pipelines/persistence.py: Saving and loading a pipeline together with its subject.
@@ -7046,8 +7054,12 @@ class PersistenceMixin:
         Args:
             pretrained_model_name_or_path (`str` or path): A folder or Hub id in the layout of this pipeline, of
                 `AnimateDiffPipeline`, or of Stable Diffusion 1.5 together with `motion_adapter=`.
-            kwargs: As in diffusers' `DiffusionPipeline.from_pretrained`, and this pipeline's own settings.
+            kwargs: As in diffusers' `DiffusionPipeline.from_pretrained`, and this pipeline's own settings. Without `dtype`
+                all components are float32.
         """
+        if "torch_dtype" not in kwargs:
+            # Else diffusers loads its own models in float32, and those of transformers as they are stored.
+            kwargs.setdefault("dtype", torch.float32)
         pipe = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         if isinstance(pipe, PersistenceMixin):
             pipe._restore_saved_subject(**{name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs})
@@ -7320,9 +7332,6 @@ def _checked_up(up: Sequence[float] | Tensor) -> Tensor:
 _SAME_POINT = 0.02
 """Relative depth within which a view's nearest surface of an anchor is the point itself."""
 
-_SAME_SURFACE = 0.05
-"""Relative depth within which two anchors are taken to see the same surface, as in `AnchorGeometry`."""
-
 
 @dataclass(frozen=True)
 class AnchorDepth:
@@ -7455,7 +7464,7 @@ def _told_by(earlier: Sequence[Rasterization], frame: int, depth: Tensor) -> Ten
     """`(h, w)` bool: where the surface of an anchor frame is one that an earlier anchor saw."""
     told = torch.zeros_like(depth, dtype=torch.bool)
     for other in earlier:
-        told |= other.visibility[frame] & ((other.depth[frame] / depth - 1).abs() <= _SAME_SURFACE)
+        told |= other.visibility[frame] & ((other.depth[frame] / depth - 1).abs() <= SAME_SURFACE)
     return told
 
 
@@ -7480,7 +7489,7 @@ def _hidden(
     hidden = torch.zeros_like(depth, dtype=torch.bool)
     for other in others:
         inverse = _sample((1 / other.depth)[:, None], at, mode="nearest")[:, 0]
-        hidden |= inverse * depth > 1 + _SAME_SURFACE
+        hidden |= inverse * depth > 1 + SAME_SURFACE
     return hidden
 
 
@@ -7839,9 +7848,8 @@ def _save_file(
             raise _no_geometry()
         _save_cloud(file, geometry[0], cameras, views, subject_frame)
     elif kind == "png":
-        with tempfile.TemporaryDirectory(prefix=f".{file.name}-", dir=file.parent) as temporary:
-            contact_sheet(views).save(Path(temporary) / file.name)
-            os.replace(Path(temporary) / file.name, file)
+        with replaced_file(file) as new:
+            contact_sheet(views).save(new, format="PNG")
     else:
         save_animation(file, views, fps)
 
@@ -7899,13 +7907,13 @@ def _put_in_place(new: Path, target: Path) -> None:
     target.mkdir(exist_ok=True)
     written = {file.name for file in new.iterdir()}
     for name in sorted(written | set(_OURS)):
-        old = target / name
-        if old.is_dir():
-            shutil.rmtree(old)
-        elif name not in written:
-            old.unlink(missing_ok=True)
+        place = target / name
         if name in written:
-            os.replace(new / name, old)
+            take_place(new / name, place)
+        elif place.is_dir():
+            shutil.rmtree(place)
+        else:
+            place.unlink(missing_ok=True)
 
 
 # --- pipelines/pipeline_output.py: What `MVCustomPipeline` returns.
@@ -8456,7 +8464,8 @@ EMBEDDINGS_NAME = "learned_embeds.safetensors"
 REFERENCES_FOLDER = "references"
 SAMPLES_FOLDER = "samples"
 MODEL_CARD_NAME = "README.md"
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+FLOATING_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""What a subject's weights may be stored in."""
 _DOWNLOADED = (  # and nothing else: no code, and not a whole model by mistake
     SUBJECT_CONFIG_NAME,
     FEATURE_NERF_NAME,
@@ -8730,7 +8739,7 @@ def _check_weights(cls: type[SubjectAdapter], config: SubjectConfig, references:
 def _load_conditioner_weights(adapter: SubjectAdapter, file: Path) -> None:
     weights = _read_tensors(file)
     for name, weight in weights.items():
-        if weight.dtype not in _FLOATS or not weight.isfinite().all():
+        if weight.dtype not in FLOATING_DTYPES or not weight.isfinite().all():
             raise MVCustomError(f"{file}: {name}: expected finite floating-point numbers, got {weight.dtype}.")
     dtypes = {weight.dtype for weight in weights.values()}
     if len(dtypes) == 1:  # as saved: a half-precision subject stays one
@@ -8767,8 +8776,6 @@ def _naming(file: Path) -> Iterator[None]:
 
 
 logger = logging.get_logger(__name__)
-
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class SubjectAdapter(nn.Module):
@@ -8886,7 +8893,7 @@ class SubjectAdapter(nn.Module):
     @token_embedding.setter
     def token_embedding(self, value: Tensor | None) -> None:
         if value is not None:
-            if value.ndim not in (1, 2) or 0 in value.shape or value.dtype not in _FLOATS:
+            if value.ndim not in (1, 2) or 0 in value.shape or value.dtype not in FLOATING_DTYPES:
                 raise MVCustomError(
                     f"token_embedding: expected shape (D,) or (K, D), got {tuple(value.shape)} of {value.dtype}."
                 )
@@ -9134,7 +9141,7 @@ def initial_token_embedding(tokenizer, text_encoder: nn.Module, initializer_toke
 
 
 def _is_lora_weight(weight: Tensor) -> bool:
-    return weight.dtype in _FLOATS and 0 not in weight.shape and bool(weight.isfinite().all())
+    return weight.dtype in FLOATING_DTYPES and 0 not in weight.shape and bool(weight.isfinite().all())
 
 
 def _own(value: Tensor) -> Tensor:

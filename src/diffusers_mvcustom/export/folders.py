@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from ..cameras import Cameras, SubjectFrame
 from ..cameras.colmap import write_colmap
 from ..cameras.transforms_json import write_transforms_json
 from ..errors import MVCustomError
+from ..files.whole import replaced_file, take_place
 from .animations import ANIMATIONS, check_animation, has_video_writer, save_animation
 from .pictures import Views, contact_sheet, views_to_pil
 from .point_cloud import save_point_cloud
@@ -194,9 +194,8 @@ def _save_file(
             raise _no_geometry()
         _save_cloud(file, geometry[0], cameras, views, subject_frame)
     elif kind == "png":
-        with tempfile.TemporaryDirectory(prefix=f".{file.name}-", dir=file.parent) as temporary:
-            contact_sheet(views).save(Path(temporary) / file.name)
-            os.replace(Path(temporary) / file.name, file)
+        with replaced_file(file) as new:
+            contact_sheet(views).save(new, format="PNG")
     else:
         save_animation(file, views, fps)
 
@@ -254,10 +253,10 @@ def _put_in_place(new: Path, target: Path) -> None:
     target.mkdir(exist_ok=True)
     written = {file.name for file in new.iterdir()}
     for name in sorted(written | set(_OURS)):
-        old = target / name
-        if old.is_dir():
-            shutil.rmtree(old)
-        elif name not in written:
-            old.unlink(missing_ok=True)
+        place = target / name
         if name in written:
-            os.replace(new / name, old)
+            take_place(new / name, place)
+        elif place.is_dir():
+            shutil.rmtree(place)
+        else:
+            place.unlink(missing_ok=True)

@@ -19,13 +19,10 @@ from torch import Tensor
 
 from ..cameras import Cameras
 from ..cameras.colmap_model import Observations
-from ..geometry import FeatureMesh, Rasterization, feature_mesh_from_depth, project, rasterize
+from ..geometry import SAME_SURFACE, FeatureMesh, Rasterization, feature_mesh_from_depth, project, rasterize
 
 _SAME_POINT = 0.02
 """Relative depth within which a view's nearest surface of an anchor is the point itself."""
-
-_SAME_SURFACE = 0.05
-"""Relative depth within which two anchors are taken to see the same surface, as in `AnchorGeometry`."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +156,7 @@ def _told_by(earlier: Sequence[Rasterization], frame: int, depth: Tensor) -> Ten
     """`(h, w)` bool: where the surface of an anchor frame is one that an earlier anchor saw."""
     told = torch.zeros_like(depth, dtype=torch.bool)
     for other in earlier:
-        told |= other.visibility[frame] & ((other.depth[frame] / depth - 1).abs() <= _SAME_SURFACE)
+        told |= other.visibility[frame] & ((other.depth[frame] / depth - 1).abs() <= SAME_SURFACE)
     return told
 
 
@@ -184,7 +181,7 @@ def _hidden(
     hidden = torch.zeros_like(depth, dtype=torch.bool)
     for other in others:
         inverse = _sample((1 / other.depth)[:, None], at, mode="nearest")[:, 0]
-        hidden |= inverse * depth > 1 + _SAME_SURFACE
+        hidden |= inverse * depth > 1 + SAME_SURFACE
     return hidden
 
 

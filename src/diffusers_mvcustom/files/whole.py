@@ -19,18 +19,12 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
     folder = Path(os.path.abspath(folder))
     folder.parent.mkdir(parents=True, exist_ok=True)
     new = folder.with_name(f".{folder.name}.{uuid4().hex}.new")
-    old = new.with_suffix(".old")
     try:
         new.mkdir()
         yield new
-        if folder.exists():
-            folder.rename(old)
-        new.rename(folder)
+        take_place(new, folder)
     finally:
-        if old.exists() and not folder.exists():  # stopped between the two renames
-            old.rename(folder)
         shutil.rmtree(new, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager
@@ -42,3 +36,18 @@ def replaced_file(file: Path) -> Iterator[Path]:
         os.replace(new, file)
     finally:
         new.unlink(missing_ok=True)
+
+
+def take_place(new: Path, place: Path) -> None:
+    """Renames a file or folder to `place`. What was there is gone then, or back if that is stopped half way."""
+    if not place.is_dir():
+        os.replace(new, place)
+        return
+    old = place.with_name(f".{place.name}.{uuid4().hex}.old")
+    try:
+        place.rename(old)
+        new.rename(place)
+    finally:
+        if old.exists() and not place.exists():  # stopped between the two renames
+            old.rename(place)
+        shutil.rmtree(old, ignore_errors=True)

@@ -12,6 +12,9 @@ from ..cameras import Cameras
 from ..errors import MVCustomError
 from .rays import camera_rays, pixel_centers
 
+SAME_SURFACE = 0.05
+"""Relative depth within which the meshes of two views are taken to be the same surface."""
+
 _OBLIQUE = math.tan(math.radians(65))
 """Slope of a surface that is still plainly seen: how many times its own width a pixel's footprint recedes."""
 

@@ -12,11 +12,8 @@ from torch import Tensor
 
 from ..cameras import Cameras
 from ..errors import MVCustomError
-from ..geometry import FeatureWarp
+from ..geometry import SAME_SURFACE, FeatureWarp
 from .denoising_hook import settings_from_dict
-
-_SAME_SURFACE = 0.05
-"""Relative depth within which two anchors are taken to see the same surface, so that the nearer anchor is chosen."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +171,7 @@ class AnchorGeometry:
         distance = torch.cdist(cameras.centers, cameras.centers[list(self.anchors)])  # [frames, anchors]
         rank = distance.argsort(dim=1).argsort(dim=1).T.reshape(len(warps), frames, 1, 1)
         surface = torch.stack([torch.where(warp.visibility, warp.depth, torch.inf) for warp in warps])
-        chosen = (surface * (1 + _SAME_SURFACE * rank)).argmin(dim=0)  # [frames, h, w]
+        chosen = (surface * (1 + SAME_SURFACE * rank)).argmin(dim=0)  # [frames, h, w]
         flat = chosen.flatten(1)[None, :, :, None]
         pixels = depth.shape[-2] * depth.shape[-1]
         indices = torch.stack([warp.indices + a * pixels for a, warp in enumerate(warps)])
