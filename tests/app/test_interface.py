@@ -2,18 +2,10 @@
 
 import pytest
 
-from diffusers_mvcustom.app import CameraPath, Workshop
+from diffusers_mvcustom.app import CameraPath
 
 gr = pytest.importorskip("gradio", reason="the extra `app` is not installed")
 pytest.importorskip("plotly", reason="the extra `app` is not installed")
-
-
-@pytest.fixture(scope="module")
-def workshop(model, subject):
-    workshop = Workshop("cpu")
-    workshop.load(str(model), str(subject))
-    yield workshop
-    workshop.close()
 
 
 def test_the_page_is_of_this_machine_alone(workshop):

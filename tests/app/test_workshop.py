@@ -15,14 +15,6 @@ from diffusers_mvcustom.export import views_to_pil
 ORDER = Order("a <it> mug by a lake", path=CameraPath(views=3, span=40), steps=2)
 
 
-@pytest.fixture(scope="module")
-def workshop(model, subject):
-    workshop = Workshop("cpu")
-    workshop.load(str(model), str(subject))
-    yield workshop
-    workshop.close()
-
-
 def pixels(views):
     return np.stack([np.asarray(view) for view in views])
 
@@ -33,6 +25,12 @@ def test_what_is_loaded(workshop):
     assert workshop.side == 64
     assert workshop.has_hooks
     assert len(workshop.references) == 4
+
+
+def test_the_photos_guide_if_they_are_told_to(workshop):
+    plain = workshop.generate(ORDER)
+    guided = workshop.generate(replace(ORDER, reference_guidance_scale=3.0))
+    assert not np.array_equal(pixels(plain.sets[0].views), pixels(guided.sets[0].views))
 
 
 def test_two_sets_from_the_same_noise(workshop):

@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 import torch
 
+from ..toy.demo import GUIDANCE, REFERENCE_GUIDANCE
 from .camera_figure import camera_figure
 from .camera_paths import PRESETS, CameraPath
 from .results import Results
@@ -49,7 +50,7 @@ def _text(text: str, *, bold: str = "") -> str:
 
 def build_interface(workshop: Workshop) -> gr.Blocks:
     """The page around a workshop in which a model is loaded."""
-    defaults = Order(prompt=workshop.example_prompt)
+    defaults = Order(prompt=workshop.example_prompt, guidance_scale=GUIDANCE)
     with gr.Blocks(title="diffusers-mvcustom", analytics_enabled=False, fill_width=True) as page:
         with gr.Row():
             model = gr.Textbox(workshop.model, label="Model (folder or Hub id)", elem_id="model")
@@ -77,6 +78,7 @@ def build_interface(workshop: Workshop) -> gr.Blocks:
                 with gr.Row():
                     steps = gr.Slider(1, 100, defaults.steps, step=1, label="Steps", elem_id="steps")
                     guidance = gr.Slider(1, 12, defaults.guidance_scale, step=0.5, label="Guidance")
+                    reference = gr.Slider(0, 12, REFERENCE_GUIDANCE, step=0.5, label="By the photos (0: off)")
                 with gr.Row():
                     dfr = gr.Checkbox(workshop.has_hooks, label="DFR", info="depth-aware feature rendering")
                     clc = gr.Checkbox(workshop.has_hooks, label="CLC", info="consistent-aware latent completion")
@@ -103,7 +105,7 @@ def build_interface(workshop: Workshop) -> gr.Blocks:
                 archive = gr.DownloadButton("Download everything (.zip)", interactive=False, elem_id="download")
 
         path = [preset, views, *sliders.values()]
-        settings = [prompt, negative, *path, steps, guidance, dfr, clc, compare, seed, height, width, frame]
+        settings = [prompt, negative, *path, steps, guidance, reference, dfr, clc, compare, seed, height, width, frame]
         results = [summary, *(part for parts in shown for part in parts), archive]
 
         def order_of(values: dict[Any, Any]) -> Order:
@@ -116,6 +118,7 @@ def build_interface(workshop: Workshop) -> gr.Blocks:
                 width=values[width],
                 steps=int(values[steps]),
                 guidance_scale=values[guidance],
+                reference_guidance_scale=values[reference] or None,
                 seed=int(values[seed] or 0),
                 dfr=values[dfr],
                 clc=values[clc],

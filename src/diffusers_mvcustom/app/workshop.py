@@ -45,6 +45,7 @@ class Order:
         height (`int`, *optional*), width (`int`, *optional*): Size of the views, by default the model's.
         steps (`int`): Denoising steps.
         guidance_scale (`float`): Text guidance.
+        reference_guidance_scale (`float`, *optional*): Guidance by the subject's photos; without it there is none.
         seed (`int`): Of the noise.
         dfr (`bool`), clc (`bool`): Depth-aware feature rendering and consistent-aware latent completion.
         compare (`bool`): Whether to generate a second set, from the same noise, without either.
@@ -58,6 +59,7 @@ class Order:
     width: int | None = None
     steps: int = 25
     guidance_scale: float = 5.0
+    reference_guidance_scale: float | None = None
     seed: int = 0
     dfr: bool = True
     clc: bool = True
@@ -244,6 +246,7 @@ class Workshop:
             negative_prompt=order.negative_prompt.strip() or None,
             num_inference_steps=int(order.steps),
             guidance_scale=float(order.guidance_scale),
+            reference_guidance_scale=order.reference_guidance_scale if self._loaded.subject is not None else None,
             hooks=hooks,
             latents=noise.clone(),
             generator=torch.Generator().manual_seed(int(order.seed)),
