@@ -5,8 +5,9 @@ Names are imported when they are first used: cameras need no diffusers, whose im
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from .lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from .cameras import Cameras, load_cameras, save_cameras
@@ -33,27 +34,24 @@ __all__ = [
     "save_cameras",
 ]
 
-_HOMES = {
-    "AnchorSettings": "hooks",
-    "Cameras": "cameras",
-    "CamerasError": "errors",
-    "ConsistentAwareLatentCompletion": "hooks",
-    "DenoisingHook": "hooks",
-    "DepthAwareFeatureRendering": "hooks",
-    "MVCustomError": "errors",
-    "MVCustomPipeline": "pipelines",
-    "MVCustomPipelineOutput": "pipelines",
-    "ReferenceViews": "subjects",
-    "SubjectAdapter": "subjects",
-    "load_cameras": "cameras",
-    "save_cameras": "cameras",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "AnchorSettings": "hooks",
+        "Cameras": "cameras",
+        "CamerasError": "errors",
+        "ConsistentAwareLatentCompletion": "hooks",
+        "DenoisingHook": "hooks",
+        "DepthAwareFeatureRendering": "hooks",
+        "MVCustomError": "errors",
+        "MVCustomPipeline": "pipelines",
+        "MVCustomPipelineOutput": "pipelines",
+        "ReferenceViews": "subjects",
+        "SubjectAdapter": "subjects",
+        "load_cameras": "cameras",
+        "save_cameras": "cameras",
+    },
+)
 
 
 def __dir__() -> list[str]:

@@ -67,7 +67,7 @@ def test_settings_go_through_json():
     ("values", "message"),
     [
         ({"num_sampels": 3}, r"unknown keys \['num_sampels'\]"),
-        ({"num_samples": 0}, "num_samples: expected a whole number of at least 1, .*got 0"),
+        ({"num_samples": 0}, "num_samples: expected a whole number of at least 1, at most 4,096, got 0"),
         ({"num_samples": 2.5}, "num_samples: .* got 2.5"),
         ({"num_samples": True}, "num_samples: .* got True"),
         ({"hidden_channels": 0}, "hidden_channels: .* got 0"),

@@ -17,12 +17,16 @@ from ..models.feature_nerf import FeatureNeRF, FeatureNeRFConfig
 from ..models.pose_conditioned_block import PoseConditionedTransformerBlock, PoseConditioner, PoseConditioning
 from .reference_views import ReferenceViews
 from .subject_config import SubjectConfig
-from .subject_files import load_subject_files, save_and_upload_subject, save_subject_files, upload_subject
+from .subject_files import (
+    FLOATING_DTYPES,
+    load_subject_files,
+    save_and_upload_subject,
+    save_subject_files,
+    upload_subject,
+)
 from .unet_blocks import select_blocks, text_conditioned_blocks
 
 logger = logging.get_logger(__name__)
-
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class SubjectAdapter(nn.Module):
@@ -140,7 +144,7 @@ class SubjectAdapter(nn.Module):
     @token_embedding.setter
     def token_embedding(self, value: Tensor | None) -> None:
         if value is not None:
-            if value.ndim not in (1, 2) or 0 in value.shape or value.dtype not in _FLOATS:
+            if value.ndim not in (1, 2) or 0 in value.shape or value.dtype not in FLOATING_DTYPES:
                 raise MVCustomError(
                     f"token_embedding: expected shape (D,) or (K, D), got {tuple(value.shape)} of {value.dtype}."
                 )
@@ -388,7 +392,7 @@ def initial_token_embedding(tokenizer, text_encoder: nn.Module, initializer_toke
 
 
 def _is_lora_weight(weight: Tensor) -> bool:
-    return weight.dtype in _FLOATS and 0 not in weight.shape and bool(weight.isfinite().all())
+    return weight.dtype in FLOATING_DTYPES and 0 not in weight.shape and bool(weight.isfinite().all())
 
 
 def _own(value: Tensor) -> Tensor:

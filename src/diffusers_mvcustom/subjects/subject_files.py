@@ -35,7 +35,8 @@ EMBEDDINGS_NAME = "learned_embeds.safetensors"
 REFERENCES_FOLDER = "references"
 SAMPLES_FOLDER = "samples"
 MODEL_CARD_NAME = "README.md"
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+FLOATING_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""What a subject's weights may be stored in."""
 _DOWNLOADED = (  # and nothing else: no code, and not a whole model by mistake
     SUBJECT_CONFIG_NAME,
     FEATURE_NERF_NAME,
@@ -309,7 +310,7 @@ def _check_weights(cls: type[SubjectAdapter], config: SubjectConfig, references:
 def _load_conditioner_weights(adapter: SubjectAdapter, file: Path) -> None:
     weights = _read_tensors(file)
     for name, weight in weights.items():
-        if weight.dtype not in _FLOATS or not weight.isfinite().all():
+        if weight.dtype not in FLOATING_DTYPES or not weight.isfinite().all():
             raise MVCustomError(f"{file}: {name}: expected finite floating-point numbers, got {weight.dtype}.")
     dtypes = {weight.dtype for weight in weights.values()}
     if len(dtypes) == 1:  # as saved: a half-precision subject stays one

@@ -8,9 +8,9 @@ What needs diffusers is imported when it is first used: rendering needs torch al
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ..lazy_names import lazy_names
 from .attributes import ATTRIBUTE_VALUES, SceneAttributes
 from .captions import caption_words, describe, read_caption
 from .rendering import RenderedViews, render
@@ -42,16 +42,13 @@ __all__ = [
     "text_alignment",
 ]
 
-_HOMES = {
-    "AttributeReader": "attribute_reader",
-    "random_components": "random_models",
-    "random_unet2d_and_motion_adapter": "random_models",
-    "save_random_model": "random_models",
-    "text_alignment": "attribute_reader",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "AttributeReader": "attribute_reader",
+        "random_components": "random_models",
+        "random_unet2d_and_motion_adapter": "random_models",
+        "save_random_model": "random_models",
+        "text_alignment": "attribute_reader",
+    },
+)
