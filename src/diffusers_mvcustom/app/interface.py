@@ -78,7 +78,7 @@ def build_interface(workshop: Workshop) -> gr.Blocks:
                 with gr.Row():
                     steps = gr.Slider(1, 100, defaults.steps, step=1, label="Steps", elem_id="steps")
                     guidance = gr.Slider(1, 12, defaults.guidance_scale, step=0.5, label="Guidance")
-                    reference = gr.Slider(0, 12, REFERENCE_GUIDANCE, step=0.5, label="By the photos (0: off)")
+                    reference = gr.Slider(0, 12, REFERENCE_GUIDANCE, step=0.5, label="Guidance by the photos (0: off)")
                 with gr.Row():
                     dfr = gr.Checkbox(workshop.has_hooks, label="DFR", info="depth-aware feature rendering")
                     clc = gr.Checkbox(workshop.has_hooks, label="CLC", info="consistent-aware latent completion")
