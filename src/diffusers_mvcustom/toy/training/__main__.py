@@ -58,7 +58,10 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--compile", action="store_true", help="images: torch.compile the U-Net; needs a C++ compiler")
     options = parser.parse_args()
+    if options.compile and options.stage != "images":
+        parser.error(f"--compile: only of the stage images, not of {options.stage}")
     if options.stage == "clips":
         export_clips(options.output / "clips", "train", options.clips, progress=tqdm, workers=options.workers)
         return
@@ -138,7 +141,7 @@ def _train(options: argparse.Namespace, store: ViewStore) -> None:
         else:
             text_encoder = trained_text_encoder(options.output / "text", options.device)
             run = image_model_run(folder, **settings, start_from=options.start_from, text_encoder=text_encoder)
-            train_image_model(run, latents)
+            train_image_model(run, latents, compiled=options.compile)
 
 
 if __name__ == "__main__":

@@ -193,14 +193,24 @@ def centre_weights(height: int, width: int) -> Tensor:
     return (weights / weights.mean())[None, None]
 
 
-def train_image_model(run: TrainingRun, latents: LatentStore, until: int | None = None) -> None:
-    """Trains to the last step, or to step `until`."""
+def train_image_model(
+    run: TrainingRun, latents: LatentStore, until: int | None = None, *, compiled: bool = False
+) -> None:
+    """Trains to the last step, or to step `until`.
+
+    Args:
+        run ([`TrainingRun`]): From [`image_model_run`].
+        latents ([`LatentStore`]): What to train on.
+        until (`int`, *optional*): Stop here instead.
+        compiled (`bool`): Run the U-Net through `torch.compile`: a quarter faster on a CPU, after a minute and a half.
+    """
     tokenizer, scheduler = toy_tokenizer(), DDPMScheduler.from_config(toy_scheduler().config)
     text_encoder, unet = run.modules["text_encoder"], run.modules["unet"]
     if run.device.type == "cpu" and run.autocast == torch.bfloat16:
         # The fused attention's backward pass is slow there.
         unet.set_attn_processor(AttnProcessor())
         text_encoder.set_attn_implementation("eager")
+    predict = torch.compile(unet) if compiled else unet
     side = unet.config.sample_size
     weights = centre_weights(side, side).to(run.device)
 
@@ -216,7 +226,7 @@ def train_image_model(run: TrainingRun, latents: LatentStore, until: int | None 
         timesteps = stratified_timesteps(scheduler, len(numbers)).to(run.device)
         ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
         states = text_encoder(ids.to(run.device))[0]
-        prediction = unet(scheduler.add_noise(clean, noise, timesteps), timesteps, states).sample.float()
+        prediction = predict(scheduler.add_noise(clean, noise, timesteps), timesteps, states).sample.float()
         error = (prediction - denoising_target(scheduler, clean, noise, timesteps)).square()
         return {"loss": (weights * error).mean(), "error": error.detach().mean()}
 
