@@ -5,12 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from ..errors import MVCustomError
 from .attributes import ATTRIBUTE_VALUES
+
+
+def _convolution(before: int, after: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(before, after, 3, stride=stride, padding=1), nn.GroupNorm(1, after))
+
+
+class _Residual(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.change = _convolution(channels, channels)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features + F.silu(self.change(features))
 
 
 class AttributeReader(ModelMixin, ConfigMixin):
@@ -33,11 +47,9 @@ class AttributeReader(ModelMixin, ConfigMixin):
         super().__init__()
         layers: list[nn.Module] = []
         for before, after in zip((3, *channels), channels):
-            layers += [
-                nn.Conv2d(before, after, 3, stride=1 if before == 3 else 2, padding=1),
-                nn.GroupNorm(1, after),
-                nn.SiLU(),
-            ]
+            finest = before == 3
+            layers += [_convolution(before, after, stride=1 if finest else 2), nn.SiLU()]
+            layers += [] if finest else [_Residual(after)]
         self.features = nn.Sequential(*layers)
         self.answers = nn.ModuleDict(
             {name: nn.Linear(2 * channels[-1], len(values)) for name, values in ATTRIBUTE_VALUES.items()}
