@@ -5,14 +5,14 @@ They live in the diffusers repository and not in its wheel. Point `MVCUSTOM_DIFF
 
     MVCUSTOM_DIFFUSERS_SOURCE=../diffusers pytest tests/pipelines/test_diffusers_mixins.py
 
-`test_pipeline_contract.py` covers the same concerns without it. Not run: the
-pyramid attention broadcast that AnimateDiff's tests call; a stock
-`UNetMotionModel` has no `enable_cache`.
+`test_pipeline_contract.py` covers the same concerns without it. Not run: the pyramid attention broadcast that
+AnimateDiff's tests call; a stock `UNetMotionModel` has no `enable_cache`.
 """
 
 import importlib.util
 import os
 import sys
+import warnings
 from pathlib import Path
 
 import diffusers.pipelines
@@ -37,8 +37,12 @@ def _import_from_checkout(name):
     return importlib.import_module(f"diffusers_tests.{name}")
 
 
-mixins = _import_from_checkout("pipelines.testing_utils")
-params = _import_from_checkout("pipelines.pipeline_params")
+# Deprecations in diffusers' own tests are not ours to mend.
+pytestmark = pytest.mark.filterwarnings("default")
+with warnings.catch_warnings():
+    warnings.simplefilter("default")
+    mixins = _import_from_checkout("pipelines.testing_utils")
+    params = _import_from_checkout("pipelines.pipeline_params")
 
 
 @pytest.fixture(autouse=True)
