@@ -7022,6 +7022,12 @@ def replaced_file(file: Path) -> Iterator[Path]:
         new.unlink(missing_ok=True)
 
 
+def write_text(file: Path, text: str) -> None:
+    """Writes a text file whole or not at all."""
+    with replaced_file(file) as new:
+        new.write_text(text, encoding="utf-8")
+
+
 def take_place(new: Path, place: Path) -> None:
     """Renames a file or folder to `place`. What was there is gone then, or back if that is stopped half way."""
     if not place.is_dir():
@@ -7636,6 +7642,44 @@ def _even(view: PIL.Image.Image) -> np.ndarray:
     return np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
 
 
+# --- export/generation_record.py: What a set of generated views was made from, as `generation.json` beside its frames.
+
+
+RECORD_NAME = "generation.json"
+
+
+def encoded_records(records: Sequence[Mapping[str, Any]] | None, sets: int) -> list[bytes] | None:
+    """One record for each of `sets` sets of views as files hold it; `None` if there are none.
+
+    Raises:
+        MVCustomError: for another number of records, or one that JSON cannot hold.
+    """
+    if records is None:
+        return None
+    if len(records) != sets:
+        raise MVCustomError(f"records: expected one per set of views ({sets}), got {len(records)}.")
+    try:
+        return [(json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode() for record in records]
+    except (TypeError, ValueError) as error:
+        raise MVCustomError(f"records: expected what JSON can hold, got something else: {error}.") from error
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The record of a set of views; empty if there is none.
+
+    Raises:
+        MVCustomError: naming the file, if it is not a record.
+    """
+    file = folder / RECORD_NAME
+    if not file.is_file():
+        return {}
+    record = read_json(file)
+    texts = isinstance(record, dict) and all(isinstance(record.get(k), (str, type(None))) for k in ("prompt", "token"))
+    if not texts:
+        raise MVCustomError(f"{file}: expected an object whose prompt and token are texts.")
+    return record
+
+
 # --- export/point_cloud.py: Coloured points as a PLY file.
 
 
@@ -7680,7 +7724,7 @@ EXPORT_FORMATS = (*ANIMATIONS, "colmap", "colmap-text", "ply")
 
 _FILES = (*ANIMATIONS, "png", "ply")
 _SHEET, _CLOUD = "contact_sheet.png", "points.ply"
-_OURS = ("images", "sparse", "transforms.json", _SHEET, _CLOUD, *(f"views.{kind}" for kind in ANIMATIONS))
+_OURS = (RECORD_NAME, "images", "sparse", "transforms.json", _SHEET, _CLOUD, *(f"views.{kind}" for kind in ANIMATIONS))
 
 
 def check_export(
@@ -7727,6 +7771,7 @@ def save_views(
     fps: int = 8,
     subject_frame: SubjectFrame | None = None,
     geometry: Sequence[AnchorDepth] | None = None,
+    records: Sequence[Mapping[str, Any]] | None = None,
 ) -> list[Path]:
     """Writes sets of views, each with its cameras, and returns the folders written (or the file).
 
@@ -7738,6 +7783,7 @@ def save_views(
     | `views.gif`, `views.mp4`, `views.webp` | the views as a moving picture | `gif`, `mp4`, `webp` |
     | `sparse/0/` | COLMAP model, .bin or .txt, with points if there is geometry | `colmap`, `colmap-text` |
     | `points.ply` | every pixel of the anchor views at its depth, coloured | `ply` |
+    | `generation.json` | how the views were made | with records |
 
     `images/` beside `sparse/0/` is what gsplat's and nerfstudio's COLMAP readers open. Everything is written beside the
     folder first, so an interrupted call leaves what was there; what an earlier call wrote and this one does not is removed.
@@ -7752,10 +7798,12 @@ def save_views(
         fps (`int`, defaults to 8): Views a second in moving pictures.
         subject_frame ([`SubjectFrame`], *optional*): If given, cameras and points are written in the photos' world.
         geometry (sequence of [`AnchorDepth`], *optional*): The anchors' depth of each set, for points.
+        records (sequence of mappings, *optional*): How each set was made, to be written as JSON into its folder: `prompt`
+            and `token`, which `mvcustom evaluate` reads, and whatever else. One file of views has no record.
 
     Raises:
-        MVCustomError: see [`check_export`]; and if the number of cameras is not that of the views, or a format needs
-            cameras or geometry that is not given.
+        MVCustomError: see [`check_export`]; if the number of cameras is not that of the views, or a format needs cameras
+            or geometry that is not given; if a record cannot be JSON; or if the disk is full.
     """
     path, sets = Path(path), views_to_pil(frames)
     check_export(path, formats, fps, len(sets))
@@ -7776,16 +7824,23 @@ def save_views(
             raise MVCustomError(f"formats: {wanted} needs the views' cameras, got none.")
     if geometry is None and "ply" in formats:
         raise _no_geometry()
-    folders = _set_folders(path, len(sets))
+    folders, texts = _set_folders(path, len(sets)), encoded_records(records, len(sets))
     for i, (target, views) in enumerate(zip(folders, sets)):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as temporary:
-            new = Path(temporary)
-            _write_pictures(new, views, formats, fps)
-            if cameras is not None:
-                depth = None if geometry is None else geometry[i]
-                _write_cameras(new, views, cameras, formats, subject_frame, depth)
-            _put_in_place(new, target)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as temporary:
+                new = Path(temporary)
+                _write_pictures(new, views, formats, fps)
+                if cameras is not None:
+                    depth = None if geometry is None else geometry[i]
+                    _write_cameras(new, views, cameras, formats, subject_frame, depth)
+                if texts is not None:
+                    (new / RECORD_NAME).write_bytes(texts[i])
+                _put_in_place(new, target)
+        except OSError as error:
+            raise MVCustomError(
+                f"path: {target} could not be written: {error}. What was there is as it was."
+            ) from error
     return folders
 
 
@@ -7956,6 +8011,7 @@ class MVCustomPipelineOutput(BaseOutput):
         *,
         formats: Sequence[str] | None = None,
         frame: str = "subject",
+        records: Sequence[Mapping[str, Any]] | None = None,
     ) -> list[Path]:
         """Writes the views to a folder, with their cameras and points, or to one file; see [`save_views`].
 
@@ -7969,6 +8025,8 @@ class MVCustomPipelineOutput(BaseOutput):
                 `mp4`, `webp`, `colmap`, `colmap-text`, `ply`.
             frame (`str`, defaults to `"subject"`): World of cameras and points: `"subject"`, or `"user"` for the one that
                 the subject's photos were posed in.
+            records (sequence of mappings, *optional*): How each set of views was made, written beside it as
+                `generation.json`, which `mvcustom evaluate` reads.
 
         Returns:
             The folders written, or the file.
@@ -7991,6 +8049,7 @@ class MVCustomPipelineOutput(BaseOutput):
             fps=fps,
             subject_frame=self.subject_frame if frame == "user" else None,
             geometry=self.geometry,
+            records=records,
         )
 
 

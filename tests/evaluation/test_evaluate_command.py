@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from diffusers_mvcustom.cli import app
 from diffusers_mvcustom.cli.evaluate import _sets_of_views
-from diffusers_mvcustom.cli.generation_record import read_record, set_folders, write_record
-from diffusers_mvcustom.export import save_views
+from diffusers_mvcustom.errors import MVCustomError
+from diffusers_mvcustom.export import read_record, save_views
 from diffusers_mvcustom.models.feature_nerf_config import FeatureNeRFConfig
 from diffusers_mvcustom.subjects import ReferenceViews, SubjectConfig
 
@@ -30,9 +30,9 @@ def generated(tmp_path, views):
     """Two sets of views, as generated for two prompts."""
     images, cameras = views
     folder = tmp_path / "out"
-    save_views(folder, torch.stack([images, 1 - images]), cameras)
-    for each, prompt in zip(set_folders(folder, 2), ("a <toy> block on a table", "a <toy> block in negative")):
-        write_record(each, {"prompt": prompt, "token": "<toy>", "seed": 0})
+    prompts = ("a <toy> block on a table", "a <toy> block in negative")
+    records = [{"prompt": prompt, "token": "<toy>", "seed": 0} for prompt in prompts]
+    save_views(folder, torch.stack([images, 1 - images]), cameras, records=records)
     return folder
 
 
@@ -95,7 +95,10 @@ def test_written_elsewhere_and_one_set_without_a_record(tmp_path, generated):
         (lambda out, subject: (out / "1" / "images" / "0002.png").write_text("no image"), "0002.png"),
         (lambda out, subject: (subject / "subject_config.json").unlink(), "expected a subject folder"),
         (lambda out, subject: (out / "transforms.json").write_text("{}"), "a set of views and folders with sets too"),
-        (lambda out, subject: write_record(out / "1", {"token": "<other>"}), "the views are of <other>"),
+        (
+            lambda out, subject: (out / "1" / "generation.json").write_text('{"token": "<other>"}'),
+            "the views are of <other>",
+        ),
         (lambda out, subject: [(out / i / "transforms.json").unlink() for i in "01"], "as `mvcustom generate` writes"),
     ],
 )
@@ -115,9 +118,12 @@ def test_folders_of_any_name_in_natural_order(generated):
 
 
 def test_a_record_comes_back_and_none_is_empty(tmp_path):
-    write_record(tmp_path, {"prompt": "ein Würfel", "token": None, "seed": 3})
-    assert read_record(tmp_path) == {"prompt": "ein Würfel", "token": None, "seed": 3}
+    record = {"prompt": "ein Würfel", "token": None, "seed": 3}
+    save_views(tmp_path / "out", torch.rand(1, 2, 3, 8, 8), records=[record])
+    assert read_record(tmp_path / "out") == record
     assert read_record(tmp_path / "none") == {}
+    with pytest.raises(MVCustomError, match="records: expected one per set of views"):
+        save_views(tmp_path / "out", torch.rand(1, 2, 3, 8, 8), records=[record, record])
 
 
 def test_help_has_an_example():

@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 from hypothesis import strategies as st
 
-from diffusers_mvcustom.cli.generation_record import read_record
 from diffusers_mvcustom.cli.prompt_file import read_prompts
+from diffusers_mvcustom.export import read_record
 from diffusers_mvcustom.training.backbone_training_config import BackboneTrainingConfig
 from diffusers_mvcustom.training.command_line import parse_settings
 from diffusers_mvcustom.training.subject_training_config import SubjectTrainingConfig

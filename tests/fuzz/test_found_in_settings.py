@@ -8,9 +8,9 @@ from fuzz.settings_targets import ALIAS_BOMB
 from fuzz.watch import attempt, bounded
 
 from diffusers_mvcustom.cli.failures import failure_line
-from diffusers_mvcustom.cli.generation_record import read_record
 from diffusers_mvcustom.cli.prompt_file import read_prompts
 from diffusers_mvcustom.errors import MVCustomError
+from diffusers_mvcustom.export import read_record
 from diffusers_mvcustom.training.command_line import parse_settings
 from diffusers_mvcustom.training.subject_training_config import SubjectTrainingConfig
 from diffusers_mvcustom.training.video_captions import read_metadata

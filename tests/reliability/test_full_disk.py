@@ -9,9 +9,8 @@ from reliability.events import digest, files_up_to
 
 from diffusers_mvcustom import MVCustomPipeline
 from diffusers_mvcustom.cameras import Cameras, save_camera_plot, save_cameras
-from diffusers_mvcustom.cli.generation_record import read_record, write_record
 from diffusers_mvcustom.errors import MVCustomError
-from diffusers_mvcustom.export import save_views
+from diffusers_mvcustom.export import read_record, save_views
 
 CAMERAS = Cameras.orbit(3, height=64, width=64)
 
@@ -40,15 +39,8 @@ def write_plot(folder):
     save_camera_plot(folder / "plot.png", CAMERAS)
 
 
-def write_generation(folder):
-    folder.mkdir(exist_ok=True)
-    write_record(folder, {"prompt": "a mug " * 500, "token": None})
-
-
 @pytest.mark.parametrize("there_before", [False, True])
-@pytest.mark.parametrize(
-    "write", [write_views, write_subject, write_camera_files, write_model, write_plot, write_generation]
-)
+@pytest.mark.parametrize("write", [write_views, write_subject, write_camera_files, write_model, write_plot])
 def test_what_was_there_stays(write, there_before, tmp_path):
     if there_before:
         write(tmp_path / "out")
@@ -84,14 +76,6 @@ def test_the_command_says_so_in_one_line(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_record_that_cannot_be_encoded_leaves_the_one_before(tmp_path):
-    write_record(tmp_path, {"prompt": "one", "token": None})
-    with pytest.raises(UnicodeEncodeError):
-        write_record(tmp_path, {"prompt": "\ud800", "token": None})
-    assert read_record(tmp_path)["prompt"] == "one"
-    assert [path.name for path in tmp_path.iterdir()] == ["generation.json"]
-
-
 def test_a_picture_of_the_subject_that_cannot_be_written(tmp_path):
     """A failure after most is written is a failure of the whole."""
     subject = tiny_subject()
@@ -101,3 +85,27 @@ def test_a_picture_of_the_subject_that_cannot_be_written(tmp_path):
     with files_up_to(1 << 15), pytest.raises(MVCustomError, match="could not be written"):
         subject.save_pretrained(tmp_path / "subject", samples={"large": large})
     assert digest(tmp_path) == before
+
+
+@pytest.mark.parametrize("room", [512, 1 << 13])
+def test_views_that_cannot_be_replaced_keep_their_record(room, tmp_path):
+    save_views(tmp_path / "out", noise(0), CAMERAS, records=[{"prompt": "one", "token": None}])
+    before = digest(tmp_path)
+    with files_up_to(room), pytest.raises(MVCustomError, match=r"path: .*out could not be written.*as it was"):
+        save_views(tmp_path / "out", noise(1), CAMERAS, records=[{"prompt": "another " * 2000, "token": None}])
+    assert digest(tmp_path) == before
+    assert read_record(tmp_path / "out")["prompt"] == "one"
+
+
+def test_a_record_that_cannot_be_encoded_leaves_the_views_before(tmp_path):
+    save_views(tmp_path / "out", noise(0), CAMERAS, records=[{"prompt": "one", "token": None}])
+    before = digest(tmp_path)
+    with pytest.raises(MVCustomError, match="records"):
+        save_views(tmp_path / "out", noise(1), CAMERAS, records=[{"prompt": "\ud800", "token": None}])
+    assert digest(tmp_path) == before
+
+
+def test_views_without_a_record_do_not_keep_an_older_one(tmp_path):
+    save_views(tmp_path / "out", noise(0), CAMERAS, records=[{"prompt": "one", "token": None}])
+    save_views(tmp_path / "out", noise(1), CAMERAS)
+    assert read_record(tmp_path / "out") == {}

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .generation_record import read_record, write_text
+from ..files.whole import write_text
 from .options import checked_device, checked_seed
 
 JSON_NAME = "evaluation.json"
@@ -119,6 +119,7 @@ def _number(folder: Path) -> int:
 def _read_set(folder: Path, prompt: str | None, token: str | None) -> dict[str, Any]:
     """What is known of a set of views before its pictures are read."""
     from ..errors import MVCustomError
+    from ..export import read_record
 
     record = read_record(folder)
     if token is not None and record.get("token") not in (None, token):
@@ -133,6 +134,7 @@ def _load_views(folder: Path, subject_frame: Any) -> tuple[Any, Any]:
     """Images `(N, 3, H, W)` and cameras of a set of views, brought to the subject frame if they are in the user's."""
     from ..cameras import load_capture
     from ..errors import MVCustomError
+    from ..export import read_record
     from ..subjects import ReferenceViews
 
     views = ReferenceViews.from_capture(load_capture(folder))

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import MVCustomError
-from .generation_record import forget_records, read_record, set_folders, write_record
 
 if TYPE_CHECKING:
     from ..cameras import Cameras
@@ -72,6 +71,7 @@ class ViewMaker:
     def is_finished(self, folder: Path, prompt: str, seed: int) -> bool:
         """Whether `folder` holds these views already: made by the same settings, for the same cameras."""
         from ..cameras import load_cameras
+        from ..export import read_record
 
         try:
             record = read_record(folder)
@@ -108,12 +108,9 @@ class ViewMaker:
         if is_one_file(output):
             result.save(output, **self.saved)
             return cameras
-        folders = set_folders(output, len(prompts))
-        forget_records(folders)
-        result.save(output, **self.saved)
         made = {"anchors": None if result.anchors is None else list(result.anchors)}
-        for folder, prompt in zip(folders, prompts):
-            write_record(folder, {**self._record(prompt, seed), **made})
+        records = [{**self._record(prompt, seed), **made} for prompt in prompts]
+        result.save(output, **self.saved, records=records)
         return cameras
 
     def _record(self, prompt: str, seed: int) -> dict[str, Any]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from ..cameras.transforms_json import write_transforms_json
 from ..errors import MVCustomError
 from ..files.whole import replaced_file, take_place
 from .animations import ANIMATIONS, check_animation, has_video_writer, save_animation
+from .generation_record import RECORD_NAME, encoded_records
 from .pictures import Views, contact_sheet, views_to_pil
 from .point_cloud import save_point_cloud
 from .scene_points import AnchorDepth, dense_points, observed_points
@@ -26,7 +28,7 @@ EXPORT_FORMATS = (*ANIMATIONS, "colmap", "colmap-text", "ply")
 
 _FILES = (*ANIMATIONS, "png", "ply")
 _SHEET, _CLOUD = "contact_sheet.png", "points.ply"
-_OURS = ("images", "sparse", "transforms.json", _SHEET, _CLOUD, *(f"views.{kind}" for kind in ANIMATIONS))
+_OURS = (RECORD_NAME, "images", "sparse", "transforms.json", _SHEET, _CLOUD, *(f"views.{kind}" for kind in ANIMATIONS))
 
 
 def check_export(
@@ -73,6 +75,7 @@ def save_views(
     fps: int = 8,
     subject_frame: SubjectFrame | None = None,
     geometry: Sequence[AnchorDepth] | None = None,
+    records: Sequence[Mapping[str, Any]] | None = None,
 ) -> list[Path]:
     """Writes sets of views, each with its cameras, and returns the folders written (or the file).
 
@@ -84,6 +87,7 @@ def save_views(
     | `views.gif`, `views.mp4`, `views.webp` | the views as a moving picture | `gif`, `mp4`, `webp` |
     | `sparse/0/` | COLMAP model, .bin or .txt, with points if there is geometry | `colmap`, `colmap-text` |
     | `points.ply` | every pixel of the anchor views at its depth, coloured | `ply` |
+    | `generation.json` | how the views were made | with records |
 
     `images/` beside `sparse/0/` is what gsplat's and nerfstudio's COLMAP readers open. Everything is written beside the
     folder first, so an interrupted call leaves what was there; what an earlier call wrote and this one does not is removed.
@@ -98,10 +102,12 @@ def save_views(
         fps (`int`, defaults to 8): Views a second in moving pictures.
         subject_frame ([`SubjectFrame`], *optional*): If given, cameras and points are written in the photos' world.
         geometry (sequence of [`AnchorDepth`], *optional*): The anchors' depth of each set, for points.
+        records (sequence of mappings, *optional*): How each set was made, to be written as JSON into its folder: `prompt`
+            and `token`, which `mvcustom evaluate` reads, and whatever else. One file of views has no record.
 
     Raises:
-        MVCustomError: see [`check_export`]; and if the number of cameras is not that of the views, or a format needs
-            cameras or geometry that is not given.
+        MVCustomError: see [`check_export`]; if the number of cameras is not that of the views, or a format needs cameras
+            or geometry that is not given; if a record cannot be JSON; or if the disk is full.
     """
     path, sets = Path(path), views_to_pil(frames)
     check_export(path, formats, fps, len(sets))
@@ -122,16 +128,23 @@ def save_views(
             raise MVCustomError(f"formats: {wanted} needs the views' cameras, got none.")
     if geometry is None and "ply" in formats:
         raise _no_geometry()
-    folders = _set_folders(path, len(sets))
+    folders, texts = _set_folders(path, len(sets)), encoded_records(records, len(sets))
     for i, (target, views) in enumerate(zip(folders, sets)):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as temporary:
-            new = Path(temporary)
-            _write_pictures(new, views, formats, fps)
-            if cameras is not None:
-                depth = None if geometry is None else geometry[i]
-                _write_cameras(new, views, cameras, formats, subject_frame, depth)
-            _put_in_place(new, target)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as temporary:
+                new = Path(temporary)
+                _write_pictures(new, views, formats, fps)
+                if cameras is not None:
+                    depth = None if geometry is None else geometry[i]
+                    _write_cameras(new, views, cameras, formats, subject_frame, depth)
+                if texts is not None:
+                    (new / RECORD_NAME).write_bytes(texts[i])
+                _put_in_place(new, target)
+        except OSError as error:
+            raise MVCustomError(
+                f"path: {target} could not be written: {error}. What was there is as it was."
+            ) from error
     return folders
 
 

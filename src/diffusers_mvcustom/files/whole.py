@@ -38,6 +38,12 @@ def replaced_file(file: Path) -> Iterator[Path]:
         new.unlink(missing_ok=True)
 
 
+def write_text(file: Path, text: str) -> None:
+    """Writes a text file whole or not at all."""
+    with replaced_file(file) as new:
+        new.write_text(text, encoding="utf-8")
+
+
 def take_place(new: Path, place: Path) -> None:
     """Renames a file or folder to `place`. What was there is gone then, or back if that is stopped half way."""
     if not place.is_dir():

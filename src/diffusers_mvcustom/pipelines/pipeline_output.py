@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -54,6 +55,7 @@ class MVCustomPipelineOutput(BaseOutput):
         *,
         formats: Sequence[str] | None = None,
         frame: str = "subject",
+        records: Sequence[Mapping[str, Any]] | None = None,
     ) -> list[Path]:
         """Writes the views to a folder, with their cameras and points, or to one file; see [`save_views`].
 
@@ -67,6 +69,8 @@ class MVCustomPipelineOutput(BaseOutput):
                 `mp4`, `webp`, `colmap`, `colmap-text`, `ply`.
             frame (`str`, defaults to `"subject"`): World of cameras and points: `"subject"`, or `"user"` for the one that
                 the subject's photos were posed in.
+            records (sequence of mappings, *optional*): How each set of views was made, written beside it as
+                `generation.json`, which `mvcustom evaluate` reads.
 
         Returns:
             The folders written, or the file.
@@ -89,4 +93,5 @@ class MVCustomPipelineOutput(BaseOutput):
             fps=fps,
             subject_frame=self.subject_frame if frame == "user" else None,
             geometry=self.geometry,
+            records=records,
         )
