@@ -7,10 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from docs.page_blocks import blocks_of
+from docs.shell_blocks import check_command, commands_of
 
 from diffusers_mvcustom.cameras import load_capture
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+PAGE = Path(__file__).parents[1] / "README.md"
+README = PAGE.read_text(encoding="utf-8")
 
 
 def block(marker):
@@ -72,3 +75,11 @@ def test_training_a_subject(folder, buddha):
 def test_the_two_commands():
     assert block("tests").strip() == "pytest"  # after the installation
     assert 'pip install -c constraints.txt -e ".[test]" && pytest' in README
+
+
+def test_what_needs_downloads_can_be_parsed():
+    parsed = [block for block in blocks_of(PAGE) if block.only_parsed]
+    assert parsed
+    for one in parsed:
+        for words in commands_of(one):
+            check_command(words)
