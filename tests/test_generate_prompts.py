@@ -69,11 +69,13 @@ def in_this_process(given):
     app(given, standalone_mode=False)
 
 
-def test_two_processes_give_what_one_gives(model, prompts, tmp_path):
+def test_two_processes_give_what_one_gives(model, prompts, tmp_path, capfd):
     alone = generate(model, prompts, tmp_path / "one")
     assert "3 prompts: 3 generated, 0 there already, 0 failed" in alone
     assert "by 1 process" in alone
-    debug_launcher(in_this_process, (arguments(model, prompts, tmp_path / "two"),), num_processes=2)
+    together = arguments(model, prompts, tmp_path / "two")[: -len(("--device", "cpu"))]
+    debug_launcher(in_this_process, (together,), num_processes=2)
+    assert "by 2 processes" in capfd.readouterr().out
     expected = frames(tmp_path / "one")
     assert sorted({name.split("/")[0] for name in expected}) == ["0000", "0001", "0002"]
     assert len(expected) == 3 * 2
@@ -107,6 +109,13 @@ def test_other_cameras_or_settings_are_other_views(model, tmp_path):
     generate(model, file, tmp_path / "out")
     for other in (("--elevation", 30), ("--seed", 1)):
         assert "1 generated, 0 there already" in generate(model, file, tmp_path / "out", *other)
+
+
+def test_views_without_a_subject_are_not_those_of_a_users_world(model, tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_text("a mug")
+    generate(model, file, tmp_path / "out")
+    assert "name a --subject that knows it" in generate(model, file, tmp_path / "out", "--frame", "user", code=1)
 
 
 def test_subjects_seeds_and_names_of_their_own(model, subject, tmp_path):

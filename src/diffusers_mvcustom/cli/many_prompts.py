@@ -48,7 +48,9 @@ def start_processes(device: str | None) -> PartialState:
     """
     from accelerate import PartialState
 
-    state = PartialState(cpu=device == "cpu", timeout=_PATIENCE)
+    from ..launched_processes import meet_on_cpu
+
+    state = PartialState(cpu=device == "cpu" or (device is None and meet_on_cpu()), timeout=_PATIENCE)
     if state.num_processes > 1 and device not in (None, "cpu", state.device.type):
         raise MVCustomError(
             f"--device: expected none, or 'cpu', with several processes (each has its own, here {state.device}), got "

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ..errors import MVCustomError
+from ..launched_processes import meet_on_cpu
 from .checkpoints import Checkpoints, TrainingState, load_checkpoint, optimizer_state, restore_optimizer
 from .environment_checks import check_environment, trackers_of
 from .interrupts import finishing_on_interrupt
@@ -61,6 +62,7 @@ class Trainer(ABC):
         self.checkpoints = Checkpoints(self.output / "checkpoints", config.checkpoints_total_limit)
         self._check_output_folder()
         self.accelerator = Accelerator(
+            cpu=meet_on_cpu(),
             mixed_precision=config.mixed_precision,
             log_with=trackers_of(config.report_to),
             project_dir=self.output / "logs",
