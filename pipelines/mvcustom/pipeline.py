@@ -25,10 +25,11 @@ import zlib
 from PIL import Image, ImageOps
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
-from diffusers import AnimateDiffPipeline, AutoencoderKL, MotionAdapter, SchedulerMixin, UNet2DConditionModel, UNetMotionModel
+from diffusers import AnimateDiffPipeline, AutoencoderKL, ModelMixin, MotionAdapter, SchedulerMixin, UNet2DConditionModel, UNetMotionModel
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+from diffusers.configuration_utils import FrozenDict
 from diffusers.image_processor import PipelineImageInput
 from diffusers.models.attention import BasicTransformerBlock, _chunked_feed_forward
 from diffusers.models.attention_dispatch import dispatch_attention_fn
@@ -51,7 +52,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import BaseImageProcessor, CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection, PreTrainedModel
-from typing import Any, ClassVar, TYPE_CHECKING
+from typing import Any, ClassVar, Literal, TYPE_CHECKING, TypeAlias, TypeGuard, TypedDict, cast, overload
+from typing_extensions import Self, Unpack
 from uuid import uuid4
 
 
@@ -72,7 +74,7 @@ class CamerasError(MVCustomError):
 _LARGEST_SIZE = 2**20
 
 
-def as_float_tensor(name: str, value: Tensor) -> Tensor:
+def as_float_tensor(name: str, value: object) -> Tensor:
     """A float32 or float64 tensor of anything that holds real numbers; `name` is the argument's in messages."""
     try:
         tensor = torch.as_tensor(value)
@@ -85,7 +87,7 @@ def as_float_tensor(name: str, value: Tensor) -> Tensor:
     return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
 
 
-def as_size(name: str, value: int) -> int:
+def as_size(name: str, value: Any) -> int:
     """A side of an image in pixels as `int`; whatever holds a whole number will do."""
     try:
         size = int(value)
@@ -99,7 +101,7 @@ def as_size(name: str, value: int) -> int:
     return size
 
 
-def is_real(value: object) -> bool:
+def is_real(value: Any) -> bool:
     """Whether it is one finite number, of Python's, numpy's or torch's kind."""
     if isinstance(value, (bool, str, bytes)):
         return False
@@ -114,6 +116,24 @@ def is_real(value: object) -> bool:
 
 Point = Sequence[float] | Tensor
 Range = float | tuple[float, float]
+
+
+class ViewOptions(TypedDict, total=False):
+    """What all trajectories take, see [`TrajectoryConstructors`]."""
+
+    radius: float | None
+    target: Point
+    field_of_view: float | None
+    like: Cameras | None
+    height: int | None
+    width: int | None
+
+
+class ArcOptions(ViewOptions, total=False):
+    """What an arc takes besides its azimuths."""
+
+    elevation: Range
+
 
 DEFAULT_FIELD_OF_VIEW = 50.0
 DEFAULT_SIZE = 512
@@ -214,7 +234,9 @@ class TrajectoryConstructors:
         return view.cameras(cls, view.around(azimuth[0] + span * share, low + (high - low) * share))
 
     @classmethod
-    def arc(cls, count: int, *, azimuth: tuple[float, float] = (-45.0, 45.0), **options) -> Cameras:
+    def arc(
+        cls, count: int, *, azimuth: tuple[float, float] = (-45.0, 45.0), **options: Unpack[ArcOptions]
+    ) -> Cameras:
         """An orbit over a range of azimuths, -45° to 45° by default; see [`orbit`]."""
         return cls.orbit(count, azimuth=azimuth, **options)
 
@@ -226,21 +248,29 @@ class TrajectoryConstructors:
         turns: float = 1.0,
         elevation: tuple[float, float] = (0.0, 50.0),
         azimuth: float = 0.0,
-        **view,
+        **options: Unpack[ViewOptions],
     ) -> Cameras:
         """An orbit of `turns` turns from `azimuth` on, rising from the first to the last elevation."""
-        return cls.orbit(count, azimuth=(azimuth, azimuth + 360.0 * turns * (1 - 1e-6)), elevation=elevation, **view)
+        return cls.orbit(
+            count, azimuth=(azimuth, azimuth + 360.0 * turns * (1 - 1e-6)), elevation=elevation, **options
+        )
 
     @classmethod
     def lemniscate(
-        cls, count: int, *, degrees: float = 30.0, azimuth: float = 0.0, elevation: float = 15.0, **view
+        cls,
+        count: int,
+        *,
+        degrees: float = 30.0,
+        azimuth: float = 0.0,
+        elevation: float = 15.0,
+        **options: Unpack[ViewOptions],
     ) -> Cameras:
         """A closed figure of eight on the sphere: `degrees` to either side in azimuth, a quarter of it in elevation."""
         _check_count(count)
         angle = 2 * math.pi * _shares(count, closed=True)
         elevations = elevation + degrees / 4 * torch.sin(2 * angle)
         _check_elevation(elevations.min().item(), elevations.max().item())
-        view = _View(**view)
+        view = _View(**options)
         return view.cameras(cls, view.around(azimuth + degrees * torch.sin(angle), elevations))
 
     @classmethod
@@ -251,13 +281,13 @@ class TrajectoryConstructors:
         distance: tuple[float, float] = (1.3, 0.8),
         azimuth: float = 0.0,
         elevation: float = 20.0,
-        **view,
+        **options: Unpack[ViewOptions],
     ) -> Cameras:
         """From the first to the last distance (in radii) to the target, straight."""
         _check_count(count)
         _check_positive("distance", *distance)
         _check_elevation(elevation, elevation)
-        view = _View(**view)
+        view = _View(**options)
         share = _shares(count)
         scale = distance[0] + (distance[1] - distance[0]) * share
         centers = view.around(torch.full_like(share, azimuth), torch.full_like(share, elevation), scale)
@@ -271,11 +301,11 @@ class TrajectoryConstructors:
         factor: tuple[float, float] = (1.0, 2.0),
         azimuth: float = 0.0,
         elevation: float = 20.0,
-        **view,
+        **options: Unpack[ViewOptions],
     ) -> Cameras:
         """One pose, the focal length multiplied from the first to the last factor."""
         _check_positive("factor", *factor)
-        cameras = cls.dolly(count, distance=(1.0, 1.0), azimuth=azimuth, elevation=elevation, **view)
+        cameras = cls.dolly(count, distance=(1.0, 1.0), azimuth=azimuth, elevation=elevation, **options)
         return _with_focal(cls, cameras, factor[0] + (factor[1] - factor[0]) * _shares(count))
 
     @classmethod
@@ -286,25 +316,31 @@ class TrajectoryConstructors:
         distance: tuple[float, float] = (1.3, 0.8),
         azimuth: float = 0.0,
         elevation: float = 20.0,
-        **view,
+        **options: Unpack[ViewOptions],
     ) -> Cameras:
         """A dolly whose focal length changes with the distance, so that the target keeps its size in the image."""
-        cameras = cls.dolly(count, distance=distance, azimuth=azimuth, elevation=elevation, **view)
+        cameras = cls.dolly(count, distance=distance, azimuth=azimuth, elevation=elevation, **options)
         return _with_focal(cls, cameras, distance[0] + (distance[1] - distance[0]) * _shares(count))
 
     @classmethod
     def translate(
-        cls, count: int, *, offset: Point = (0.4, 0.0, 0.0), azimuth: float = 0.0, elevation: float = 20.0, **view
+        cls,
+        count: int,
+        *,
+        offset: Point = (0.4, 0.0, 0.0),
+        azimuth: float = 0.0,
+        elevation: float = 20.0,
+        **options: Unpack[ViewOptions],
     ) -> Cameras:
         """A straight move without turning, by ± half of `offset` (x right, y up, z back, in the first camera's axes)."""
-        cameras = cls.dolly(count, distance=(1.0, 1.0), azimuth=azimuth, elevation=elevation, **view)
+        cameras = cls.dolly(count, distance=(1.0, 1.0), azimuth=azimuth, elevation=elevation, **options)
         offset = torch.as_tensor(offset, dtype=cameras.dtype)
         if offset.shape != (3,) or not offset.isfinite().all():
             raise CamerasError(f"offset: expected 3 finite numbers (right, up, back), got {offset.tolist()}.")
         moved = cameras.camera_to_world.clone()
         axes = moved[0, :3, :3] @ (offset * torch.tensor([1.0, -1.0, -1.0]))  # OpenCV: down, forward
         moved[:, :3, 3] += (_shares(count) - 0.5)[:, None] * axes
-        return cls(moved, cameras.intrinsics, cameras.height, cameras.width)
+        return _cameras(cls)(moved, cameras.intrinsics, cameras.height, cameras.width)
 
     @classmethod
     def interpolate(cls, keys: Cameras, count: int) -> Cameras:
@@ -324,7 +360,7 @@ class TrajectoryConstructors:
         poses = keys.camera_to_world[first] * (1 - mix) + keys.camera_to_world[first + 1] * mix
         poses[:, :3, :3] = _slerp(keys.camera_to_world[first, :3, :3], keys.camera_to_world[first + 1, :3, :3], share)
         intrinsics = keys.intrinsics[first] * (1 - mix) + keys.intrinsics[first + 1] * mix
-        return cls(poses, intrinsics, keys.height, keys.width)
+        return _cameras(cls)(poses, intrinsics, keys.height, keys.width)
 
     @classmethod
     def jitter(
@@ -341,7 +377,7 @@ class TrajectoryConstructors:
         poses = cameras.camera_to_world.clone()
         poses[:, :3, :3] = poses[:, :3, :3] @ _rotation(noise[0] * math.radians(degrees) / math.sqrt(3))
         poses[:, :3, 3] += noise[1] * distance / math.sqrt(3)
-        return cls(poses, cameras.intrinsics, cameras.height, cameras.width)
+        return _cameras(cls)(poses, cameras.intrinsics, cameras.height, cameras.width)
 
 
 class _View:
@@ -372,7 +408,8 @@ class _View:
         _check_positive("radius", radius)
         self.radius = radius
         if field_of_view is None and like is not None:
-            self.focal = tuple(like.focal.median(dim=0).values.tolist())
+            fx, fy = like.focal.median(dim=0).values.tolist()
+            self.focal: float | tuple[float, float] = (fx, fy)
         else:
             self.focal = self.height / 2 / math.tan(math.radians(field_of_view or DEFAULT_FIELD_OF_VIEW) / 2)
 
@@ -385,9 +422,14 @@ class _View:
         distance = self.radius * scale
         return self.target + direction * (distance[:, None] if isinstance(distance, Tensor) else distance)
 
-    def cameras(self, cls, centers: Tensor) -> Cameras:
+    def cameras(self, cls: type[TrajectoryConstructors], centers: Tensor) -> Cameras:
         """Cameras at `centers` that look at the target."""
-        return cls.from_focal(look_at(centers, self.target), self.focal, self.height, self.width)
+        return _cameras(cls).from_focal(look_at(centers, self.target), self.focal, self.height, self.width)
+
+
+def _cameras(cls: type[TrajectoryConstructors]) -> type[Cameras]:
+    """The class that a constructor was called on: [`Cameras`], which alone mixes them in."""
+    return cast("type[Cameras]", cls)
 
 
 def _shares(count: int, closed: bool = False) -> Tensor:
@@ -397,10 +439,10 @@ def _shares(count: int, closed: bool = False) -> Tensor:
     return torch.arange(count, dtype=torch.float32) / (count if closed else count - 1)
 
 
-def _with_focal(cls, cameras: Cameras, factors: Tensor) -> Cameras:
+def _with_focal(cls: type[TrajectoryConstructors], cameras: Cameras, factors: Tensor) -> Cameras:
     scale = torch.ones(len(cameras), 3, 3)
     scale[:, 0, 0] = scale[:, 1, 1] = factors
-    return cls(cameras.camera_to_world, cameras.intrinsics * scale, cameras.height, cameras.width)
+    return _cameras(cls)(cameras.camera_to_world, cameras.intrinsics * scale, cameras.height, cameras.width)
 
 
 def _rotation(vectors: Tensor) -> Tensor:
@@ -899,6 +941,9 @@ def _check_shape(name: str, value: Tensor, tail: tuple[int | None, ...]) -> None
 SAME_SURFACE = 0.05
 """Relative depth within which the meshes of two views are taken to be the same surface."""
 
+DEFAULT_DISCONTINUITY = 0.1
+"""Relative depth change beyond which neighbouring pixels are taken to lie on different surfaces."""
+
 _OBLIQUE = math.tan(math.radians(65))
 """Slope of a surface that is still plainly seen: how many times its own width a pixel's footprint recedes."""
 
@@ -945,7 +990,7 @@ def feature_mesh_from_depth(
     depth: Tensor,  # [h, w]
     camera: Cameras,
     *,
-    discontinuity: float = 0.1,
+    discontinuity: float = DEFAULT_DISCONTINUITY,
     valid: Tensor | None = None,  # [h, w]
 ) -> FeatureMesh:
     """Builds the anchor feature mesh of MVCustom's depth-aware feature rendering (the paper's `P_a` and `T_a`).
@@ -1396,7 +1441,7 @@ class FeatureWarp:
         anchor_camera: Cameras,
         cameras: Cameras,
         *,
-        discontinuity: float = 0.1,
+        discontinuity: float = DEFAULT_DISCONTINUITY,
         valid: Tensor | None = None,  # [h, w]
         near: float = 1e-6,
     ) -> FeatureWarp:
@@ -1578,15 +1623,30 @@ class DenoisingStep:
 
 
 @dataclass
-class DenoisingRun:
+class PlainRun:
+    """What the denoising loop itself goes through. Without hooks there is no more to a run.
+
+    Args:
+        latents (`torch.Tensor` of shape `(batch, channels, frames, height, width)`): x_t.
+        scheduler (`diffusers.SchedulerMixin`): The run's scheduler, timesteps set.
+        timesteps (`torch.Tensor` of shape `(steps,)`): The scheduler's timesteps.
+    """
+
+    latents: Tensor
+    scheduler: SchedulerMixin
+    timesteps: Tensor
+
+
+@dataclass
+class DenoisingRun(PlainRun):
     """One generation, as its hooks see it.
 
     Args:
         latents (`torch.Tensor` of shape `(batch, channels, frames, height, width)`): x_t. Hooks may replace it.
-        cameras (`Cameras`): The target cameras at the size of the views, one per frame.
-        unet (`torch.nn.Module`): The motion U-Net.
         scheduler (`diffusers.SchedulerMixin`): The run's scheduler, timesteps set.
         timesteps (`torch.Tensor` of shape `(steps,)`): The scheduler's timesteps.
+        cameras (`Cameras`): The target cameras at the size of the views, one per frame.
+        unet (`UNetMotionModel`): The motion U-Net.
         noise_levels (`NoiseLevels`): The schedule's noise levels, for x̂_0 and for noising.
         generator (`torch.Generator` or list of them, *optional*): Source of fresh noise.
         randn (`Callable`): `randn(shape) -> torch.Tensor`, fresh noise from `generator` on the run's device and dtype.
@@ -1594,11 +1654,8 @@ class DenoisingRun:
             frame(s): preview, depth, mesh and visibility. Made on the first call, then kept for the run.
     """
 
-    latents: Tensor
     cameras: Cameras
-    unet: nn.Module
-    scheduler: SchedulerMixin
-    timesteps: Tensor
+    unet: UNetMotionModel
     noise_levels: NoiseLevels
     generator: torch.Generator | list[torch.Generator] | None
     randn: Callable[[tuple[int, ...]], Tensor]
@@ -1743,7 +1800,9 @@ class AnchorSettings:
         """These settings with a call's choice of anchor frames, or the call's own settings."""
         if anchor is None:
             return self
-        return anchor if isinstance(anchor, AnchorSettings) else replace(self, frames=anchor)
+        if isinstance(anchor, AnchorSettings):
+            return anchor
+        return replace(self, frames=tuple(anchor) if isinstance(anchor, Sequence) else anchor)
 
     def preview_steps(self, num_inference_steps: int) -> int:
         """The number of steps of the preview pass."""
@@ -1830,9 +1889,9 @@ class AnchorGeometry:
 
     def _merged_warp(self, depth: Tensor, cameras: Cameras) -> FeatureWarp:
         """One warp from the anchors of one batch element: at each pixel the surface in front, by the nearest anchor."""
-        options = {} if self.discontinuity is None else {"discontinuity": self.discontinuity}
+        discontinuity = DEFAULT_DISCONTINUITY if self.discontinuity is None else self.discontinuity
         warps = [
-            FeatureWarp.from_depth(anchor_depth, cameras[anchor], cameras, **options)
+            FeatureWarp.from_depth(anchor_depth, cameras[anchor], cameras, discontinuity=discontinuity)
             for anchor, anchor_depth in zip(self.anchors, depth)
         ]
         frames = len(cameras)
@@ -1854,427 +1913,6 @@ class AnchorGeometry:
             depth=surface.gather(0, chosen[None])[0],
             source_size=(len(warps) * depth.shape[-2], depth.shape[-1]),
         )
-
-
-# --- models/attention_windows.py: How far the motion modules' attention reaches, per size of the feature map.
-
-
-WindowSetting = int | None | Mapping[str, int | None]
-
-
-class AttentionWindows:
-    """The spatial window of dense spatio-temporal attention at every feature map size.
-
-    A window of odd size k lets a token attend to the k × k positions around its own, in all frames. 1 is AnimateDiff's
-    attention along time, `None` the whole map.
-
-    Args:
-        setting (`int`, `None` or mapping): One window for all feature maps, or windows by size such as
-            `{"64": 7, "32": None}`: a map takes the entry of the smallest size that its longer side does not exceed, and
-            a map larger than all of them that of the largest.
-
-    Raises:
-        MVCustomError: for even or negative windows, sizes that are no numbers, or an empty mapping.
-
-    Example:
-
-        >>> windows = AttentionWindows({"64": 7, "32": None})
-        >>> windows.at(64, 48), windows.at(32, 32), windows.at(8, 8), windows.at(96, 96)
-        (7, None, None, 7)
-        >>> windows.setting
-        {'32': None, '64': 7}
-    """
-
-    def __init__(self, setting: WindowSetting | AttentionWindows) -> None:
-        if isinstance(setting, AttentionWindows):
-            setting = setting.setting
-        if isinstance(setting, Mapping):
-            if not setting:
-                raise MVCustomError("attention_window: expected at least one feature map size, got an empty mapping.")
-            by_size = {_checked_size(size): _checked_window(window) for size, window in setting.items()}
-            self._by_size = dict(sorted(by_size.items()))
-            self.setting: WindowSetting = {str(size): window for size, window in self._by_size.items()}
-        else:
-            self.setting = _checked_window(setting)
-            self._by_size = {0: self.setting}
-
-    def at(self, height: int, width: int) -> int | None:
-        """The window on a feature map of `height` × `width`."""
-        longer = max(height, width)
-        size = next((size for size in self._by_size if size >= longer), max(self._by_size))
-        return self._by_size[size]
-
-    @property
-    def temporal_only(self) -> bool:
-        """Whether the window is 1 everywhere, which is AnimateDiff."""
-        return all(window == 1 for window in self._by_size.values())
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, AttentionWindows) and self.setting == other.setting
-
-    def __hash__(self) -> int:
-        return hash(tuple(self._by_size.items()))
-
-    def __repr__(self) -> str:
-        return f"AttentionWindows({self.setting!r})"
-
-
-def _checked_window(window: int | None) -> int | None:
-    if window is None:
-        return None
-    if isinstance(window, bool) or not isinstance(window, int) or window < 1 or window % 2 == 0:
-        raise MVCustomError(
-            f"attention_window: expected an odd number of positions, or None for the whole map, got {window!r}."
-        )
-    return window
-
-
-def _checked_size(size: str | int) -> int:
-    try:
-        number = int(size)
-    except (TypeError, ValueError):
-        number = 0
-    if isinstance(size, bool) or str(number) != str(size) or number < 1:
-        raise MVCustomError(f"attention_window: expected feature map sizes such as '64', got {size!r}.")
-    return number
-
-
-# --- models/spatio_temporal_attention.py: Dense spatio-temporal attention: a stateless attention processor for the motion modules of a stock U-Net.
-
-
-TILE = 4
-"""Side of the query tiles of windowed attention, in positions: the fastest of 2, 4, 6, 8, 16 for windows 3 and 7 on a CPU."""
-_GATHERED_ON_CPU = 2**18
-"""Key elements gathered at a time on a CPU: what stays in its cache is also fastest (2^18 to 2^23 measured)."""
-_GATHERED_SHARE = 8
-"""Elsewhere few large calls are faster: a share of the map's own size, so memory stays a fraction of the input's."""
-
-
-class SpatioTemporalAttnProcessor(AttnProcessor2_0):
-    """Lets a motion module's attention reach other positions of all frames, with AnimateDiff's own weights.
-
-    The motion module hands over one sequence of frames per position, `(batch * height * width, frames, channels)`, its
-    temporal position embedding added. Told the map's size and a window, this processor regroups the sequences; without
-    them it is the stock processor. It holds nothing: the window lives on the motion module.
-
-    Source: dense spatio-temporal attention of MVCustom (arXiv 2510.13702).
-    """
-
-    _attention_backend = None
-    _parallel_config = None
-
-    def __call__(
-        self,
-        attn: Attention,
-        hidden_states: Tensor,  # [B * h * w, F, C]
-        encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        temb: Tensor | None = None,
-        spatial_size: tuple[int, int] | None = None,
-        spatial_window: int | None = 1,
-    ) -> Tensor:
-        """Attention in the windows, in the form of diffusers' processors."""
-        if spatial_size is None or spatial_window == 1:
-            return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
-        if encoder_hidden_states is not None or attention_mask is not None or attn.group_norm or attn.spatial_norm:
-            raise NotImplementedError("Dense spatio-temporal attention is for the self-attention of motion modules.")
-        height, width = spatial_size
-        frames = hidden_states.shape[1]
-        tokens = hidden_states.unflatten(0, (-1, height, width))  # [B, h, w, F, C]
-        query, key, value = (
-            projection(tokens).unflatten(-1, (attn.heads, -1)) for projection in (attn.to_q, attn.to_k, attn.to_v)
-        )
-        if attn.norm_q is not None:
-            query = attn.norm_q(query)
-        if attn.norm_k is not None:
-            key = attn.norm_k(key)
-        attended = windowed_attention(
-            query, key, value, spatial_window, backend=self._attention_backend, parallel_config=self._parallel_config
-        )
-        attended = attended.to(query.dtype).reshape(hidden_states.shape[0], frames, -1)
-        attended = attn.to_out[1](attn.to_out[0](attended))
-        if attn.residual_connection:
-            attended = attended + hidden_states
-        return attended / attn.rescale_output_factor
-
-
-def windowed_attention(
-    query: Tensor,  # [B, h, w, F, heads, d]
-    key: Tensor,  # [B, h, w, F, heads, d]
-    value: Tensor,  # [B, h, w, F, heads, d]
-    window: int | None,
-    *,
-    tile: int = TILE,
-    backend=None,
-    parallel_config=None,
-) -> Tensor:
-    """Attention of each token to all frames' tokens at most `window // 2` rows and columns away.
-
-    The window slides; at the map's border it is cut off. Queries go by tiles: a tile's keys are those of the tile and a
-    halo of `window // 2`, moved inside the map at the border, so that every key is a real one, and a mask that tiles of
-    the same place share cuts each query's window out of them. Neither time nor memory grows with the square of the map.
-
-    Args:
-        query, key, value (`torch.Tensor` of shape `(B, h, w, F, heads, d)`): Tokens by position and frame.
-        window (`int`, *optional*): Odd number of positions; `None` is the whole map.
-        tile (`int`): Side of the query tiles, in positions.
-        backend, parallel_config: For `dispatch_attention_fn` of diffusers.
-
-    Returns:
-        `torch.Tensor` of shape `(B, h, w, F, heads, d)`.
-    """
-    batch, height, width, frames, heads, dim = query.shape
-    dispatch = {"dropout_p": 0.0, "is_causal": False, "backend": backend, "parallel_config": parallel_config}
-    radius = max(height, width) if window is None else window // 2
-    if radius >= max(height, width) - 1:  # every window holds the whole map
-        flat = (states.flatten(1, 3) for states in (query, key, value))
-        return dispatch_attention_fn(*flat, **dispatch).unflatten(1, (height, width, frames))
-
-    attended = torch.empty_like(query).flatten(1, 2)  # [B, h * w, F, heads, d]
-    for group in _tile_groups(height, width, radius, tile):
-        mask = group.mask(radius, query.device)
-        mask = mask[:, None, :, None].expand(-1, frames, -1, frames).flatten(2, 3).flatten(0, 1)[None, None]
-        per_tile = batch * mask.shape[-1] * heads * dim
-        for tiles in group.split(max(1, _gathered_elements(query) // per_tile)):
-            queries, keys = (index.to(query.device) for index in tiles.indices(width))
-            states = dispatch_attention_fn(
-                _gather(query, queries), _gather(key, keys), _gather(value, keys), attn_mask=mask, **dispatch
-            )
-            attended[:, queries.flatten()] = states.reshape(batch, -1, frames, heads, dim)
-    return attended.unflatten(1, (height, width))
-
-
-@dataclass(frozen=True)
-class _Tiles:
-    """Query tiles of one size that lie alike within their key regions (so they share a mask)."""
-
-    rows: list[int]  # first row of each tile
-    columns: list[int]
-    size: tuple[int, int]  # of the tile
-    region: tuple[int, int]  # size of its keys
-    offset: tuple[int, int]  # of the tile within them
-
-    def split(self, count: int) -> Iterator[_Tiles]:
-        """At most `count` tiles at a time."""
-        for i in range(0, len(self.rows), count):
-            yield _Tiles(self.rows[i : i + count], self.columns[i : i + count], self.size, self.region, self.offset)
-
-    def indices(self, width: int) -> tuple[Tensor, Tensor]:
-        """Flattened positions of the queries, `(tiles, queries)`, and of their keys, `(tiles, keys)`."""
-        rows, columns = torch.tensor(self.rows)[:, None], torch.tensor(self.columns)[:, None]
-
-        def positions(size: tuple[int, int], rows: Tensor, columns: Tensor) -> Tensor:
-            y, x = rows + torch.arange(size[0]), columns + torch.arange(size[1])
-            return (y[:, :, None] * width + x[:, None, :]).flatten(1)
-
-        offset_rows, offset_columns = self.offset
-        queries = positions(self.size, rows, columns)
-        return queries, positions(self.region, rows - offset_rows, columns - offset_columns)
-
-    def mask(self, radius: int, device: torch.device) -> Tensor:
-        """`(queries, keys)` bool: whether a key lies in a query's window."""
-        near = [
-            ((torch.arange(size, device=device) + offset)[:, None] - torch.arange(region, device=device)).abs()
-            <= radius
-            for size, region, offset in zip(self.size, self.region, self.offset)
-        ]
-        return (near[0][:, None, :, None] & near[1][None, :, None, :]).flatten(2, 3).flatten(0, 1)
-
-
-def _tile_groups(height: int, width: int, radius: int, tile: int) -> list[_Tiles]:
-    """Tiles that cover the map once, grouped by size and place."""
-    groups: dict[tuple, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
-    for row, size_y, region_y, offset_y in _tile_spans(height, radius, tile):
-        for column, size_x, region_x, offset_x in _tile_spans(width, radius, tile):
-            rows, columns = groups[(size_y, size_x), (region_y, region_x), (offset_y, offset_x)]
-            rows.append(row)
-            columns.append(column)
-    return [_Tiles(rows, columns, *alike) for alike, (rows, columns) in groups.items()]
-
-
-def _tile_spans(length: int, radius: int, tile: int) -> Iterator[tuple[int, int, int, int]]:
-    """Along one axis: a tile's start, its size, the size of its key region, and its offset in that."""
-    for start in range(0, length, tile):
-        size = min(tile, length - start)
-        region = min(length, size + 2 * radius)
-        first = min(max(start - radius, 0), length - region)
-        yield start, size, region, start - first
-
-
-def _gathered_elements(query: Tensor) -> int:
-    """Key elements to gather at a time: bounds the memory of windowed attention at any map size."""
-    if query.device.type == "cpu":
-        return _GATHERED_ON_CPU
-    return max(2**20, query.numel() // _GATHERED_SHARE)
-
-
-def _gather(states: Tensor, positions: Tensor) -> Tensor:
-    """`(B, h, w, F, heads, d)` at `(tiles, P)` positions, as `(B * tiles, P * F, heads, d)`."""
-    gathered = states.flatten(1, 2)[:, positions]  # [B, tiles, P, F, heads, d]
-    return gathered.flatten(2, 3).flatten(0, 1)
-
-
-# --- models/motion_transformer.py: The motion modules' transformer, told how far its attention reaches.
-
-
-class SpatioTemporalTransformer3D(AnimateDiffTransformer3D):
-    """AnimateDiff's motion transformer that tells its attention the size of the map and its window.
-
-    Same weights, names and state dict as the stock class. Stock modules are turned into it by
-    [`enable_spatio_temporal_attention`], which assigns the class: names, hooks and adapters on the module stay.
-    """
-
-    attention_windows: AttentionWindows
-    bypassed: bool
-    replace_input: Callable[[Tensor], Tensor] | None
-
-    def forward(
-        self,
-        hidden_states: Tensor,  # [B * F, C, h, w]
-        encoder_hidden_states: Tensor | None = None,
-        timestep: Tensor | None = None,
-        class_labels: Tensor | None = None,
-        num_frames: int = 1,
-        cross_attention_kwargs: dict[str, Any] | None = None,
-    ) -> Tensor:
-        """As the stock module's, with its hidden states `(batch * frames, C, h, w)`."""
-        if self.bypassed:
-            return hidden_states
-        if self.replace_input is not None:
-            hidden_states = self.replace_input(hidden_states)
-        height, width = hidden_states.shape[-2:]
-        window = self.attention_windows.at(height, width)
-        for block in self.transformer_blocks:
-            _check_num_frames(block, num_frames)
-            if window != 1:
-                _check_processors(block)
-        if window != 1:
-            reach = {"spatial_size": (height, width), "spatial_window": window}
-            cross_attention_kwargs = {**(cross_attention_kwargs or {}), **reach}
-        return super().forward(
-            hidden_states, encoder_hidden_states, timestep, class_labels, num_frames, cross_attention_kwargs
-        )
-
-
-def enable_spatio_temporal_attention(unet: nn.Module, windows: WindowSetting | AttentionWindows) -> None:
-    """Gives the motion modules of a U-Net dense spatio-temporal attention with these windows.
-
-    Where every window is 1 the stock processors stay in place, so the U-Net is AnimateDiff's to the last bit.
-
-    Args:
-        unet (`UNetMotionModel`): Changed in place; its weights, their names and its state dict are not.
-        windows ([`AttentionWindows`] or its setting): How far attention reaches.
-
-    Raises:
-        MVCustomError: for a wrong setting, or a U-Net without motion modules.
-    """
-    windows = AttentionWindows(windows)
-    transformers = _motion_transformers(unet)
-    if not transformers:
-        raise MVCustomError(f"unet: expected motion modules, got {type(unet).__name__} without any.")
-    processor = AttnProcessor2_0 if windows.temporal_only else SpatioTemporalAttnProcessor
-    for transformer in transformers:
-        if not isinstance(transformer, SpatioTemporalTransformer3D):
-            transformer.__class__ = SpatioTemporalTransformer3D
-            transformer.bypassed = False
-            transformer.replace_input = None
-        transformer.attention_windows = windows
-        for block in transformer.transformer_blocks:
-            for attention in _attentions(block):
-                if type(attention.processor) in (AttnProcessor2_0, SpatioTemporalAttnProcessor) or (
-                    not windows.temporal_only
-                ):
-                    attention.set_processor(processor())
-
-
-def disable_spatio_temporal_attention(unet: nn.Module) -> None:
-    """Undoes [`enable_spatio_temporal_attention`]: the stock classes and processors are back."""
-    enable_spatio_temporal_attention(unet, 1)
-    for transformer in _motion_transformers(unet):
-        transformer.__class__ = AnimateDiffTransformer3D
-        del transformer.attention_windows, transformer.bypassed, transformer.replace_input
-
-
-@contextmanager
-def motion_bypassed(unet: nn.Module) -> Iterator[None]:
-    """Runs a U-Net as the image model that its spatial layers are: motion modules pass their input on unchanged.
-
-    For single images such as reference photos, which have no motion to be seen.
-
-    Raises:
-        MVCustomError: if the motion modules are not [`SpatioTemporalTransformer3D`].
-    """
-    transformers = _motion_transformers(unet)
-    if not all(isinstance(transformer, SpatioTemporalTransformer3D) for transformer in transformers):
-        raise MVCustomError(
-            "unet: call enable_spatio_temporal_attention(unet, 1) first; stock motion modules cannot be bypassed."
-        )
-    before = [transformer.bypassed for transformer in transformers]
-    try:
-        for transformer in transformers:
-            transformer.bypassed = True
-        yield
-    finally:
-        for transformer, bypassed in zip(transformers, before):
-            transformer.bypassed = bypassed
-
-
-@contextmanager
-def motion_inputs_replaced(modules: Sequence[nn.Module], replace: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Lets motion modules see `replace(hidden_states)` in place of their hidden states, for this context.
-
-    An attribute of the module and not a forward pre-hook: compiled modules look at their attributes in every call, but
-    not at hooks that come later.
-
-    Args:
-        modules (sequence of [`SpatioTemporalTransformer3D`]): Whose inputs are replaced.
-        replace (`Callable`): From hidden states `(batch * frames, C, h, w)` to others of the same shape.
-
-    Raises:
-        MVCustomError: for a module of another kind.
-    """
-    for module in modules:
-        if not isinstance(module, SpatioTemporalTransformer3D):
-            raise MVCustomError(
-                f"modules: expected motion modules with spatio-temporal attention, got {type(module).__name__}; call "
-                "enable_spatio_temporal_attention(unet, 1) first."
-            )
-    before = [module.replace_input for module in modules]
-    try:
-        for module in modules:
-            module.replace_input = replace
-        yield
-    finally:
-        for module, replaced in zip(modules, before):
-            module.replace_input = replaced
-
-
-def _motion_transformers(unet: nn.Module) -> list[nn.Module]:
-    return [module for module in unet.modules() if isinstance(module, AnimateDiffTransformer3D)]
-
-
-def _attentions(block: nn.Module) -> list[nn.Module]:
-    return [attention for attention in (block.attn1, block.attn2) if attention is not None]
-
-
-def _check_num_frames(block: nn.Module, num_frames: int) -> None:
-    if block.pos_embed is not None and num_frames > (longest := block.pos_embed.pe.shape[1]):
-        raise MVCustomError(
-            f"num_frames: expected at most {longest} frames (motion_max_seq_length of the motion adapter), got "
-            f"{num_frames}. Take fewer cameras, or a motion adapter with a longer sequence."
-        )
-
-
-def _check_processors(block: nn.Module) -> None:
-    """An attention processor put in place of ours would quietly fall back to attention along time only."""
-    for attention in _attentions(block):
-        if not isinstance(attention.processor, SpatioTemporalAttnProcessor):
-            raise MVCustomError(
-                "unet: expected the attention processor SpatioTemporalAttnProcessor in the motion modules, got "
-                f"{type(attention.processor).__name__}. Attention slicing, fused projections, xformers and FreeNoise "
-                "replace it; undo that (unet.set_attention_backend('xformers') keeps it), then call "
-                "enable_spatio_temporal_attention or pipe.set_attention_window again."
-            )
 
 
 # --- files/pictures.py: Pictures, opened within bounds.
@@ -2311,10 +1949,17 @@ def opened_picture(file: str | PathLike[str], expected: str = "an image") -> Ite
         raise MVCustomError(f"{file}: expected {expected}, got something unreadable: {error}") from error
 
 
+def is_transparent(image: Image.Image) -> bool:
+    """Whether an image has pixels that are not opaque."""
+    if image.mode not in ("RGBA", "LA", "PA") and "transparency" not in image.info:
+        return False
+    return any(image.convert("RGBA").getchannel("A").histogram()[:255])
+
+
 # --- pipelines/anchor_images.py: Images that the user gives for the anchor frames, in any accepted form, as one tensor.
 
 
-AnchorImage = PIL.Image.Image | str | PathLike | Tensor
+AnchorImage = PIL.Image.Image | str | PathLike[str] | Tensor
 AnchorImages = AnchorImage | Sequence[AnchorImage] | Sequence[Sequence[AnchorImage]]
 
 
@@ -2348,16 +1993,18 @@ def resolve_anchor_images(
                 "anchor_image: expected a tensor of shape (3, H, W), (anchors, 3, H, W) or (prompts, anchors, 3, H, W), "
                 f"got {tuple(given.shape)}."
             )
-        given = [list(row) for row in given] if given.ndim == 5 else list(given) if given.ndim == 4 else given
-    rows = _rows(given, num_prompts, num_anchors)
+        listed: object = [list(row) for row in given] if given.ndim == 5 else list(given) if given.ndim == 4 else given
+    else:
+        listed = given
+    rows = _rows(listed, num_prompts, num_anchors)
     images = [torch.stack([_image_tensor(image, height, width) for image in row]) for row in rows]
     repeats = num_images_per_prompt if len(images) == num_prompts else num_prompts * num_images_per_prompt
     return torch.stack(images).repeat_interleave(repeats, dim=0)
 
 
-def _rows(given: AnchorImages, num_prompts: int, num_anchors: int) -> list[list[AnchorImage]]:
+def _rows(given: object, num_prompts: int, num_anchors: int) -> list[list[AnchorImage]]:
     """Lists of one image per anchor: one list for all prompts, or one per prompt."""
-    rows = given if _is_list(given) else [given]
+    rows: Sequence[Any] = given if _is_list(given) else [given]
     if not all(_is_list(row) for row in rows):
         one_per_prompt = num_anchors == 1 and len(rows) == num_prompts
         rows = [[image] for image in rows] if one_per_prompt else [rows]
@@ -2371,7 +2018,7 @@ def _rows(given: AnchorImages, num_prompts: int, num_anchors: int) -> list[list[
     return [list(row) for row in rows]
 
 
-def _is_list(given: object) -> bool:
+def _is_list(given: object) -> TypeGuard[Sequence[Any]]:
     return isinstance(given, Sequence) and not isinstance(given, str)
 
 
@@ -2729,7 +2376,7 @@ def predicts_disparity(depth_estimator: PreTrainedModel) -> bool:
 @torch.no_grad()
 def estimate_depth(
     depth_estimator: PreTrainedModel,
-    depth_image_processor,
+    depth_image_processor: BaseImageProcessor,
     images: Tensor,  # [N, 3, H, W] in [0, 1]
 ) -> Tensor:
     """Runs a transformers depth model on images.
@@ -2764,7 +2411,9 @@ def estimate_depth(
     return depth[:, pad_height : pad_height + height, pad_width : pad_width + width].to(images.device)
 
 
-def _zoe_padding(depth_estimator: PreTrainedModel, processor, height: int, width: int) -> tuple[int, int]:
+def _zoe_padding(
+    depth_estimator: PreTrainedModel, processor: BaseImageProcessor, height: int, width: int
+) -> tuple[int, int]:
     """Rows and columns that ZoeDepth's processor mirrors around the image against artefacts at its rim.
 
     Its own post-processing would remove them, but that needs torchvision.
@@ -2956,7 +2605,8 @@ def parse_json(source: object, text: str | bytes) -> Any:
     """
     try:
         content = json.loads(text)
-        unicode = (b"\\u" if isinstance(text, bytes) else "\\u") not in text or is_unicode(content)
+        escaped = b"\\u" in text if isinstance(text, bytes) else "\\u" in text
+        unicode = not escaped or is_unicode(content)
     except RecursionError as error:
         raise MVCustomError(f"{source}: expected JSON, got one that is nested too deeply.") from error
     except ValueError as error:
@@ -3714,7 +3364,7 @@ class FeatureNeRF(nn.Module):
         # One tensor a view: the gradient of an index into one tensor of all views would be as large as that.
         return projected.to(wide).unbind(0), score.to(wide).unbind(0)
 
-    def _render_chunk_with_or_without_checkpoint(self, *args) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    def _render_chunk_with_or_without_checkpoint(self, *args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         if self.gradient_checkpointing and torch.is_grad_enabled():
             return checkpoint(self._render_chunk, *args, use_reentrant=False)
         return self._render_chunk(*args)
@@ -3831,6 +3481,428 @@ def _initialize_as_one(*parts: nn.Linear) -> None:
             nn.init.uniform_(part.bias, -bound, bound)
 
 
+# --- models/attention_windows.py: How far the motion modules' attention reaches, per size of the feature map.
+
+
+WindowSetting = int | None | Mapping[str, int | None]
+
+
+class AttentionWindows:
+    """The spatial window of dense spatio-temporal attention at every feature map size.
+
+    A window of odd size k lets a token attend to the k × k positions around its own, in all frames. 1 is AnimateDiff's
+    attention along time, `None` the whole map.
+
+    Args:
+        setting (`int`, `None` or mapping): One window for all feature maps, or windows by size such as
+            `{"64": 7, "32": None}`: a map takes the entry of the smallest size that its longer side does not exceed, and
+            a map larger than all of them that of the largest.
+
+    Raises:
+        MVCustomError: for even or negative windows, sizes that are no numbers, or an empty mapping.
+
+    Example:
+
+        >>> windows = AttentionWindows({"64": 7, "32": None})
+        >>> windows.at(64, 48), windows.at(32, 32), windows.at(8, 8), windows.at(96, 96)
+        (7, None, None, 7)
+        >>> windows.setting
+        {'32': None, '64': 7}
+    """
+
+    def __init__(self, setting: WindowSetting | AttentionWindows) -> None:
+        if isinstance(setting, AttentionWindows):
+            setting = setting.setting
+        if isinstance(setting, Mapping):
+            if not setting:
+                raise MVCustomError("attention_window: expected at least one feature map size, got an empty mapping.")
+            by_size = {_checked_size(size): _checked_window(window) for size, window in setting.items()}
+            self._by_size = dict(sorted(by_size.items()))
+            self.setting: WindowSetting = {str(size): window for size, window in self._by_size.items()}
+        else:
+            self.setting = _checked_window(setting)
+            self._by_size = {0: self.setting}
+
+    def at(self, height: int, width: int) -> int | None:
+        """The window on a feature map of `height` × `width`."""
+        longer = max(height, width)
+        size = next((size for size in self._by_size if size >= longer), max(self._by_size))
+        return self._by_size[size]
+
+    @property
+    def temporal_only(self) -> bool:
+        """Whether the window is 1 everywhere, which is AnimateDiff."""
+        return all(window == 1 for window in self._by_size.values())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, AttentionWindows) and self.setting == other.setting
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._by_size.items()))
+
+    def __repr__(self) -> str:
+        return f"AttentionWindows({self.setting!r})"
+
+
+def _checked_window(window: int | None) -> int | None:
+    if window is None:
+        return None
+    if isinstance(window, bool) or not isinstance(window, int) or window < 1 or window % 2 == 0:
+        raise MVCustomError(
+            f"attention_window: expected an odd number of positions, or None for the whole map, got {window!r}."
+        )
+    return window
+
+
+def _checked_size(size: str | int) -> int:
+    try:
+        number = int(size)
+    except (TypeError, ValueError):
+        number = 0
+    if isinstance(size, bool) or str(number) != str(size) or number < 1:
+        raise MVCustomError(f"attention_window: expected feature map sizes such as '64', got {size!r}.")
+    return number
+
+
+# --- models/spatio_temporal_attention.py: Dense spatio-temporal attention: a stateless attention processor for the motion modules of a stock U-Net.
+
+
+TILE = 4
+"""Side of the query tiles of windowed attention, in positions: the fastest of 2, 4, 6, 8, 16 for windows 3 and 7 on a CPU."""
+_GATHERED_ON_CPU = 2**18
+"""Key elements gathered at a time on a CPU: what stays in its cache is also fastest (2^18 to 2^23 measured)."""
+_GATHERED_SHARE = 8
+"""Elsewhere few large calls are faster: a share of the map's own size, so memory stays a fraction of the input's."""
+
+
+class SpatioTemporalAttnProcessor(AttnProcessor2_0):
+    """Lets a motion module's attention reach other positions of all frames, with AnimateDiff's own weights.
+
+    The motion module hands over one sequence of frames per position, `(batch * height * width, frames, channels)`, its
+    temporal position embedding added. Told the map's size and a window, this processor regroups the sequences; without
+    them it is the stock processor. It holds nothing: the window lives on the motion module.
+
+    Source: dense spatio-temporal attention of MVCustom (arXiv 2510.13702).
+    """
+
+    _attention_backend = None
+    _parallel_config = None
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,  # [B * h * w, F, C]
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+        spatial_size: tuple[int, int] | None = None,
+        spatial_window: int | None = 1,
+    ) -> Tensor:
+        """Attention in the windows, in the form of diffusers' processors."""
+        if spatial_size is None or spatial_window == 1:
+            return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+        if encoder_hidden_states is not None or attention_mask is not None or attn.group_norm or attn.spatial_norm:
+            raise NotImplementedError("Dense spatio-temporal attention is for the self-attention of motion modules.")
+        height, width = spatial_size
+        frames = hidden_states.shape[1]
+        tokens = hidden_states.unflatten(0, (-1, height, width))  # [B, h, w, F, C]
+        query, key, value = (
+            projection(tokens).unflatten(-1, (attn.heads, -1)) for projection in (attn.to_q, attn.to_k, attn.to_v)
+        )
+        if attn.norm_q is not None:
+            query = attn.norm_q(query)
+        if attn.norm_k is not None:
+            key = attn.norm_k(key)
+        attended = windowed_attention(
+            query, key, value, spatial_window, backend=self._attention_backend, parallel_config=self._parallel_config
+        )
+        attended = attended.to(query.dtype).reshape(hidden_states.shape[0], frames, -1)
+        attended = attn.to_out[1](attn.to_out[0](attended))
+        if attn.residual_connection:
+            attended = attended + hidden_states
+        return attended / attn.rescale_output_factor
+
+
+def windowed_attention(
+    query: Tensor,  # [B, h, w, F, heads, d]
+    key: Tensor,  # [B, h, w, F, heads, d]
+    value: Tensor,  # [B, h, w, F, heads, d]
+    window: int | None,
+    *,
+    tile: int = TILE,
+    backend: Any = None,
+    parallel_config: Any = None,
+) -> Tensor:
+    """Attention of each token to all frames' tokens at most `window // 2` rows and columns away.
+
+    The window slides; at the map's border it is cut off. Queries go by tiles: a tile's keys are those of the tile and a
+    halo of `window // 2`, moved inside the map at the border, so that every key is a real one, and a mask that tiles of
+    the same place share cuts each query's window out of them. Neither time nor memory grows with the square of the map.
+
+    Args:
+        query, key, value (`torch.Tensor` of shape `(B, h, w, F, heads, d)`): Tokens by position and frame.
+        window (`int`, *optional*): Odd number of positions; `None` is the whole map.
+        tile (`int`): Side of the query tiles, in positions.
+        backend, parallel_config: For `dispatch_attention_fn` of diffusers.
+
+    Returns:
+        `torch.Tensor` of shape `(B, h, w, F, heads, d)`.
+    """
+    batch, height, width, frames, heads, dim = query.shape
+    dispatch = {"dropout_p": 0.0, "is_causal": False, "backend": backend, "parallel_config": parallel_config}
+    radius = max(height, width) if window is None else window // 2
+    if radius >= max(height, width) - 1:  # every window holds the whole map
+        flat = (states.flatten(1, 3) for states in (query, key, value))
+        return dispatch_attention_fn(*flat, **dispatch).unflatten(1, (height, width, frames))
+
+    attended = torch.empty_like(query).flatten(1, 2)  # [B, h * w, F, heads, d]
+    for group in _tile_groups(height, width, radius, tile):
+        mask = group.mask(radius, query.device)
+        mask = mask[:, None, :, None].expand(-1, frames, -1, frames).flatten(2, 3).flatten(0, 1)[None, None]
+        per_tile = batch * mask.shape[-1] * heads * dim
+        for tiles in group.split(max(1, _gathered_elements(query) // per_tile)):
+            queries, keys = (index.to(query.device) for index in tiles.indices(width))
+            states = dispatch_attention_fn(
+                _gather(query, queries), _gather(key, keys), _gather(value, keys), attn_mask=mask, **dispatch
+            )
+            attended[:, queries.flatten()] = states.reshape(batch, -1, frames, heads, dim)
+    return attended.unflatten(1, (height, width))
+
+
+@dataclass(frozen=True)
+class _Tiles:
+    """Query tiles of one size that lie alike within their key regions (so they share a mask)."""
+
+    rows: list[int]  # first row of each tile
+    columns: list[int]
+    size: tuple[int, int]  # of the tile
+    region: tuple[int, int]  # size of its keys
+    offset: tuple[int, int]  # of the tile within them
+
+    def split(self, count: int) -> Iterator[_Tiles]:
+        """At most `count` tiles at a time."""
+        for i in range(0, len(self.rows), count):
+            yield _Tiles(self.rows[i : i + count], self.columns[i : i + count], self.size, self.region, self.offset)
+
+    def indices(self, width: int) -> tuple[Tensor, Tensor]:
+        """Flattened positions of the queries, `(tiles, queries)`, and of their keys, `(tiles, keys)`."""
+        rows, columns = torch.tensor(self.rows)[:, None], torch.tensor(self.columns)[:, None]
+
+        def positions(size: tuple[int, int], rows: Tensor, columns: Tensor) -> Tensor:
+            y, x = rows + torch.arange(size[0]), columns + torch.arange(size[1])
+            return (y[:, :, None] * width + x[:, None, :]).flatten(1)
+
+        offset_rows, offset_columns = self.offset
+        queries = positions(self.size, rows, columns)
+        return queries, positions(self.region, rows - offset_rows, columns - offset_columns)
+
+    def mask(self, radius: int, device: torch.device) -> Tensor:
+        """`(queries, keys)` bool: whether a key lies in a query's window."""
+        near = [
+            ((torch.arange(size, device=device) + offset)[:, None] - torch.arange(region, device=device)).abs()
+            <= radius
+            for size, region, offset in zip(self.size, self.region, self.offset)
+        ]
+        return (near[0][:, None, :, None] & near[1][None, :, None, :]).flatten(2, 3).flatten(0, 1)
+
+
+def _tile_groups(height: int, width: int, radius: int, tile: int) -> list[_Tiles]:
+    """Tiles that cover the map once, grouped by size and place."""
+    groups: dict[tuple, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
+    for row, size_y, region_y, offset_y in _tile_spans(height, radius, tile):
+        for column, size_x, region_x, offset_x in _tile_spans(width, radius, tile):
+            rows, columns = groups[(size_y, size_x), (region_y, region_x), (offset_y, offset_x)]
+            rows.append(row)
+            columns.append(column)
+    return [_Tiles(rows, columns, *alike) for alike, (rows, columns) in groups.items()]
+
+
+def _tile_spans(length: int, radius: int, tile: int) -> Iterator[tuple[int, int, int, int]]:
+    """Along one axis: a tile's start, its size, the size of its key region, and its offset in that."""
+    for start in range(0, length, tile):
+        size = min(tile, length - start)
+        region = min(length, size + 2 * radius)
+        first = min(max(start - radius, 0), length - region)
+        yield start, size, region, start - first
+
+
+def _gathered_elements(query: Tensor) -> int:
+    """Key elements to gather at a time: bounds the memory of windowed attention at any map size."""
+    if query.device.type == "cpu":
+        return _GATHERED_ON_CPU
+    return max(2**20, query.numel() // _GATHERED_SHARE)
+
+
+def _gather(states: Tensor, positions: Tensor) -> Tensor:
+    """`(B, h, w, F, heads, d)` at `(tiles, P)` positions, as `(B * tiles, P * F, heads, d)`."""
+    gathered = states.flatten(1, 2)[:, positions]  # [B, tiles, P, F, heads, d]
+    return gathered.flatten(2, 3).flatten(0, 1)
+
+
+# --- models/motion_transformer.py: The motion modules' transformer, told how far its attention reaches.
+
+
+class SpatioTemporalTransformer3D(AnimateDiffTransformer3D):
+    """AnimateDiff's motion transformer that tells its attention the size of the map and its window.
+
+    Same weights, names and state dict as the stock class. Stock modules are turned into it by
+    [`enable_spatio_temporal_attention`], which assigns the class: names, hooks and adapters on the module stay.
+    """
+
+    attention_windows: AttentionWindows
+    bypassed: bool
+    replace_input: Callable[[Tensor], Tensor] | None
+
+    def forward(
+        self,
+        hidden_states: Tensor,  # [B * F, C, h, w]
+        encoder_hidden_states: Tensor | None = None,
+        timestep: Tensor | None = None,
+        class_labels: Tensor | None = None,
+        num_frames: int = 1,
+        cross_attention_kwargs: dict[str, Any] | None = None,
+    ) -> Tensor:
+        """As the stock module's, with its hidden states `(batch * frames, C, h, w)`."""
+        if self.bypassed:
+            return hidden_states
+        if self.replace_input is not None:
+            hidden_states = self.replace_input(hidden_states)
+        height, width = hidden_states.shape[-2:]
+        window = self.attention_windows.at(height, width)
+        for block in self.transformer_blocks:
+            _check_num_frames(block, num_frames)
+            if window != 1:
+                _check_processors(block)
+        if window != 1:
+            reach = {"spatial_size": (height, width), "spatial_window": window}
+            cross_attention_kwargs = {**(cross_attention_kwargs or {}), **reach}
+        return super().forward(
+            hidden_states, encoder_hidden_states, timestep, class_labels, num_frames, cross_attention_kwargs
+        )
+
+
+def enable_spatio_temporal_attention(unet: nn.Module, windows: WindowSetting | AttentionWindows) -> None:
+    """Gives the motion modules of a U-Net dense spatio-temporal attention with these windows.
+
+    Where every window is 1 the stock processors stay in place, so the U-Net is AnimateDiff's to the last bit.
+
+    Args:
+        unet (`UNetMotionModel`): Changed in place; its weights, their names and its state dict are not.
+        windows ([`AttentionWindows`] or its setting): How far attention reaches.
+
+    Raises:
+        MVCustomError: for a wrong setting, or a U-Net without motion modules.
+    """
+    windows = AttentionWindows(windows)
+    transformers = _motion_transformers(unet)
+    if not transformers:
+        raise MVCustomError(f"unet: expected motion modules, got {type(unet).__name__} without any.")
+    processor = AttnProcessor2_0 if windows.temporal_only else SpatioTemporalAttnProcessor
+    for transformer in transformers:
+        if not isinstance(transformer, SpatioTemporalTransformer3D):
+            transformer.__class__ = SpatioTemporalTransformer3D
+            transformer.bypassed = False
+            transformer.replace_input = None
+        transformer.attention_windows = windows
+        for block in transformer.transformer_blocks:
+            for attention in _attentions(block):
+                if type(attention.processor) in (AttnProcessor2_0, SpatioTemporalAttnProcessor) or (
+                    not windows.temporal_only
+                ):
+                    attention.set_processor(processor())
+
+
+def disable_spatio_temporal_attention(unet: nn.Module) -> None:
+    """Undoes [`enable_spatio_temporal_attention`]: the stock classes and processors are back."""
+    enable_spatio_temporal_attention(unet, 1)
+    for transformer in _motion_transformers(unet):
+        transformer.__class__ = AnimateDiffTransformer3D
+        del transformer.attention_windows, transformer.bypassed, transformer.replace_input
+
+
+@contextmanager
+def motion_bypassed(unet: nn.Module) -> Iterator[None]:
+    """Runs a U-Net as the image model that its spatial layers are: motion modules pass their input on unchanged.
+
+    For single images such as reference photos, which have no motion to be seen.
+
+    Raises:
+        MVCustomError: if the motion modules are not [`SpatioTemporalTransformer3D`].
+    """
+    transformers = _motion_transformers(unet)
+    if not all(isinstance(transformer, SpatioTemporalTransformer3D) for transformer in transformers):
+        raise MVCustomError(
+            "unet: call enable_spatio_temporal_attention(unet, 1) first; stock motion modules cannot be bypassed."
+        )
+    before = [transformer.bypassed for transformer in transformers]
+    try:
+        for transformer in transformers:
+            transformer.bypassed = True
+        yield
+    finally:
+        for transformer, bypassed in zip(transformers, before):
+            transformer.bypassed = bypassed
+
+
+@contextmanager
+def motion_inputs_replaced(modules: Sequence[nn.Module], replace: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Lets motion modules see `replace(hidden_states)` in place of their hidden states, for this context.
+
+    An attribute of the module and not a forward pre-hook: compiled modules look at their attributes in every call, but
+    not at hooks that come later.
+
+    Args:
+        modules (sequence of [`SpatioTemporalTransformer3D`]): Whose inputs are replaced.
+        replace (`Callable`): From hidden states `(batch * frames, C, h, w)` to others of the same shape.
+
+    Raises:
+        MVCustomError: for a module of another kind.
+    """
+    for module in modules:
+        if not isinstance(module, SpatioTemporalTransformer3D):
+            raise MVCustomError(
+                f"modules: expected motion modules with spatio-temporal attention, got {type(module).__name__}; call "
+                "enable_spatio_temporal_attention(unet, 1) first."
+            )
+    transformers = [module for module in modules if isinstance(module, SpatioTemporalTransformer3D)]
+    before = [module.replace_input for module in transformers]
+    try:
+        for module in transformers:
+            module.replace_input = replace
+        yield
+    finally:
+        for module, replaced in zip(transformers, before):
+            module.replace_input = replaced
+
+
+def _motion_transformers(unet: nn.Module) -> list[AnimateDiffTransformer3D]:
+    return [module for module in unet.modules() if isinstance(module, AnimateDiffTransformer3D)]
+
+
+def _attentions(block: BasicTransformerBlock) -> list[Attention]:
+    return [attention for attention in (block.attn1, block.attn2) if attention is not None]
+
+
+def _check_num_frames(block: BasicTransformerBlock, num_frames: int) -> None:
+    if block.pos_embed is not None and num_frames > (longest := block.pos_embed.pe.shape[1]):
+        raise MVCustomError(
+            f"num_frames: expected at most {longest} frames (motion_max_seq_length of the motion adapter), got "
+            f"{num_frames}. Take fewer cameras, or a motion adapter with a longer sequence."
+        )
+
+
+def _check_processors(block: BasicTransformerBlock) -> None:
+    """An attention processor put in place of ours would quietly fall back to attention along time only."""
+    for attention in _attentions(block):
+        if not isinstance(attention.processor, SpatioTemporalAttnProcessor):
+            raise MVCustomError(
+                "unet: expected the attention processor SpatioTemporalAttnProcessor in the motion modules, got "
+                f"{type(attention.processor).__name__}. Attention slicing, fused projections, xformers and FreeNoise "
+                "replace it; undo that (unet.set_attention_backend('xformers') keeps it), then call "
+                "enable_spatio_temporal_attention or pipe.set_attention_window again."
+            )
+
+
 # --- cameras/distortion.py: Lens distortion: OpenCV's radial-tangential and fisheye models, and how to undo them.
 
 
@@ -3910,6 +3982,79 @@ def undistort_image(
     pixels = distortion.distort(points) * focal + center
     grid = pixels / torch.tensor([width, height], dtype=torch.float64) * 2 - 1
     return F.grid_sample(image[None].double(), grid[None], align_corners=False)[0].to(image.dtype)
+
+
+# --- cameras/capture.py: A posed capture: cameras with the names and files of their photos, as the importers give it.
+
+
+_LONGEST_PATH, _LONGEST_NAME = 1024, 255
+"""In characters, and in bytes: what file systems take."""
+
+
+@dataclass(frozen=True)
+class Capture:
+    """Photos with their cameras, in the world of the file that they came from.
+
+    Args:
+        cameras ([`Cameras`]): One per photo, in the file's order.
+        names (`tuple` of `str`): The photos' names as the file has them.
+        image_paths (`tuple` of `Path` or `None`): Where the photos are; `None` where the format does not say.
+        mask_paths (`tuple` of `Path` or `None`): Subject masks (black is ignored).
+        distortion ([`Distortion`], *optional*): Lens distortion of the photos; the cameras are those without it.
+    """
+
+    cameras: Cameras
+    names: tuple[str, ...]
+    image_paths: tuple[Path | None, ...]
+    mask_paths: tuple[Path | None, ...]
+    distortion: Distortion | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("names", "image_paths", "mask_paths"):
+            if len(getattr(self, name)) != len(self.cameras):
+                raise CamerasError(
+                    f"{name}: expected one per camera ({len(self.cameras)}), got {len(getattr(self, name))}."
+                )
+
+    def __len__(self) -> int:
+        return len(self.cameras)
+
+    def with_cameras(self, cameras: Cameras) -> Capture:
+        """The same photos with other cameras, such as normalised ones."""
+        return replace(self, cameras=cameras)
+
+
+def complete_paths(paths: Sequence[Path | None]) -> list[Path] | None:
+    """All of the paths; `None` if one is not known."""
+    known = [path for path in paths if path is not None]
+    return known if len(known) == len(paths) else None
+
+
+def inside_folder(folder: Path, path: object, source: Path) -> Path:
+    """`folder / path` for a path named in the file `source`, refused if it leads out of `folder`."""
+    if not isinstance(path, str) or "\0" in path or not (pure := PurePosixPath(path.replace("\\", "/"))).parts:
+        raise MVCustomError(f"{source}: expected the path of a file, got {path!r}.")
+    if len(path) > _LONGEST_PATH or any(len(os.fsencode(part)) > _LONGEST_NAME for part in pure.parts):
+        raise MVCustomError(f"{source}: expected the path of a file, got one that is too long: {path[:80]!r} ...")
+    # Judged by its text: caches of the Hub are folders of links.
+    if pure.is_absolute() or ".." in pure.parts or (len(pure.parts[0]) == 2 and pure.parts[0][1] == ":"):
+        raise MVCustomError(f"{source}: expected files inside {folder}, got {path!r}, which leads out of it.")
+    return folder / pure
+
+
+def one_size(source: Path, sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """The photos' common (height, width).
+
+    Raises:
+        CamerasError: naming the sizes and how often each occurs, if there are several.
+    """
+    counts = Counter(sizes)
+    if len(counts) != 1:
+        found = ", ".join(f"{count} of {width} × {height}" for (height, width), count in counts.most_common())
+        raise CamerasError(
+            f"{source}: expected photos of one size, got {found}. Resize or crop them (and their intrinsics) to one size."
+        )
+    return next(iter(counts))
 
 
 # --- subjects/reference_files.py: Reading and writing the files of [`ReferenceViews`].
@@ -4091,7 +4236,7 @@ class ReferenceViews:
         images (`torch.Tensor` of shape `(N, 3, H, W)`): RGB in [0, 1].
         cameras ([`Cameras`]): The images' cameras, of the same height and width.
         masks (`torch.Tensor` of shape `(N, 1, H, W)`, *optional*): 1 where the subject is, 0 elsewhere.
-        names (`list[str]`, *optional*): The photos' names, for messages and the record.
+        names (`list[str]`, defaults to `["view 0", ...]`): The photos' names, for messages and the record.
         captions (`list[str]`, *optional*): A text for each photo.
 
     Raises:
@@ -4101,7 +4246,7 @@ class ReferenceViews:
     images: Tensor  # [N, 3, H, W]
     cameras: Cameras
     masks: Tensor | None = None  # [N, 1, H, W]
-    names: Sequence[str] | None = None
+    names: Sequence[str] = ()
     captions: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
@@ -4119,7 +4264,7 @@ class ReferenceViews:
                 low, high = pixels.min().item(), pixels.max().item()
                 raise MVCustomError(f"{name}: expected values in [0, 1], got {low:.4g} to {high:.4g}.")
             object.__setattr__(self, name, (pixels * 255).round() / 255)
-        names = [f"view {i}" for i in range(len(cameras))] if self.names is None else self.names
+        names = self.names or [f"view {i}" for i in range(len(cameras))]
         object.__setattr__(self, "names", _texts("names", names, len(cameras)))
         if self.captions is not None:
             object.__setattr__(self, "captions", _texts("captions", self.captions, len(cameras)))
@@ -4148,22 +4293,23 @@ class ReferenceViews:
         cameras = capture.cameras.to(dtype=torch.float32)
         without_image = [name for name, path in zip(capture.names, capture.image_paths) if path is None]
         without_mask = [name for name, path in zip(capture.names, capture.mask_paths) if path is None]
-        if without_image:
+        images_at, masks_at = complete_paths(capture.image_paths), complete_paths(capture.mask_paths)
+        if images_at is None:
             raise MVCustomError(f"capture: expected an image for every camera, there is none for {without_image}.")
-        if 0 < len(without_mask) < len(capture):
+        if masks_at is None and len(without_mask) < len(capture):
             raise MVCustomError(f"capture: expected masks for all photos or for none, they lack for {without_mask}.")
-        target = cameras if height is None else cameras.cover(height, width)
+        target = cameras if height is None or width is None else cameras.cover(height, width)
 
-        def read(path: PathLike[str], mode: str, index: int) -> Tensor:
+        def read(path: Path, mode: str, index: int) -> Tensor:
             pixels = read_image(path, mode, (cameras.height, cameras.width))
             if capture.distortion is not None:
                 pixels = undistort_image(pixels, capture.cameras.intrinsics[index], capture.distortion)
             return pixels if height is None else resample(pixels[None], cameras[index], target[index])[0]
 
-        images = torch.stack([read(path, "RGB", i) for i, path in enumerate(capture.image_paths)])
+        images = torch.stack([read(path, "RGB", i) for i, path in enumerate(images_at)])
         masks = None
-        if not without_mask:
-            masks = torch.stack([read(path, "L", i) for i, path in enumerate(capture.mask_paths)])
+        if masks_at is not None:
+            masks = torch.stack([read(path, "L", i) for i, path in enumerate(masks_at)])
         return cls(images, target, masks, capture.names)
 
     def __len__(self) -> int:
@@ -4285,7 +4431,7 @@ def _texts(name: str, texts: Iterable[str], count: int) -> tuple[str, ...]:
 # --- subjects/unet_blocks.py: Which transformer blocks of a U-Net can be pose-conditioned, in which order they run, and at which size.
 
 
-def text_conditioned_blocks(unet: nn.Module) -> dict[str, int]:
+def text_conditioned_blocks(unet: ModelMixin) -> dict[str, int]:
     """The spatial transformer blocks with text cross-attention, in the order in which the U-Net runs them.
 
     Args:
@@ -4301,7 +4447,7 @@ def text_conditioned_blocks(unet: nn.Module) -> dict[str, int]:
     return {name: block.dim for name, block in _blocks(unet)}
 
 
-def default_blocks(unet: nn.Module) -> list[str]:
+def default_blocks(unet: ModelMixin) -> list[str]:
     """The blocks that a subject conditions unless it is told otherwise.
 
     The last block of the down path, the mid block, and every block of the up path whose feature map is 1/2 or 1/4 of
@@ -4320,7 +4466,7 @@ def default_blocks(unet: nn.Module) -> list[str]:
     return chosen or names
 
 
-def select_blocks(unet: nn.Module, blocks: str | Sequence[str] | None = None) -> dict[str, int]:
+def select_blocks(unet: ModelMixin, blocks: str | Sequence[str] | None = None) -> dict[str, int]:
     """Channels of the chosen blocks by name, in the order in which the U-Net runs them.
 
     Args:
@@ -4359,7 +4505,7 @@ def feature_map_size(unet: nn.Module, block_name: str, height: int, width: int) 
     return height, width
 
 
-def _blocks(unet: nn.Module) -> Iterator[tuple[str, BasicTransformerBlock]]:
+def _blocks(unet: ModelMixin) -> Iterator[tuple[str, BasicTransformerBlock]]:
     if not all(isinstance(getattr(unet, part, None), nn.Module) for part in ("down_blocks", "mid_block", "up_blocks")):
         raise MVCustomError(
             f"unet: expected a U-Net with down_blocks, mid_block and up_blocks, got {type(unet).__name__}."
@@ -4374,7 +4520,7 @@ def _blocks(unet: nn.Module) -> Iterator[tuple[str, BasicTransformerBlock]]:
                     yield f"{part_name}.attentions.{j}.transformer_blocks.{k}", block
 
 
-def _level(unet: nn.Module, block_name: str) -> int:
+def _level(unet: ModelMixin, block_name: str) -> int:
     """How many times the latents are halved on the way to the block."""
     halvings = [0]  # before each down block, then after all
     for down_block in unet.down_blocks:
@@ -4589,7 +4735,7 @@ def render_subject_features(
     added_cond_kwargs: dict[str, Any] | None = None,
     cross_attention_kwargs: dict[str, Any] | None = None,
     generator: torch.Generator | None = None,
-    **options,
+    **options: Any,
 ) -> SubjectRendering:
     """[`collect_reference_features`] and [`render_features`] in one call; see there for the arguments.
 
@@ -4680,16 +4826,16 @@ class SubjectOfWindows:
     def of_window(self, frames: Sequence[int], needed_later: Collection[int], last: bool) -> SubjectFeatures:
         """The features of `frames`, in this order. What is not `needed_later` is not kept; after the `last` nothing is."""
         new = [frame for frame in frames if frame not in self._kept]
-        rendered = SubjectFeatures.of(self._render(self._cameras[new])) if new else None
-        if len(new) == len(frames):
-            features = rendered
-        else:
-            parts = {frame: rendered.frame(i) for i, frame in enumerate(new)} | self._kept
+        parts = dict(self._kept)
+        features = None
+        if new:
+            assert self._render is not None  # given up after the last window only
+            features = SubjectFeatures.of(self._render(self._cameras[new]))
+            parts |= {frame: features.frame(i) for i, frame in enumerate(new)}
+        if features is None or len(new) < len(frames):
             features = SubjectFeatures.of_frames([parts[frame] for frame in frames])
         self._kept = {frame: kept for frame, kept in self._kept.items() if frame in needed_later}
-        for i, frame in enumerate(new):
-            if frame in needed_later:
-                self._kept[frame] = rendered.frame(i).clone()
+        self._kept |= {frame: parts[frame].clone() for frame in new if frame in needed_later}
         if last:
             self._render = None  # with it go the references' features
         return features
@@ -5020,6 +5166,85 @@ class AnchorPreparation:
         return align_median_depth(estimate, distance, inverse=inverse).apply(estimate)
 
 
+# --- pipelines/pipeline_part.py: What the parts of `MVCustomPipeline` find on the pipeline: diffusers' components and methods, declared.
+
+
+class PipelinePart:
+    """Base of the mixins. It holds nothing: all that is declared here comes from `AnimateDiffPipeline` and its bases."""
+
+    vae: AutoencoderKL
+    text_encoder: CLIPTextModel
+    tokenizer: CLIPTokenizer
+    unet: UNetMotionModel
+    scheduler: SchedulerMixin
+    depth_estimator: PreTrainedModel | None
+    depth_image_processor: BaseImageProcessor | None
+
+    config: FrozenDict
+    vae_scale_factor: int
+    guidance_scale: float
+    cross_attention_kwargs: dict[str, Any] | None
+    interrupt: bool
+
+    check_inputs: Callable[..., None]
+    encode_prompt: Callable[..., Any]
+    progress_bar: Callable[..., Any]
+    register_to_config: Callable[..., None]
+    load_textual_inversion: Callable[..., None]
+    unload_textual_inversion: Callable[..., None]
+    load_lora_weights: Callable[..., None]
+    unload_lora_weights: Callable[..., None]
+    delete_adapters: Callable[..., None]
+    _upload_folder: Callable[..., Any]
+
+    if TYPE_CHECKING:
+
+        @classmethod
+        def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], **kwargs: Any) -> Any:
+            """See `DiffusionPipeline.from_pretrained`."""
+
+        def save_pretrained(
+            self, save_directory: str | PathLike[str], push_to_hub: bool = False, **kwargs: Any
+        ) -> None:
+            """See `DiffusionPipeline.save_pretrained`."""
+
+
+# --- pipelines/attention_window.py: The reach of the motion modules' attention: set, saved with the pipeline and restored.
+
+
+class AttentionWindowMixin(PipelinePart):
+    """Holds the attention window in the motion modules and in the pipeline's configuration."""
+
+    _trained_window: WindowSetting
+
+    def set_attention_window(self, window: WindowSetting | Literal["auto"]) -> None:
+        """Sets the spatial window of the motion modules' attention; the values are those of `attention_window`."""
+        resolved = self._trained_window if window == "auto" else window
+        enable_spatio_temporal_attention(self.unet, AttentionWindows(resolved))
+        self.register_to_config(attention_window=resolved)
+
+    def enable_free_noise(self, *args: Any, **kwargs: Any) -> None:
+        """Not supported: FreeNoise rebuilds the motion modules with one-dimensional attention.
+
+        Raises:
+            MVCustomError: always.
+        """
+        raise MVCustomError(
+            "enable_free_noise: FreeNoise replaces the dense spatio-temporal attention that keeps the surroundings "
+            "consistent. Pass views_at_a_time= to generate long camera paths, or take AnimateDiffPipeline."
+        )
+
+
+def trained_window(
+    unet: UNet2DConditionModel | UNetMotionModel | None, motion_adapter: MotionAdapter | None
+) -> WindowSetting:
+    """The attention window that the motion modules were trained with, as their configuration says; else 1."""
+    for component in (motion_adapter, unet):
+        if component is not None and "attention_window" in component.config:
+            return component.config["attention_window"]
+    return 1
+
+
 # --- hooks/known_views.py: Views that are known before a run: they stay as they are, and the others are generated around them.
 
 
@@ -5244,73 +5469,6 @@ def _check_convention(convention: str) -> None:
         raise CamerasError(f"convention: expected one of {', '.join(CONVENTIONS)}, got {convention!r}.")
 
 
-# --- cameras/capture.py: A posed capture: cameras with the names and files of their photos, as the importers give it.
-
-
-_LONGEST_PATH, _LONGEST_NAME = 1024, 255
-"""In characters, and in bytes: what file systems take."""
-
-
-@dataclass(frozen=True)
-class Capture:
-    """Photos with their cameras, in the world of the file that they came from.
-
-    Args:
-        cameras ([`Cameras`]): One per photo, in the file's order.
-        names (`tuple` of `str`): The photos' names as the file has them.
-        image_paths (`tuple` of `Path` or `None`): Where the photos are; `None` where the format does not say.
-        mask_paths (`tuple` of `Path` or `None`): Subject masks (black is ignored).
-        distortion ([`Distortion`], *optional*): Lens distortion of the photos; the cameras are those without it.
-    """
-
-    cameras: Cameras
-    names: tuple[str, ...]
-    image_paths: tuple[Path | None, ...]
-    mask_paths: tuple[Path | None, ...]
-    distortion: Distortion | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("names", "image_paths", "mask_paths"):
-            if len(getattr(self, name)) != len(self.cameras):
-                raise CamerasError(
-                    f"{name}: expected one per camera ({len(self.cameras)}), got {len(getattr(self, name))}."
-                )
-
-    def __len__(self) -> int:
-        return len(self.cameras)
-
-    def with_cameras(self, cameras: Cameras) -> Capture:
-        """The same photos with other cameras, such as normalised ones."""
-        return replace(self, cameras=cameras)
-
-
-def inside_folder(folder: Path, path: object, source: Path) -> Path:
-    """`folder / path` for a path named in the file `source`, refused if it leads out of `folder`."""
-    if not isinstance(path, str) or "\0" in path or not (pure := PurePosixPath(path.replace("\\", "/"))).parts:
-        raise MVCustomError(f"{source}: expected the path of a file, got {path!r}.")
-    if len(path) > _LONGEST_PATH or any(len(os.fsencode(part)) > _LONGEST_NAME for part in pure.parts):
-        raise MVCustomError(f"{source}: expected the path of a file, got one that is too long: {path[:80]!r} ...")
-    # Judged by its text: caches of the Hub are folders of links.
-    if pure.is_absolute() or ".." in pure.parts or (len(pure.parts[0]) == 2 and pure.parts[0][1] == ":"):
-        raise MVCustomError(f"{source}: expected files inside {folder}, got {path!r}, which leads out of it.")
-    return folder / pure
-
-
-def one_size(source: Path, sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """The photos' common (height, width).
-
-    Raises:
-        CamerasError: naming the sizes and how often each occurs, if there are several.
-    """
-    counts = Counter(sizes)
-    if len(counts) != 1:
-        found = ", ".join(f"{count} of {width} × {height}" for (height, width), count in counts.most_common())
-        raise CamerasError(
-            f"{source}: expected photos of one size, got {found}. Resize or crop them (and their intrinsics) to one size."
-        )
-    return next(iter(counts))
-
-
 # --- cameras/co3d.py: CO3Dv2: frame_annotations.jgz, gzipped JSON with PyTorch3D cameras.
 
 
@@ -5345,9 +5503,8 @@ def read_co3d(file: Path, sequence: str | None = None) -> Capture:
             view, image = frame["viewpoint"], frame["image"]
             for name, values in batches.items():
                 values.append(torch.tensor(view[name], dtype=torch.float64))
-            sizes.append(
-                tuple(as_size(name, side) for name, side in zip(("height", "width"), image["size"][:2], strict=True))
-            )
+            height, width = image["size"][:2]
+            sizes.append((as_size("height", height), as_size("width", width)))
             formats.add(view.get("intrinsics_format", "ndc_norm_image_bounds"))
             images.append(image["path"])
             masks.append((frame.get("mask") or {}).get("path"))
@@ -5652,9 +5809,8 @@ def read_text_images(file: Path) -> list[ColmapImage]:
         fields = line.split(maxsplit=9)
         try:
             image_id, *pose, camera_id, name = fields
-            quaternion, translation = tuple(map(float, pose[:4])), tuple(map(float, pose[4:]))
-            if len(pose) != 7:
-                raise ValueError(len(pose))
+            qw, qx, qy, qz, tx, ty, tz = map(float, pose)
+            quaternion, translation = (qw, qx, qy, qz), (tx, ty, tz)
             images.append(ColmapImage(int(image_id), quaternion, translation, int(camera_id), name.strip()))
         except ValueError as error:
             raise _wrong(file, number, "IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME", line) from error
@@ -5878,10 +6034,10 @@ def _unpack(folder: Path, lens: ColmapCamera) -> tuple[Tensor, Distortion]:
     fx, fy = (params[0], params[0]) if single else params[:2]
     cx, cy, *rest = params[1:] if single else params[2:]
     fisheye = lens.model.endswith("FISHEYE")
+    radial, tangential = tuple(rest), (0.0, 0.0)
     if lens.model == "OPENCV":
-        radial, tangential = tuple(rest[:2]), tuple(rest[2:])
-    else:
-        radial, tangential = tuple(rest), (0.0, 0.0)
+        k1, k2, p1, p2 = rest
+        radial, tangential = (k1, k2), (p1, p2)
     while radial and radial[-1] == 0:
         radial = radial[:-1]
     try:
@@ -5967,7 +6123,7 @@ def _read_keyframe(file: Path) -> dict[str, Any]:
 
 
 def _keyframe_number(file: Path, frame: dict[str, Any], name: str) -> float:
-    value = frame.get(name)
+    value: Any = frame.get(name)
     if not is_finite_number(value):
         raise CamerasError(f"{file}: {name}: expected a finite number, got {value!r}.")
     return float(value)
@@ -6071,16 +6227,16 @@ def read_transforms_json(file: Path) -> Capture:
         raise CamerasError(
             f"{file}: expected one lens for all frames, got {len(set(distortions))} sets of distortion."
         )
-    poses = torch.stack(poses)
+    camera_to_world = torch.stack(poses)
     if "applied_transform" in content:
         applied = torch.eye(4, dtype=torch.float64)
         applied[:3] = _matrix(f"{file}: applied_transform", content["applied_transform"], (3, 4))
         if torch.linalg.det(applied).abs() < 1e-8:
             raise CamerasError(f"{file}: applied_transform: expected an invertible matrix.")
-        poses = torch.linalg.inv(applied) @ poses
+        camera_to_world = torch.linalg.inv(applied) @ camera_to_world
     height, width = one_size(file, sizes)
     try:
-        cameras = cameras_from_convention(poses, torch.stack(intrinsics), height, width, convention="opengl")
+        cameras = cameras_from_convention(camera_to_world, torch.stack(intrinsics), height, width, convention="opengl")
     except CamerasError as error:
         raise CamerasError(f"{file}: {error}") from error
     folder = file.parent
@@ -6168,9 +6324,9 @@ def _distortion(where: str, holder: dict[str, Any]) -> Distortion:
     radial = [_number(where, name, holder.get(name, 0.0)) for name in _RADIAL]
     while radial and radial[-1] == 0:
         radial.pop()
-    tangential = tuple(_number(where, name, holder.get(name, 0.0)) for name in ("p1", "p2"))
+    p1, p2 = (_number(where, name, holder.get(name, 0.0)) for name in ("p1", "p2"))
     try:
-        return Distortion(tuple(radial), tangential, fisheye=model in _FISHEYE)
+        return Distortion(tuple(radial), (p1, p2), fisheye=model in _FISHEYE)
     except CamerasError as error:
         raise CamerasError(f"{where}: {error}") from error
 
@@ -6238,7 +6394,7 @@ def load_capture(
     return read_real_estate10k(path, height, width)
 
 
-def load_cameras(path: str | PathLike[str], format: str | None = None, **options) -> Cameras:
+def load_cameras(path: str | PathLike[str], format: str | None = None, **options: Any) -> Cameras:
     """Reads the cameras of a file; see [`load_capture`], whose options it takes.
 
     Raises:
@@ -6337,7 +6493,7 @@ def _check_format(format: str) -> None:
 # --- pipelines/inputs.py: What users give a call, checked and brought into one form before anything expensive happens.
 
 
-CamerasInput = Cameras | str | PathLike | Tensor
+CamerasInput = Cameras | str | PathLike[str] | Tensor
 
 
 def resolve_cameras(
@@ -6373,17 +6529,14 @@ def resolve_cameras(
         cameras = load_cameras(cameras)
     else:
         poses = torch.as_tensor(cameras)
-        missing = [
-            name
-            for name, value in (
-                ("camera_convention", convention),
-                ("camera_intrinsics", intrinsics),
-                ("height", height),
-                ("width", width),
-            )
-            if value is None
-        ]
-        if missing:
+        if convention is None or intrinsics is None or height is None or width is None:
+            needed = {
+                "camera_convention": convention,
+                "camera_intrinsics": intrinsics,
+                "height": height,
+                "width": width,
+            }
+            missing = [name for name, value in needed.items() if value is None]
             raise CamerasError(
                 f"cameras: poses given as a tensor also need {', '.join(missing)}; which axes and pixels they mean "
                 "cannot be seen from the numbers."
@@ -6481,13 +6634,1636 @@ def check_count(name: str, value: int | None) -> None:
         raise MVCustomError(f"{name}: expected a whole number above 0, got {value!r}.")
 
 
+# --- cameras/normalization.py: The subject frame: origin at the subject, +Y up, farthest camera at distance 1.
+
+
+Up = str | Sequence[float] | Tensor | None
+"""World up: `"auto"`, a vector, or `None` for that of the cameras' own world."""
+
+
+@dataclass(frozen=True, eq=False)
+class SubjectFrame:
+    """The similarity that maps subject coordinates to the user's world: `x_user = scale * rotation @ x + translation`.
+
+    Args:
+        scale (`float`): User units in one unit of the subject frame.
+        rotation (`torch.Tensor` of shape `(3, 3)`): From subject to user axes.
+        translation (`torch.Tensor` of shape `(3,)`): The subject's origin in the user's world.
+    """
+
+    scale: float
+    rotation: Tensor  # [3, 3]
+    translation: Tensor  # [3]
+
+    def __post_init__(self) -> None:
+        try:
+            rotation = torch.as_tensor(self.rotation, dtype=torch.float64)
+            translation = torch.as_tensor(self.translation, dtype=torch.float64)
+            scale = float(self.scale)
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            raise MVCustomError(f"subject_frame: expected numbers that a float can hold: {error}") from error
+        if rotation.shape != (3, 3) or translation.shape != (3,):
+            raise MVCustomError(
+                "subject_frame: expected a rotation of shape (3, 3) and a translation of shape (3,), got "
+                f"{tuple(rotation.shape)} and {tuple(translation.shape)}."
+            )
+        finite = rotation.isfinite().all() and translation.isfinite().all() and math.isfinite(scale)
+        if not (finite and scale > 0):
+            raise MVCustomError(f"subject_frame: expected finite numbers and a scale above 0, got scale {scale}.")
+        skew = (rotation @ rotation.T - torch.eye(3, dtype=torch.float64)).abs().max()
+        if not skew <= 1e-4 or torch.det(rotation) < 0:  # NaN of an overflow too
+            raise MVCustomError(f"subject_frame: expected a rotation matrix, got {rotation.tolist()}.")
+        object.__setattr__(self, "scale", scale)
+        object.__setattr__(self, "rotation", rotation)
+        object.__setattr__(self, "translation", translation)
+
+    @classmethod
+    def identity(cls) -> SubjectFrame:
+        """The frame of cameras that need no change."""
+        return cls(1.0, torch.eye(3), torch.zeros(3))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SubjectFrame) and self.to_dict() == other.to_dict()
+
+    def __hash__(self) -> int:
+        return hash((self.scale, *self.translation.tolist()))
+
+    def to_user(self, cameras: Cameras) -> Cameras:
+        """Cameras of the subject frame in the user's world."""
+        rotation, translation = self.rotation.to(cameras.camera_to_world), self.translation.to(cameras.camera_to_world)
+        poses = cameras.camera_to_world.clone()
+        poses[:, :3, :3] = rotation @ cameras.camera_to_world[:, :3, :3]
+        poses[:, :3, 3] = self.scale * cameras.centers @ rotation.T + translation
+        return replace(cameras, camera_to_world=poses)
+
+    def points_to_user(
+        self,
+        points: Tensor,  # [..., 3]
+    ) -> Tensor:
+        """Points of the subject frame in the user's world, `(..., 3)`."""
+        return self.scale * points @ self.rotation.to(points).T + self.translation.to(points)
+
+    def to_subject(self, cameras: Cameras) -> Cameras:
+        """Cameras of the user's world in the subject frame."""
+        rotation, translation = self.rotation.to(cameras.camera_to_world), self.translation.to(cameras.camera_to_world)
+        poses = cameras.camera_to_world.clone()
+        poses[:, :3, :3] = rotation.T @ cameras.camera_to_world[:, :3, :3]
+        poses[:, :3, 3] = (cameras.centers - translation) @ rotation / self.scale
+        return replace(cameras, camera_to_world=poses)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; exact."""
+        return {
+            "scale": self.scale,
+            "rotation": self.rotation.tolist(),
+            "translation": self.translation.tolist(),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> SubjectFrame:
+        """The inverse of [`~SubjectFrame.to_dict`]."""
+        if not isinstance(values, Mapping) or set(values) != {"scale", "rotation", "translation"}:
+            raise MVCustomError(f"subject_frame: expected scale, rotation and translation, got {values!r}.")
+        return cls(**values)
+
+
+def normalize_cameras(
+    cameras: Cameras,
+    *,
+    up: Up = "auto",
+) -> tuple[Cameras, SubjectFrame]:
+    """Brings cameras into the subject frame.
+
+    The origin is the optical axes' nearest common point, world up becomes +Y, and the farthest camera stands at distance
+    1. The horizontal axes are those nearest to the user's own.
+
+    Args:
+        cameras ([`Cameras`]): At least two cameras that look at the subject from different directions.
+        up (`str`, vector or `None`, defaults to `"auto"`): World up; `"auto"` estimates it, see [`estimate_up`]; `None`
+            keeps the orientation.
+
+    Returns:
+        The cameras in the subject frame, and the [`SubjectFrame`] that maps them back.
+
+    Raises:
+        CamerasError: if the optical axes have no common point (all parallel, or a single camera).
+    """
+    exact = cameras.to(dtype=torch.float64)
+    center = nearest_point_to_axes(exact)
+    if up is None:
+        rotation = torch.eye(3, dtype=torch.float64)
+    else:
+        vertical = estimate_up(exact) if isinstance(up, str) and up == "auto" else _checked_up(up)
+        rotation = _rotation_to_up(vertical.to(exact.device))
+    scale = (exact.centers - center).norm(dim=-1).max().item()
+    if not scale > 0:
+        raise CamerasError("cameras: expected cameras at a distance from the subject, got all at one point.")
+    frame = SubjectFrame(scale, rotation.cpu(), center.cpu())
+    return frame.to_subject(exact).to(dtype=cameras.dtype), frame
+
+
+def nearest_point_to_axes(cameras: Cameras) -> Tensor:
+    """The point with the least sum of squared distances to all optical axes, `(3,)`.
+
+    Raises:
+        CamerasError: if the axes are too parallel to fix one.
+    """
+    axes = cameras.optical_axes
+    across = torch.eye(3).to(axes) - axes[:, :, None] * axes[:, None, :]  # projections off each axis
+    system = across.sum(dim=0)
+    if torch.linalg.eigvalsh(system)[0] < 1e-4 * len(cameras):
+        raise CamerasError(
+            f"cameras: expected optical axes that meet near the subject, got {len(cameras)} (nearly) parallel one(s). "
+            "One photo, or a camera that only moved sideways? Take photos from around the subject."
+        )
+    return torch.linalg.solve(system, (across @ cameras.centers[:, :, None]).sum(dim=0)).squeeze(-1)
+
+
+def estimate_up(cameras: Cameras) -> Tensor:
+    """World up from the cameras alone, a unit vector `(3,)`, also if some were held turned by 90° or 180°.
+
+    Three habits of people with a camera decide. They hold it level or turned by a quarter, so up, seen in the image, lies
+    near one of the four image axes (the mean of the cameras' own "up" says nothing then). They look at an object from
+    above more than from below. And they walk around it at much the same height.
+    """
+    poses = cameras.camera_to_world[:, :3, :3].double()
+    candidates = torch.cat(
+        [_directions(8000).to(poses), *(sign * poses[:, :, axis] for sign in (1, -1) for axis in (0, 1))]
+    )
+    best = candidates[_disagreement(candidates, poses).argmin()]
+    generator = torch.Generator().manual_seed(0)
+    for spread in (0.05, 0.02, 0.005, 0.001):
+        around = best + spread * torch.randn(256, 3, generator=generator, dtype=torch.float64).to(poses)
+        around = torch.cat([best[None], torch.nn.functional.normalize(around, dim=-1)])
+        best = around[_disagreement(around, poses).argmin()]
+    return best
+
+
+def _disagreement(candidates: Tensor, poses: Tensor) -> Tensor:
+    """How badly each direction `(K, 3)` fits as up to cameras `(N, 3, 3)`, `(K,)`; bounded for each camera."""
+    seen = candidates @ poses  # [N, K, 3]: the direction in each camera's axes
+    length = seen[..., :2].norm(dim=-1)
+    off_axis = seen[..., :2].abs().amin(dim=-1) / length.clamp(min=1e-9)  # sine of the angle to the nearest image axis
+    # A camera that looks along the direction sees little of it; one that is 15° off has no vote.
+    level = length * (1 - (off_axis / math.sin(math.radians(15))).clamp(max=1) ** 2)
+    elevation = -seen[..., 2]  # sine of how far each camera looks down
+    return elevation.std(dim=0) - 0.5 * elevation.mean(dim=0) - level.mean(dim=0)
+
+
+def _directions(count: int) -> Tensor:
+    """Evenly spread unit vectors `(count, 3)` (a Fibonacci lattice)."""
+    index = torch.arange(count, dtype=torch.float64) + 0.5
+    height = 1 - 2 * index / count
+    angle = math.pi * (1 + math.sqrt(5)) * index
+    radius = (1 - height**2).sqrt()
+    return torch.stack([radius * angle.cos(), height, radius * angle.sin()], dim=-1)
+
+
+def _rotation_to_up(up: Tensor) -> Tensor:
+    """Columns are the subject's axes in the user's world: +Y along `up`, the others nearest to the user's X and Z."""
+    basis = torch.eye(3).to(up)
+    side = basis[0] if up[0].abs() < 0.9 else basis[2]
+    x = torch.nn.functional.normalize(side - (side @ up) * up, dim=0)
+    return torch.stack([x, up, torch.linalg.cross(x, up, dim=-1)], dim=-1)
+
+
+def _checked_up(up: str | Sequence[float] | Tensor) -> Tensor:
+    try:
+        vector = torch.as_tensor(up, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise CamerasError(f"up: expected 'auto', None or a vector of 3 numbers, got {up!r}.") from error
+    if vector.shape != (3,) or not vector.isfinite().all() or vector.norm() < 1e-9:
+        raise CamerasError(f"up: expected a vector of 3 finite numbers that is not zero, got {up!r}.")
+    return vector / vector.norm()
+
+
+# --- models/pose_conditioned_block.py: The pose-conditioned transformer block: a stock block that mixes rendered subject features into its hidden states.
+
+
+class PoseConditioning:
+    """What the pose-conditioned blocks of one subject are told during a U-Net call.
+
+    All blocks of a subject share one instance. Outside its context managers it is empty and the blocks are exactly
+    the stock blocks. With gradient checkpointing the context must stay open during the backward pass, which runs the
+    blocks again.
+    """
+
+    def __init__(self) -> None:
+        self._rendered: Mapping[str, Tensor] | None = None
+        self._collected: dict[str, Tensor] | None = None
+
+    @contextmanager
+    def rendered(self, features: Mapping[str, Tensor]) -> Iterator[None]:
+        """Mixes `features` into the blocks for the length of the context.
+
+        Args:
+            features (mapping of `str` to `torch.Tensor`): rendered subject features X_y by block name, each of shape
+                `(batch, height * width, channels)` in the batch order of the U-Net call (frames innermost). A zero
+                row means that the references are dropped for this batch element.
+        """
+        with self._holding("_rendered", features):
+            yield
+
+    def replace_rendered(self, features: Mapping[str, Tensor]) -> None:
+        """Other features for the rest of the open [`~PoseConditioning.rendered`] context.
+
+        A training step opens the context around forward and backward pass and renders inside of it.
+        """
+        if self._rendered is None:
+            raise RuntimeError("PoseConditioning: replace_rendered needs an open rendered() context.")
+        self._rendered = features
+
+    @contextmanager
+    def collecting(self) -> Iterator[dict[str, Tensor]]:
+        """Records every block's hidden states before its feed-forward, `(batch, height * width, channels)` by name."""
+        collected: dict[str, Tensor] = {}
+        with self._holding("_collected", collected):
+            yield collected
+
+    @contextmanager
+    def _holding(self, attribute: str, value: Mapping[str, Tensor]) -> Iterator[None]:
+        if self._rendered is not None or self._collected is not None:
+            raise RuntimeError("PoseConditioning: one U-Net call at a time; this subject's blocks are already in use.")
+        setattr(self, attribute, value)
+        try:
+            yield
+        finally:
+            setattr(self, attribute, None)
+
+    @property
+    def active(self) -> bool:
+        """Whether a call conditions or collects just now."""
+        return self._rendered is not None or self._collected is not None
+
+    def __call__(self, block: PoseConditionedTransformerBlock, hidden_states: Tensor) -> Tensor:
+        """Conditions the block on rendered features, or collects its input."""
+        if self._collected is not None:
+            self._collected[block.block_name] = hidden_states
+            return hidden_states
+        if self._rendered is None:
+            return hidden_states
+        features = self._rendered.get(block.block_name)
+        if features is None:
+            raise MVCustomError(
+                f"features: expected rendered features for block {block.block_name!r}, got {sorted(self._rendered)}."
+            )
+        if features.shape != hidden_states.shape:
+            raise MVCustomError(
+                f"features[{block.block_name!r}]: expected shape {tuple(hidden_states.shape)} (batch * frames, "
+                f"height * width, channels), got {tuple(features.shape)}. Rendered for other cameras or another size?"
+            )
+        return block.pose_conditioner.projection(hidden_states, features)
+
+
+class PoseProjection(nn.Module):
+    """`x ← P [x ; X_y]`, P a linear layer without bias, initialised to `[I | 0]` (so it starts as the identity).
+
+    P is stored as its difference from `[I | 0]`, and the mixed states are computed as `x + D [x ; X_y]`. That is the
+    same map, but the identity is exact in every dtype: a fresh projection returns `x` bit for bit.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.difference = nn.Linear(2 * channels, channels, bias=False)
+        nn.init.zeros_(self.difference.weight)
+
+    def forward(
+        self,
+        hidden_states: Tensor,  # [..., C]
+        features: Tensor,  # [..., C]
+    ) -> Tensor:
+        """The states mixed with the features, of their shape."""
+        features = features.to(hidden_states.dtype)
+        return hidden_states + self.difference(torch.cat([hidden_states, features], dim=-1))
+
+
+class PoseConditioner(nn.Module):
+    """What a pose-conditioned block has beyond its stock block: the FeatureNeRF and the projection."""
+
+    def __init__(self, feature_nerf: FeatureNeRF) -> None:
+        super().__init__()
+        self.feature_nerf = feature_nerf
+        self.projection = PoseProjection(feature_nerf.channels)
+
+
+class PoseConditionedTransformerBlock(BasicTransformerBlock):
+    """A stock transformer block with `x ← P [x ; X_y]` between its attentions and its feed-forward.
+
+    It shares every submodule with the stock block that it stands in for, under the same names, so LoRA, IP-Adapter
+    and offloading see the block they know; the stock block can be put back at any time.
+
+    Source: the pose-conditioned transformer block of CustomDiffusion360 (arXiv 2404.12333), as used by MVCustom.
+    """
+
+    block_name: str
+    conditioning: PoseConditioning
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        raise TypeError("Use PoseConditionedTransformerBlock.from_block(block, ...).")
+
+    @classmethod
+    def from_block(
+        cls,
+        block: BasicTransformerBlock,
+        pose_conditioner: PoseConditioner,
+        conditioning: PoseConditioning,
+        block_name: str,
+    ) -> PoseConditionedTransformerBlock:
+        """Builds the block around `block`'s own submodules. `block` itself is not changed.
+
+        Raises:
+            MVCustomError: if `block` is not a text-conditioned block of a stock U-Net's spatial layers (with plain layer
+                norms, and without the positional embedding of motion modules or GLIGEN's fuser), or has other channels
+                than `pose_conditioner`.
+        """
+        if isinstance(block, PoseConditionedTransformerBlock):
+            raise MVCustomError(f"block {block_name!r} already belongs to an attached subject; detach that first.")
+        problem = _why_not_text_conditioned(block)
+        if problem is not None:
+            raise MVCustomError(
+                f"block {block_name!r}: expected a text-conditioned BasicTransformerBlock of a U-Net's spatial layers, "
+                f"got {problem}."
+            )
+        channels = pose_conditioner.feature_nerf.channels
+        if channels != block.dim:
+            raise MVCustomError(
+                f"block {block_name!r}: expected a pose conditioner of the block's {block.dim} channels, got {channels}."
+            )
+        conditioned = cls.__new__(cls)
+        nn.Module.__init__(conditioned)
+        conditioned.__dict__.update(block.__dict__)
+        conditioned.__dict__.pop("forward", None)  # left behind by hooks that were on the block and are off again
+        conditioned._modules = dict(block._modules)  # our own registry over the same submodules
+        conditioned.pose_conditioner = pose_conditioner
+        conditioned.conditioning = conditioning
+        conditioned.block_name = block_name
+        # Not `conditioned.train`: the submodules are the stock block's, and may be in different modes.
+        pose_conditioner.train(block.training)
+        return conditioned
+
+    def forward(
+        self,
+        hidden_states: Tensor,  # [B, P, C]
+        attention_mask: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,  # [B, L, D]
+        encoder_attention_mask: Tensor | None = None,
+        timestep: Tensor | None = None,
+        cross_attention_kwargs: dict | None = None,
+        class_labels: Tensor | None = None,
+        added_cond_kwargs: dict | None = None,
+    ) -> Tensor:
+        """As the stock block's, with the projection between attentions and feed-forward."""
+        if not self.conditioning.active:
+            return super().forward(
+                hidden_states,
+                attention_mask=attention_mask,
+                encoder_hidden_states=encoder_hidden_states,
+                encoder_attention_mask=encoder_attention_mask,
+                timestep=timestep,
+                cross_attention_kwargs=cross_attention_kwargs,
+                class_labels=class_labels,
+                added_cond_kwargs=added_cond_kwargs,
+            )
+        cross_attention_kwargs = cross_attention_kwargs or {}
+        attended = self.attn1(
+            self.norm1(hidden_states),
+            encoder_hidden_states=encoder_hidden_states if self.only_cross_attention else None,
+            attention_mask=attention_mask,
+            **cross_attention_kwargs,
+        )
+        hidden_states = attended + hidden_states
+        attended = self.attn2(
+            self.norm2(hidden_states),
+            encoder_hidden_states=encoder_hidden_states,
+            attention_mask=encoder_attention_mask,
+            **cross_attention_kwargs,
+        )
+        hidden_states = self.conditioning(self, attended + hidden_states)
+        normed = self.norm3(hidden_states)
+        if self._chunk_size is None:
+            return self.ff(normed) + hidden_states
+        return _chunked_feed_forward(self.ff, normed, self._chunk_dim, self._chunk_size) + hidden_states
+
+    def attend_text(
+        self,
+        features: Tensor,  # [B, P, C]
+        encoder_hidden_states: Tensor,  # [B, L, D]
+    ) -> Tensor:
+        """The block's own text cross-attention with its residual, for FeatureNeRF's point features, `(B, P, C)`.
+
+        Runs the attention's weights (LoRA included) with a plain processor: an IP-Adapter's processor expects image
+        states beside the text, which the subject's features have none of.
+        """
+        return features + AttnProcessor2_0()(
+            self.attn2, self.norm2(features), encoder_hidden_states=encoder_hidden_states
+        )
+
+
+def _why_not_text_conditioned(block: nn.Module) -> str | None:
+    if not isinstance(block, BasicTransformerBlock):
+        return type(block).__name__
+    if block.norm_type != "layer_norm":
+        return f"one with norm_type {block.norm_type!r}"
+    if block.attn2 is None or not block.attn2.is_cross_attention:
+        return "one without text attention"
+    if block.pos_embed is not None:
+        return "one with a positional embedding (of a motion module?)"
+    if hasattr(block, "fuser"):
+        return "one with GLIGEN's fuser"
+    return None
+
+
+# --- subjects/placeholders.py: Texts in which the subject's word and class noun are filled in: `{token}` and `{noun}`, and nothing else.
+
+
+def placeholders(text: str, name: str) -> set[str]:
+    """Which of `token` and `noun` a text has, as `str.format` fills them in.
+
+    Args:
+        text (`str`): The text.
+        name (`str`): Whose text it is, for messages.
+
+    Raises:
+        MVCustomError: for other placeholders, unpaired braces, and formats: `{token:>99999999}` would fill the memory, and
+            `{token.x}` look into the program.
+    """
+    try:
+        parsed = string.Formatter().parse(text)
+        parts = [(field, format, conversion) for _, field, format, conversion in parsed if field is not None]
+    except ValueError as error:
+        raise MVCustomError(f"{name}: {text!r}: {error}.") from error
+    if any(field not in ("token", "noun") or format or conversion for field, format, conversion in parts):
+        raise MVCustomError(
+            f"{name}: expected no other placeholders than {{token}} and {{noun}}, without formats, got {text!r}."
+        )
+    return {field for field, _, _ in parts}
+
+
+# --- subjects/subject_config.py: What a subject's folder says about it in words and numbers: `subject_config.json`.
+
+
+FORMAT_VERSION = 1
+SUBJECT_CONFIG_NAME = "subject_config.json"
+
+
+@dataclass(frozen=True)
+class SubjectConfig:
+    """A subject's settings.
+
+    Args:
+        token (`str`): The new word that stands for the subject in prompts, such as `"<my-mug>"`. No spaces.
+        class_noun (`str`): What kind of thing it is, such as `"mug"`.
+        initializer_token (`str`): The known word whose embedding the new one started from.
+        pose_conditioned_blocks (`dict[str, int]`): Channels of each pose-conditioned transformer block by its module
+            name in the U-Net, in the order in which the U-Net runs them.
+        feature_nerf ([`FeatureNeRFConfig`]): Settings of every block's FeatureNeRF.
+        subject_frame ([`SubjectFrame`], *optional*): The similarity between the photos' world and the subject frame,
+            in which all cameras are given. `None` if the photos' world already is the subject frame.
+        reference_prompt (`str`): The text that the reference views are seen with; `{token}` and `{noun}` are filled
+            in.
+        num_references (`int`, *optional*, defaults to 8): How many reference views a generation uses.
+        reference_timestep (`int`, *optional*, defaults to 0): Noise level at which the U-Net sees the reference views;
+            0 leaves them clean.
+        base_model (`str`, *optional*): Hub id of the model that the subject was trained on.
+        versions (`dict[str, str]`, *optional*): Versions of the packages that made the subject.
+        training (`dict`, *optional*): The trainer's settings, for the record.
+
+    Raises:
+        MVCustomError: naming the field, what was expected and what came.
+    """
+
+    token: str
+    class_noun: str
+    initializer_token: str
+    pose_conditioned_blocks: Mapping[str, int]
+    feature_nerf: FeatureNeRFConfig
+    subject_frame: SubjectFrame | None = None
+    reference_prompt: str = "a photo of a {token} {noun}"
+    num_references: int = 8
+    reference_timestep: int = 0
+    base_model: str | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("token", "class_noun", "initializer_token", "reference_prompt"):
+            _check(self, name, lambda value: isinstance(value, str) and value.strip(), "a text that is not empty")
+        _check(self, "token", lambda value: not any(c.isspace() for c in value), "one word without spaces")
+        _check(self, "base_model", lambda value: value is None or isinstance(value, str), "a text or null")
+        _check(self, "num_references", lambda value: _is_int(value) and value >= 1, "a whole number of at least 1")
+        _check(self, "reference_timestep", lambda value: _is_int(value) and value >= 0, "a whole number of at least 0")
+        _check(
+            self,
+            "pose_conditioned_blocks",
+            lambda value: (
+                isinstance(value, Mapping)
+                and value
+                and all(_is_int(c) and 0 < c <= LARGEST_WIDTH for c in value.values())
+            ),
+            f"channels (at most {LARGEST_WIDTH:,}) by block name, at least one block",
+        )
+        _check(
+            self,
+            "versions",
+            lambda value: isinstance(value, Mapping) and all(isinstance(text, str) for text in value.values()),
+            "texts by package name",
+        )
+        _check(self, "training", lambda value: isinstance(value, Mapping), "settings by name")
+        if "token" not in placeholders(self.reference_prompt, "reference_prompt"):
+            raise MVCustomError(
+                "reference_prompt: expected a text with {token} and, if wanted, {noun}, got "
+                f"{self.reference_prompt!r}."
+            )
+
+    @property
+    def reference_prompt_text(self) -> str:
+        """The reference prompt with the subject's token and class noun."""
+        return self.reference_prompt.format(token=self.token, noun=self.class_noun)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as plain JSON values."""
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        values["feature_nerf"] = self.feature_nerf.to_dict()
+        values["subject_frame"] = None if self.subject_frame is None else self.subject_frame.to_dict()
+        for name in ("pose_conditioned_blocks", "versions", "training"):
+            values[name] = dict(values[name])
+        return {"format_version": FORMAT_VERSION, **values}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> SubjectConfig:
+        """The inverse of [`~SubjectConfig.to_dict`]. Every key has to be there, and no other.
+
+        Raises:
+            MVCustomError: naming the key.
+        """
+        if not isinstance(values, Mapping):
+            raise MVCustomError(f"expected an object with the subject's settings, got {type(values).__name__}.")
+        version = values.get("format_version")
+        if version != FORMAT_VERSION or isinstance(version, bool):
+            newer = (
+                " Made by a newer version of this package?" if _is_int(version) and version > FORMAT_VERSION else ""
+            )
+            raise MVCustomError(f"format_version: expected {FORMAT_VERSION}, got {version!r}.{newer}")
+        known = {"format_version", *(entry.name for entry in fields(cls))}
+        if missing := sorted(known - values.keys()):
+            raise MVCustomError(f"expected the keys {sorted(known)}, but {missing} are missing.")
+        if unknown := sorted(values.keys() - known):
+            raise MVCustomError(f"expected the keys {sorted(known)}, got unknown keys {unknown}.")
+        values = {name: value for name, value in values.items() if name != "format_version"}
+        values["feature_nerf"] = _part("feature_nerf", FeatureNeRFConfig, values["feature_nerf"])
+        if values["subject_frame"] is not None:
+            values["subject_frame"] = _part("subject_frame", SubjectFrame, values["subject_frame"])
+        return cls(**values)
+
+    def save(self, file: str | PathLike[str]) -> None:
+        """Writes the settings as JSON."""
+        try:
+            text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise MVCustomError(f"training: expected values that JSON can hold: {error}.") from error
+        Path(file).write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, file: str | PathLike[str]) -> SubjectConfig:
+        """Reads the settings.
+
+        Raises:
+            MVCustomError: naming the file and the key that is missing, unknown or of another kind than expected.
+        """
+        file = Path(file)
+        values = read_json(file, absent="; is the folder a subject's folder?")
+        try:
+            return cls.from_dict(values)
+        except MVCustomError as error:
+            raise MVCustomError(f"{file}: {error}") from error
+
+
+def _is_int(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _check(config: SubjectConfig, name: str, accept: Any, expected: str) -> None:
+    value = getattr(config, name)
+    if not accept(value):
+        raise MVCustomError(f"{name}: expected {expected}, got {value!r}.")
+
+
+def _part(name: str, part: Any, value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        raise MVCustomError(f"{name}: expected an object, got {value!r}.")
+    try:
+        return part.from_dict(value)
+    except (TypeError, ValueError, KeyError) as error:
+        raise MVCustomError(f"{name}: {str(error).removeprefix(name + ': ')}") from error
+
+
+# --- files/whole.py: What is written is there as a whole or not at all.
+
+
+@contextmanager
+def replaced_folder(folder: Path) -> Iterator[Path]:
+    """A new folder beside `folder` that takes its place when the block ends well, and is gone when it does not.
+
+    After an error, a full disk or Ctrl-C `folder` is what it was before.
+    """
+    folder = Path(os.path.abspath(folder))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    new = folder.with_name(f".{folder.name}.{uuid4().hex}.new")
+    try:
+        new.mkdir()
+        yield new
+        take_place(new, folder)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+@contextmanager
+def replaced_file(file: Path) -> Iterator[Path]:
+    """A path beside `file`, to write to; it takes the file's place when the block ends well, and is gone otherwise."""
+    new = file.with_name(f".{file.name}.{uuid4().hex}.new")
+    try:
+        yield new
+        os.replace(new, file)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def write_text(file: Path, text: str) -> None:
+    """Writes a text file whole or not at all."""
+    with replaced_file(file) as new:
+        new.write_text(text, encoding="utf-8")
+
+
+def take_place(new: Path, place: Path) -> None:
+    """Renames a file or folder to `place`. What was there is gone then, or back if that is stopped half way."""
+    if not place.is_dir():
+        os.replace(new, place)
+        return
+    old = place.with_name(f".{place.name}.{uuid4().hex}.old")
+    try:
+        place.rename(old)
+        new.rename(place)
+    finally:
+        if old.exists() and not place.exists():  # stopped between the two renames
+            old.rename(place)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+# --- subjects/subject_files.py: The subject's folder: writing it as a whole, reading it strictly, and the Hub.
+
+
+FEATURE_NERF_NAME = "feature_nerf.safetensors"
+LORA_NAME = "pytorch_lora_weights.safetensors"
+EMBEDDINGS_NAME = "learned_embeds.safetensors"
+REFERENCES_FOLDER = "references"
+SAMPLES_FOLDER = "samples"
+MODEL_CARD_NAME = "README.md"
+FLOATING_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""What a subject's weights may be stored in."""
+_DOWNLOADED = (  # and nothing else: no code, and not a whole model by mistake
+    SUBJECT_CONFIG_NAME,
+    FEATURE_NERF_NAME,
+    LORA_NAME,
+    EMBEDDINGS_NAME,
+    MODEL_CARD_NAME,
+    f"{REFERENCES_FOLDER}/*.json",
+    f"{REFERENCES_FOLDER}/*.png",
+)
+
+
+def save_subject_files(
+    adapter: SubjectAdapter, folder: str | PathLike[str], samples: Mapping[str, Image.Image] | None = None
+) -> None:
+    """Writes the subject's folder. See [`SubjectAdapter.save_pretrained`]."""
+    folder = Path(folder)
+    _check_save_directory(folder)
+    try:
+        with replaced_folder(folder) as new:
+            adapter.config.save(new / SUBJECT_CONFIG_NAME)
+            save_file(_conditioner_weights(adapter), new / FEATURE_NERF_NAME, metadata={"format": "pt"})
+            if adapter.learned_embeddings:
+                save_file(adapter.learned_embeddings, new / EMBEDDINGS_NAME, metadata={"format": "pt"})
+            if adapter.lora_state_dict:
+                save_file(adapter.lora_state_dict, new / LORA_NAME, metadata={"format": "pt"})
+            adapter.references.save(new / REFERENCES_FOLDER)
+            for name, picture in (samples or {}).items():
+                (new / SAMPLES_FOLDER).mkdir(exist_ok=True)
+                picture.save(new / SAMPLES_FOLDER / f"{name}.png")
+            _model_card(adapter, list(samples or ())).save(new / MODEL_CARD_NAME)
+    except (OSError, SafetensorError) as error:
+        raise MVCustomError(
+            f"save_directory: {folder} could not be written: {error}. What was there is as it was. Is the disk full?"
+        ) from error
+
+
+def load_subject_files(
+    cls: type[SubjectAdapter],
+    source: str | PathLike[str],
+    *,
+    subfolder: str | None,
+    revision: str | None,
+    cache_dir: str | PathLike[str] | None,
+    token: str | bool | None,
+    local_files_only: bool,
+) -> SubjectAdapter:
+    """Reads a subject's folder. See [`SubjectAdapter.from_pretrained`]."""
+    part = None if subfolder is None else inside(Path("subfolder"), subfolder)
+    folder = Path(source)
+    if not _is_folder(folder):
+        folder = _download(str(source), part, revision, cache_dir, token, local_files_only)
+    if part is not None:
+        folder = folder / part
+    config = SubjectConfig.load(folder / SUBJECT_CONFIG_NAME)
+    references = ReferenceViews.load(folder / REFERENCES_FOLDER)
+    _check_weights(cls, config, references, folder / FEATURE_NERF_NAME)
+    adapter = cls(config, references)
+    _load_conditioner_weights(adapter, folder / FEATURE_NERF_NAME)
+    if (file := folder / EMBEDDINGS_NAME).exists():
+        embeddings = _read_tensors(file)
+        if list(embeddings) != [config.token]:
+            raise MVCustomError(f"{file}: expected one embedding, of {config.token!r}, got {sorted(embeddings)}.")
+        with _naming(file):
+            adapter.token_embedding = embeddings[config.token]
+    if (file := folder / LORA_NAME).exists():
+        weights = _read_tensors(file)
+        _check_lora_scale(file)
+        with _naming(file):
+            adapter.lora_state_dict = weights
+    return adapter
+
+
+def save_and_upload_subject(
+    adapter: SubjectAdapter, repo_id: str, *, samples: Mapping[str, Image.Image] | None = None, **kwargs: Any
+) -> str:
+    """Writes the folder to a temporary place and uploads it. See [`SubjectAdapter.push_to_hub`]."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "subject"
+        save_subject_files(adapter, folder, samples)
+        return upload_subject(folder, repo_id, **kwargs)
+
+
+def upload_subject(
+    folder: str | PathLike[str],
+    repo_id: str | None = None,
+    *,
+    private: bool | None = None,
+    token: str | bool | None = None,
+    commit_message: str = "Upload subject",
+    revision: str | None = None,
+    create_pr: bool = False,
+    endpoint: str | None = None,
+) -> str:
+    """Uploads a subject's folder as one commit; files of an earlier subject in the repository are deleted by it."""
+    api = HfApi(endpoint=endpoint, token=token)
+    repo_id = api.create_repo(repo_id or Path(folder).name, private=private, exist_ok=True).repo_id
+    commit = api.upload_folder(
+        repo_id=repo_id,
+        folder_path=folder,
+        commit_message=commit_message,
+        revision=revision,
+        create_pr=create_pr,
+        delete_patterns=[
+            *(f"{REFERENCES_FOLDER}/{part}" for part in ("*.png", "*.json")),
+            *(LORA_NAME, EMBEDDINGS_NAME, f"{SAMPLES_FOLDER}/*.png"),
+        ],
+    )
+    return commit.commit_url
+
+
+# --- writing ---
+
+
+def _check_save_directory(folder: Path) -> None:
+    """Refuses to write over anything but a subject."""
+    if folder.exists() and not folder.is_dir():
+        raise MVCustomError(f"save_directory: {folder} is a file; expected a folder.")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / SUBJECT_CONFIG_NAME).is_file():
+        raise MVCustomError(
+            f"save_directory: {folder} holds other things than a subject (there is no {SUBJECT_CONFIG_NAME}), and "
+            "saving replaces the folder as a whole. Name a new folder, for example one inside of it."
+        )
+
+
+def _conditioner_weights(adapter: SubjectAdapter) -> dict[str, Tensor]:
+    return {
+        f"{block}.{name}": weight.detach().cpu().contiguous()
+        for block in adapter.block_names
+        for name, weight in adapter.conditioner(block).state_dict().items()
+    }
+
+
+def _model_card(adapter: SubjectAdapter, samples: list[str]) -> ModelCard:
+    config, references = adapter.config, adapter.references
+    data = ModelCardData(
+        base_model=config.base_model if _is_hub_id(config.base_model) else None,
+        library_name="diffusers",
+        pipeline_tag="text-to-image",
+        tags=["diffusers", "diffusers-mvcustom", "multi-view", "text-to-image"],
+    )
+    parts = ["FeatureNeRF"] + ["LoRA"] * bool(adapter.lora_state_dict) + ["token"] * bool(adapter.learned_embeddings)
+    prompt = f"a {config.token} {config.class_noun} on a mossy rock by a lake"
+    focal = references.cameras.focal.mean(dim=0).tolist()
+    lines = [
+        f"# {config.token}: one {config.class_noun}, from any camera",
+        "",
+        f"A subject for [diffusers-mvcustom](https://pypi.org/project/diffusers-mvcustom/), learned from "
+        f"{len(references)} posed photos.",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| token | `{config.token}` |",
+        f"| class | {config.class_noun} |",
+        f"| base model | {config.base_model or 'not recorded'} |",
+        f"| reference views | {len(references)} of {references.width} × {references.height} pixels, "
+        f"{'with' if references.masks is not None else 'without'} masks |",
+        f"| their cameras | mean focal length {focal[0]:.1f}, {focal[1]:.1f} pixels; at "
+        f"{references.cameras.centers.norm(dim=-1).min():.2f} to "
+        f"{references.cameras.centers.norm(dim=-1).max():.2f} from the subject |",
+        f"| learned parts | {', '.join(parts)} |",
+        f"| pose-conditioned blocks | {len(adapter.block_names)} |",
+        "",
+        "```python",
+        "from diffusers_mvcustom import Cameras, MVCustomPipeline",
+        "",
+        f'pipe = MVCustomPipeline.from_pretrained("{config.base_model or "your/base-model"}")',
+        'pipe.load_subject("this/repository")',
+        f"out = pipe({prompt!r}, cameras=Cameras.orbit(16))",
+        "```",
+        "",
+    ]
+    for name in samples:
+        lines += [f"![{name}]({SAMPLES_FOLDER}/{name}.png)", ""]
+    if config.training.get("command"):
+        lines += ["Trained with:", "", "```bash", str(config.training["command"]), "```", ""]
+    if config.training:
+        settings = json.dumps(dict(config.training), indent=2, ensure_ascii=False)
+        lines += ["Training settings:", "", "```json", settings, "```", ""]
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(lines))
+
+
+def _is_hub_id(name: str | None) -> bool:
+    """Whether the Hub accepts it as a base model: a folder's path would make it refuse the card."""
+    try:
+        validate_repo_id(name or "")
+    except HFValidationError:
+        return False
+    return True
+
+
+# --- reading ---
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that is too long for one
+        return False
+
+
+def _download(
+    repo_id: str,
+    part: PathLike[str] | None,
+    revision: str | None,
+    cache_dir: str | PathLike[str] | None,
+    token: str | bool | None,
+    local_files_only: bool,
+) -> Path:
+    prefix = "" if part is None else f"{part}/"
+    try:
+        folder = snapshot_download(
+            repo_id,
+            revision=revision,
+            cache_dir=cache_dir,
+            token=token,
+            local_files_only=local_files_only,
+            allow_patterns=[prefix + pattern for pattern in _DOWNLOADED],
+        )
+    except HFValidationError as error:
+        raise MVCustomError(f"{repo_id}: there is no such folder, and it is no Hub id either: {error}") from error
+    except LocalEntryNotFoundError as error:
+        raise MVCustomError(
+            f"{repo_id}: there is no such folder, and as a Hub id it is not in the cache and cannot be fetched: {error}"
+        ) from error
+    except HfHubHTTPError as error:
+        raise MVCustomError(f"{repo_id}: there is no such folder, and the Hub answers: {error}") from error
+    return Path(folder)
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[safe_open]:
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            yield tensors
+    except FileNotFoundError as error:
+        raise MVCustomError(f"{file}: there is no such file; is the folder a complete subject's folder?") from error
+    except (SafetensorError, OSError) as error:
+        raise MVCustomError(f"{file}: not a complete safetensors file ({error}). An interrupted download?") from error
+
+
+def _read_tensors(file: Path) -> dict[str, Tensor]:
+    with _opened(file) as tensors:
+        return {name: tensors.get_tensor(name) for name in list(tensors.keys())}
+
+
+def _check_weights(cls: type[SubjectAdapter], config: SubjectConfig, references: ReferenceViews, file: Path) -> None:
+    """Compares the file's header with what the settings ask for, before any memory is asked for by either."""
+    with _opened(file) as tensors:
+        shapes = {name: tuple(tensors.get_slice(name).get_shape()) for name in list(tensors.keys())}
+    held = {name.partition(".feature_nerf.")[0] for name in shapes}
+    if unheld := [block for block in config.pose_conditioned_blocks if block not in held]:
+        raise MVCustomError(f"{file}: the weights of {len(unheld)} blocks are missing: {unheld[:5]}.")
+    with torch.device("meta"):
+        adapter = cls(config, references)
+    expected = {
+        f"{block}.{name}": tuple(weight.shape)
+        for block in adapter.block_names
+        for name, weight in adapter.conditioner(block).state_dict().items()
+    }
+    if missing := sorted(expected.keys() - shapes.keys()):
+        raise MVCustomError(f"{file}: {len(missing)} weights are missing: {missing[:5]}.")
+    if unknown := sorted(shapes.keys() - expected.keys()):
+        raise MVCustomError(f"{file}: {len(unknown)} weights are unknown: {unknown[:5]}.")
+    for name, shape in shapes.items():
+        if shape != expected[name]:
+            raise MVCustomError(
+                f"{file}: {name}: expected shape {expected[name]} for the settings in {SUBJECT_CONFIG_NAME}, got {shape}."
+            )
+
+
+def _load_conditioner_weights(adapter: SubjectAdapter, file: Path) -> None:
+    weights = _read_tensors(file)
+    for name, weight in weights.items():
+        if weight.dtype not in FLOATING_DTYPES or not weight.isfinite().all():
+            raise MVCustomError(f"{file}: {name}: expected finite floating-point numbers, got {weight.dtype}.")
+    dtypes = {weight.dtype for weight in weights.values()}
+    if len(dtypes) == 1:  # as saved: a half-precision subject stays one
+        adapter.to(dtype=dtypes.pop())
+    for block in adapter.block_names:
+        part = {name.removeprefix(f"{block}."): w for name, w in weights.items() if name.startswith(f"{block}.")}
+        adapter.conditioner(block).load_state_dict(part)
+
+
+def _check_lora_scale(file: Path) -> None:
+    """Weights are applied as they are: a file made elsewhere with another `lora_alpha` would have a wrong scale."""
+    with _opened(file) as tensors:
+        metadata = tensors.metadata() or {}
+    settings = parse_json(f"{file}: lora_adapter_metadata", metadata.get("lora_adapter_metadata", "{}"))
+    if not isinstance(settings, dict):
+        raise MVCustomError(f"{file}: lora_adapter_metadata: expected a JSON object, got {settings!r}.")
+    for name, alpha in settings.items():
+        if name.endswith(".lora_alpha") and alpha != settings.get(name.removesuffix("lora_alpha") + "r"):
+            raise MVCustomError(
+                f"{file}: expected a lora_alpha equal to the rank, got {alpha} ({name}). Scale the LoRA's weights by "
+                "lora_alpha / r, and drop the metadata."
+            )
+
+
+@contextmanager
+def _naming(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except MVCustomError as error:
+        raise MVCustomError(f"{file}: {error}") from error
+
+
+# --- subjects/subject_adapter.py: `SubjectAdapter`: everything that a pipeline needs to show one subject from any camera.
+
+
+logger = logging.get_logger(__name__)
+
+
+class SubjectAdapter(nn.Module):
+    """A subject: its word, LoRA, reference views, and a FeatureNeRF and projection for each pose-conditioned block.
+
+    Its modules enter a U-Net with [`~SubjectAdapter.attach`] and leave it with [`~SubjectAdapter.detach`], which puts
+    the U-Net's own blocks back. Fresh from [`~SubjectAdapter.create`] it changes no output at all.
+
+    Args:
+        config ([`SubjectConfig`]): The subject's settings.
+        references ([`ReferenceViews`]): Posed photos in the subject frame.
+        token_embedding (`torch.Tensor` of shape `(D,)` or `(K, D)`, *optional*): Learned embedding(s) of the token.
+        lora_state_dict (`dict[str, torch.Tensor]`, *optional*): LoRA weights under diffusers' names, to be applied as
+            they are (that is, with `lora_alpha` equal to the rank).
+
+    Attributes:
+        conditioning ([`PoseConditioning`]): What the attached blocks are told during a U-Net call.
+    """
+
+    def __init__(
+        self,
+        config: SubjectConfig,
+        references: ReferenceViews,
+        *,
+        token_embedding: Tensor | None = None,
+        lora_state_dict: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.references = references
+        self.conditioning = PoseConditioning()
+        self.token_embedding = token_embedding
+        self.lora_state_dict = lora_state_dict
+        self._conditioners = nn.ModuleDict(
+            {
+                _escape(name): PoseConditioner(FeatureNeRF(channels, config.feature_nerf))
+                for name, channels in config.pose_conditioned_blocks.items()
+            }
+        )
+        self._stock_blocks: dict[
+            str, BasicTransformerBlock
+        ] = {}  # the U-Net's own blocks while ours stand in for them
+
+    @classmethod
+    def create(
+        cls,
+        unet: ModelMixin,
+        references: ReferenceViews,
+        token: str,
+        class_noun: str,
+        *,
+        initializer_token: str | None = None,
+        token_embedding: Tensor | None = None,
+        text_encoder: CLIPTextModel | None = None,
+        tokenizer: CLIPTokenizer | None = None,
+        blocks: str | Sequence[str] | None = None,
+        feature_nerf: FeatureNeRFConfig | None = None,
+        subject_frame: SubjectFrame | None = None,
+        base_model: str | None = None,
+        **settings: Any,
+    ) -> SubjectAdapter:
+        """A subject before training. Attached, it leaves the U-Net's outputs as they are, bit for bit.
+
+        Args:
+            unet (`UNetMotionModel`): The U-Net that it is made for. Not changed.
+            references ([`ReferenceViews`]): Posed photos in the subject frame.
+            token (`str`): The new word, such as `"<my-mug>"`.
+            class_noun (`str`): What kind of thing it is, such as `"mug"`.
+            initializer_token (`str`, *optional*): The known word that the new one starts from; `class_noun` by default.
+            token_embedding (`torch.Tensor` of shape `(D,)` or `(K, D)`, *optional*): What the new word starts as.
+            text_encoder (`CLIPTextModel`, *optional*), tokenizer (`CLIPTokenizer`, *optional*): If given instead of
+                `token_embedding`, the new word starts as `initializer_token`; see [`initial_token_embedding`].
+            blocks (`str` or `list[str]`, *optional*): Which transformer blocks are pose-conditioned; see
+                [`select_blocks`].
+            feature_nerf ([`FeatureNeRFConfig`], *optional*): Settings of every block's FeatureNeRF.
+            subject_frame ([`SubjectFrame`], *optional*): How the subject frame was made from the photos' world.
+            base_model (`str`, *optional*): Hub id of the base model, for the record.
+            settings: Further fields of [`SubjectConfig`].
+
+        Raises:
+            MVCustomError: for unknown blocks (the message lists those that there are) and malformed settings.
+        """
+        if (text_encoder is None) != (tokenizer is None):
+            raise MVCustomError("text_encoder, tokenizer: expected both or neither.")
+        initializer_token = class_noun if initializer_token is None else initializer_token
+        config = SubjectConfig(
+            token=token,
+            class_noun=class_noun,
+            initializer_token=initializer_token,
+            pose_conditioned_blocks=select_blocks(unet, blocks),
+            feature_nerf=FeatureNeRFConfig() if feature_nerf is None else feature_nerf,
+            subject_frame=subject_frame,
+            base_model=base_model,
+            versions={name: version(name) for name in ("diffusers-mvcustom", "diffusers", "torch")},
+            **settings,
+        )
+        if token_embedding is None and text_encoder is not None:
+            token_embedding = initial_token_embedding(tokenizer, text_encoder, initializer_token)
+        return cls(config, references, token_embedding=token_embedding)
+
+    # --- parts ---
+
+    @property
+    def block_names(self) -> list[str]:
+        """The pose-conditioned blocks in the order in which the U-Net runs them."""
+        return list(self.config.pose_conditioned_blocks)
+
+    def conditioner(self, block_name: str) -> PoseConditioner:
+        """The FeatureNeRF and projection of a block."""
+        return cast(PoseConditioner, self._conditioners[_escape(block_name)])  # a ModuleDict knows no types
+
+    @property
+    def token_embedding(self) -> Tensor | None:
+        """The learned embedding(s) of the token, `(D,)` or `(K, D)`, on the CPU."""
+        return self._token_embedding
+
+    @token_embedding.setter
+    def token_embedding(self, value: Tensor | None) -> None:
+        if value is not None:
+            if value.ndim not in (1, 2) or 0 in value.shape or value.dtype not in FLOATING_DTYPES:
+                raise MVCustomError(
+                    f"token_embedding: expected shape (D,) or (K, D), got {tuple(value.shape)} of {value.dtype}."
+                )
+            if not value.isfinite().all():
+                raise MVCustomError("token_embedding: expected finite numbers, got NaN or infinity.")
+            value = _own(value)
+        self._token_embedding = value
+
+    @property
+    def learned_embeddings(self) -> dict[str, Tensor]:
+        """`{token: embedding}` as `load_textual_inversion` takes it; empty before there is an embedding."""
+        return {} if self._token_embedding is None else {self.config.token: self._token_embedding}
+
+    @property
+    def lora_state_dict(self) -> dict[str, Tensor] | None:
+        """LoRA weights as `load_lora_weights` takes them, on the CPU; `None` if there are none."""
+        return self._lora_state_dict
+
+    @lora_state_dict.setter
+    def lora_state_dict(self, value: Mapping[str, Tensor] | None) -> None:
+        foreign = sorted(name for name in value or () if "lora" not in name)
+        if foreign:
+            raise MVCustomError(f"lora_state_dict: expected LoRA weights only, got {foreign}.")
+        other = sorted(name for name, weight in (value or {}).items() if not _is_lora_weight(weight))
+        if other:
+            raise MVCustomError(
+                f"lora_state_dict: expected matrices of finite floating-point numbers, not so {other[:5]}."
+            )
+        self._lora_state_dict = {name: _own(weight) for name, weight in value.items()} if value else None
+
+    def check_cameras(self, cameras: Cameras) -> None:
+        """Raises for target cameras that cannot show the subject: the likely cause is another convention or unit.
+
+        Raises:
+            CamerasError: if every camera looks away from the subject, or has it beyond the far bound of the rays.
+        """
+        camera_distance = cameras.centers.norm(dim=-1)
+        in_front = (-cameras.centers * cameras.optical_axes).sum(dim=-1)  # the origin's z in the camera
+        away = (in_front <= 0) & (camera_distance > 1e-3)
+        if away.all():
+            raise CamerasError(
+                f"cameras: all {len(cameras)} look away from the subject, which is at the origin. Poses in another "
+                "convention (OpenGL instead of OpenCV axes?), or world-to-camera instead of camera-to-world?"
+            )
+        far = self.config.feature_nerf.far
+        beyond = camera_distance > far
+        if beyond.all():
+            raise CamerasError(
+                f"cameras: all are more than {far:g} from the subject (the nearest at {camera_distance.min():.3g}), "
+                "farther than it is rendered. In the subject frame the farthest photo is at distance 1; are these "
+                "cameras in another unit?"
+            )
+        if away.any() or beyond.any():
+            logger.warning(
+                "cameras: of %d, %d look away from the subject and %d are farther than %g from it; they will not show it.",
+                len(cameras),
+                int(away.sum()),
+                int(beyond.sum()),
+                far,
+            )
+
+    # --- in and out of a U-Net ---
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether a U-Net wears the adapter just now."""
+        return bool(self._stock_blocks)
+
+    def attach(self, unet: ModelMixin) -> None:
+        """Puts pose-conditioned blocks in the places of the U-Net's own; moves the adapter to its device and dtype.
+
+        The new blocks share every submodule with the old ones. Nothing is changed if an error is raised.
+
+        Args:
+            unet (`UNetMotionModel`): A U-Net of the shapes that the subject was made for.
+
+        Raises:
+            MVCustomError: if the subject is attached already, another subject is, the U-Net lacks a block or has other
+                channels there, or its blocks carry hooks of offloading or are compiled.
+        """
+        if self.is_attached:
+            raise MVCustomError(f"subject {self.config.token!r} is already attached to a U-Net; detach it first.")
+        blocks = self._find_blocks(unet)
+        training = {module: module.training for block in blocks.values() for module in block.modules()}
+        try:
+            replacements = {
+                name: PoseConditionedTransformerBlock.from_block(
+                    block, self.conditioner(name), self.conditioning, name
+                )
+                for name, block in blocks.items()
+            }
+        finally:
+            for module, was_training in training.items():
+                module.training = was_training
+        self.to(device=unet.device, dtype=unet.dtype)
+        for name, replacement in replacements.items():
+            replacement.__dict__.pop("forward", None)  # a removed hook's trace on the stock block, bound to it
+            _put(unet, name, replacement)
+        self._stock_blocks = blocks
+
+    def detach(self, unet: nn.Module) -> None:
+        """Puts the U-Net's own blocks back: modules, state dict and outputs are as before [`~SubjectAdapter.attach`].
+
+        Raises:
+            MVCustomError: if the subject is not attached to this U-Net.
+        """
+        modules = dict(unet.named_modules())
+        ours: dict[str, Any] = {name: modules.get(name) for name in self._stock_blocks}
+        if not ours or any(getattr(block, "conditioning", None) is not self.conditioning for block in ours.values()):
+            raise MVCustomError(f"subject {self.config.token!r} is not attached to this U-Net.")
+        for name, block in self._stock_blocks.items():
+            block.training = ours[name].training
+            block.set_chunk_feed_forward(ours[name]._chunk_size, ours[name]._chunk_dim)
+            _put(unet, name, block)
+        self._stock_blocks = {}
+
+    def _find_blocks(self, unet: ModelMixin) -> dict[str, BasicTransformerBlock]:
+        others = [name for name, module in unet.named_modules() if isinstance(module, PoseConditionedTransformerBlock)]
+        if others:
+            raise MVCustomError(f"another subject is attached to this U-Net (at {others}); detach it first.")
+        available = text_conditioned_blocks(unet)
+        expected = self.config.pose_conditioned_blocks
+        if missing := [name for name in expected if name not in available]:
+            raise MVCustomError(
+                f"subject {self.config.token!r}: the U-Net lacks the blocks {missing}; it has {list(available)}. "
+                f"Trained on another architecture (base model: {self.config.base_model})?"
+            )
+        other = {name: available[name] for name in expected if available[name] != expected[name]}
+        if other:
+            wanted = {name: expected[name] for name in other}
+            raise MVCustomError(
+                f"subject {self.config.token!r}: expected blocks with the channels {wanted}, the U-Net has {other}. "
+                f"Trained on another architecture (base model: {self.config.base_model})?"
+            )
+        blocks = {name: unet.get_submodule(name) for name in expected}
+        for name, block in blocks.items():
+            _check_replaceable(name, block)
+        return blocks
+
+    # --- files ---
+
+    def save_pretrained(
+        self,
+        save_directory: str | PathLike[str],
+        *,
+        samples: Mapping[str, Image.Image] | None = None,
+        push_to_hub: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """Writes the subject's folder: settings, LoRA, embedding, FeatureNeRF, reference views and a model card.
+
+        Everything is written beside the folder first and moved into place at the end; an existing subject's folder is
+        replaced as a whole, and stays as it was if anything fails.
+
+        Args:
+            save_directory (`str` or path): The folder. If it exists, it has to be empty or a subject's.
+            samples (`dict[str, PIL.Image.Image]`, *optional*): Pictures for the model card, by name.
+            push_to_hub (`bool`, *optional*, defaults to `False`): Whether to upload it too.
+            kwargs: For [`~SubjectAdapter.push_to_hub`]; `repo_id` is the folder's name by default.
+
+        Raises:
+            MVCustomError: if the folder holds something that is not a subject.
+        """
+        save_subject_files(self, save_directory, samples)
+        if push_to_hub:
+            upload_subject(save_directory, **kwargs)
+        elif kwargs:
+            raise MVCustomError(f"save_pretrained: {sorted(kwargs)} only apply with push_to_hub=True.")
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | PathLike[str],
+        *,
+        subfolder: str | None = None,
+        revision: str | None = None,
+        cache_dir: str | PathLike[str] | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+    ) -> SubjectAdapter:
+        """Loads a subject from its folder or from the Hub (there, from the cache when offline). Runs no code from it.
+
+        Args:
+            pretrained_model_name_or_path (`str` or path): A folder, or a Hub id such as `"you/my-mug"`.
+            subfolder (`str`, *optional*): The subject's folder inside of it.
+            revision (`str`, *optional*): Branch, tag or commit on the Hub.
+            cache_dir (`str` or path, *optional*): Where downloads are kept.
+            token (`str` or `bool`, *optional*): Access token for the Hub.
+            local_files_only (`bool`, *optional*, defaults to `False`): Whether to use the cache only.
+
+        Raises:
+            MVCustomError: naming the file and what is wrong with it.
+        """
+        return load_subject_files(
+            cls,
+            pretrained_model_name_or_path,
+            subfolder=subfolder,
+            revision=revision,
+            cache_dir=cache_dir,
+            token=token,
+            local_files_only=local_files_only,
+        )
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        samples: Mapping[str, Image.Image] | None = None,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        commit_message: str = "Upload subject",
+        revision: str | None = None,
+        create_pr: bool = False,
+        endpoint: str | None = None,
+    ) -> str:
+        """Uploads the subject's folder to the Hub, as one commit. Returns the commit's address."""
+        return save_and_upload_subject(
+            self,
+            repo_id,
+            samples=samples,
+            private=private,
+            token=token,
+            commit_message=commit_message,
+            revision=revision,
+            create_pr=create_pr,
+            endpoint=endpoint,
+        )
+
+
+def initial_token_embedding(tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, initializer_token: str) -> Tensor:
+    """The text encoder's embedding of a known word, from which a new token starts.
+
+    Args:
+        tokenizer (`CLIPTokenizer`): The tokenizer.
+        text_encoder (`CLIPTextModel`): The text encoder.
+        initializer_token (`str`): A known word. One that is split into K pieces gives the mean of their embeddings.
+
+    Returns:
+        `torch.Tensor` of shape `(D,)`.
+    """
+    pieces = tokenizer(initializer_token, add_special_tokens=False)["input_ids"]
+    if not pieces:
+        raise MVCustomError(f"initializer_token: expected a word, got {initializer_token!r}.")
+    return text_encoder.get_input_embeddings().weight[pieces].detach().float().mean(dim=0).cpu()
+
+
+def _is_lora_weight(weight: Tensor) -> bool:
+    return weight.dtype in FLOATING_DTYPES and 0 not in weight.shape and bool(weight.isfinite().all())
+
+
+def _own(value: Tensor) -> Tensor:
+    return value.detach().cpu().clone(memory_format=torch.contiguous_format)
+
+
+def _escape(block_name: str) -> str:
+    return block_name.replace(".", "/")  # a module's name cannot hold dots
+
+
+def _put(unet: nn.Module, name: str, block: nn.Module) -> None:
+    parent, _, index = name.rpartition(".")
+    setattr(unet.get_submodule(parent), index, block)  # of a ModuleList
+
+
+def _check_replaceable(name: str, block: nn.Module) -> None:
+    """Refuses blocks whose forward was taken over: the block that stands in would be bypassed, or never moved."""
+    hooked = any(
+        hasattr(module, "_hf_hook") or getattr(getattr(module, "_diffusers_hook", None), "hooks", None)
+        for module in block.modules()
+    )
+    forward = block.__dict__.get("forward")  # a removed hook leaves the class's own here
+    if hooked or getattr(forward, "__func__", forward) not in (None, type(block).forward):
+        raise MVCustomError(
+            f"block {name!r} carries hooks (of CPU or group offloading, or of a cache); load the subject before "
+            "enabling them."
+        )
+    if getattr(block, "_compiled_call_impl", None) is not None:
+        raise MVCustomError(f"block {name!r} is compiled; load the subject before compiling.")
+    if any(parameter.is_meta for parameter in block.parameters()):
+        raise MVCustomError(
+            f"block {name!r} has no weights (meta device); load the subject after the U-Net's weights."
+        )
+
+
+# --- pipelines/subject_loading.py: Subjects in the pipeline: loading, switching, taking out, and rendering their features for a call.
+
+
+@dataclass
+class _Restore:
+    """Whether the subject that was saved with the pipeline still has to be loaded."""
+
+    pending: bool = True
+
+
+class SubjectLoadingMixin(PipelinePart):
+    """Loads [`SubjectAdapter`]s into the pipeline: several loaded, one active."""
+
+    def _init_subjects(self) -> None:
+        self._subjects: dict[str, SubjectAdapter] = {}
+        self._active_subject: str | None = None
+        self._restore = _Restore()
+
+    @property
+    def subjects(self) -> Mapping[str, SubjectAdapter]:
+        """The loaded subjects by name."""
+        return dict(self._subjects)
+
+    @property
+    def subject(self) -> SubjectAdapter | None:
+        """The active subject, if any."""
+        return None if self._active_subject is None else self._subjects[self._active_subject]
+
+    def load_subject(
+        self,
+        subject: SubjectAdapter | str | PathLike[str],
+        adapter_name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Loads a subject and makes it the active one.
+
+        Args:
+            subject ([`SubjectAdapter`], folder or Hub id): What to load.
+            adapter_name (`str`, *optional*): The subject's name in this pipeline, by default its token without brackets.
+            kwargs: For [`SubjectAdapter.from_pretrained`]: `revision`, `subfolder`, `token`, `cache_dir`,
+                `local_files_only`.
+
+        Raises:
+            MVCustomError: if the name is taken, or the subject does not fit this U-Net. Nothing is changed then.
+        """
+        if not isinstance(subject, SubjectAdapter):
+            subject = SubjectAdapter.from_pretrained(subject, **kwargs)
+        elif kwargs:
+            raise MVCustomError(f"load_subject: {sorted(kwargs)} only apply to a folder or Hub id.")
+        name = adapter_name or subject.config.token.strip("<>").replace(".", "-")
+        if name in self._subjects:
+            raise MVCustomError(f"adapter_name: {name!r} is already loaded; pass another name, or unload it first.")
+        self._restore.pending = False
+        previous = self._active_subject
+        self._deactivate()
+        self._subjects[name] = subject
+        try:
+            self._activate(name)
+        except Exception:
+            del self._subjects[name]
+            self._activate(previous)
+            raise
+
+    def set_subject(self, adapter_name: str | None) -> None:
+        """Makes a loaded subject the active one; `None` makes none active and keeps all loaded."""
+        if adapter_name is not None and adapter_name not in self._subjects:
+            raise MVCustomError(f"adapter_name: expected one of {sorted(self._subjects)}, got {adapter_name!r}.")
+        self._restore.pending = False
+        self._deactivate()
+        self._activate(adapter_name)
+
+    def unload_subject(self, adapter_name: str | None = None) -> None:
+        """Takes a subject out (by default the active one): U-Net, text encoder and tokenizer are as before it."""
+        name = adapter_name or self._active_subject
+        self._restore.pending = False
+        if name is None:
+            return
+        if name not in self._subjects:
+            raise MVCustomError(f"adapter_name: expected one of {sorted(self._subjects)}, got {name!r}.")
+        if name == self._active_subject:
+            self._deactivate()
+        del self._subjects[name]
+
+    @contextmanager
+    def without_subject(self) -> Iterator[None]:
+        """The pipeline's components as they are without the active subject, for the length of the context."""
+        active = self._active_subject
+        self._deactivate()
+        try:
+            yield
+        finally:
+            self._activate(active)
+
+    def render_subject(
+        self,
+        prompt_embeds: Tensor,  # [T, L, D]
+        cameras: Cameras,
+        num_references: int | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        image_embeds: list[Tensor] | None = None,  # each [T, images, D]
+    ) -> SubjectRendering:
+        """The active subject's features X_y at the target cameras, for each of T texts. Independent of the noise.
+
+        Args:
+            prompt_embeds (`torch.Tensor` of shape `(T, L, D)`): Text states.
+            cameras ([`Cameras`]): Target cameras at the size of the views.
+            num_references (`int`, *optional*): Reference views used; by default the subject's setting.
+            generator (`torch.Generator`, *optional*): For noise on the references, if the subject wants any.
+            image_embeds (list of `torch.Tensor`, *optional*): IP-Adapter's states of this call. The references are seen
+                with zeros in their place.
+        """
+        size = (cameras.height, cameras.width)
+        return self.subject_renderer(prompt_embeds, size, num_references, generator, image_embeds)(cameras)
+
+    def subject_renderer(
+        self,
+        prompt_embeds: Tensor,  # [T, L, D]
+        size: tuple[int, int],
+        num_references: int | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        image_embeds: list[Tensor] | None = None,  # each [T, images, D]
+    ) -> Callable[[Cameras], SubjectRendering]:
+        """Looks at the references once, and returns what renders the subject at any cameras of this size.
+
+        Args:
+            size (`tuple[int, int]`): Height and width of the views in pixels.
+            prompt_embeds, num_references, generator, image_embeds: See [`~MVCustomPipeline.render_subject`].
+
+        Raises:
+            MVCustomError: if there is no active subject.
+        """
+        subject = self.subject
+        if subject is None:
+            raise MVCustomError("subject: there is none to render; call load_subject or set_subject first.")
+        height, width = size
+        device, dtype = prompt_embeds.device, prompt_embeds.dtype
+        count = subject.config.num_references if num_references is None else num_references
+        references = subject.references.select(count)
+        factor = self.vae_scale_factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
+        references = references.fit_area(height * width, factor)
+        pixels = references.images.to(device=device, dtype=self.vae.dtype) * 2 - 1
+        latents = torch.cat([self.vae.encode(image[None]).latent_dist.mode() for image in pixels])
+        latents = (latents * self.vae.config.scaling_factor).to(dtype)
+        added_cond_kwargs = None
+        if image_embeds is not None:
+            added_cond_kwargs = {
+                "image_embeds": [states.new_zeros(len(latents), *states.shape[1:]) for states in image_embeds]
+            }
+        reference_embeds, _ = self.encode_prompt(subject.config.reference_prompt_text, device, 1, False)
+        generator = generator[0] if isinstance(generator, list) else generator
+        reference_features = collect_reference_features(
+            subject,
+            self.unet,
+            latents,
+            reference_embeds,
+            scheduler=self.scheduler,
+            generator=generator,
+            added_cond_kwargs=added_cond_kwargs,
+            cross_attention_kwargs=getattr(self, "_cross_attention_kwargs", None),  # of the call, if in one
+        )
+        latent_size = (height // self.vae_scale_factor, width // self.vae_scale_factor)
+
+        def render(cameras: Cameras) -> SubjectRendering:
+            return render_features(
+                subject,
+                self.unet,
+                reference_features,
+                references,
+                prompt_embeds,
+                cameras,
+                latent_size,
+                generator=generator,
+            )
+
+        return render
+
+    @property
+    def _plain_unet(self) -> UNetMotionModel:
+        """The U-Net itself if `torch.compile(pipe.unet)` has wrapped it: blocks change places inside of it."""
+        return self.unet._orig_mod if is_compiled_module(self.unet) else self.unet
+
+    def _activate(self, name: str | None) -> None:
+        if name is None:
+            return
+        subject = self._subjects[name]
+        subject.attach(self._plain_unet)
+        try:
+            if subject.learned_embeddings:
+                self.load_textual_inversion(dict(subject.learned_embeddings), token=subject.config.token)
+            if subject.lora_state_dict:
+                self.load_lora_weights(dict(subject.lora_state_dict), adapter_name=_lora_name(name))
+        except Exception as error:
+            self._take_out(name)
+            if isinstance(error, MVCustomError):
+                raise
+            raise MVCustomError(
+                f"subject {subject.config.token!r}: its LoRA or its embedding does not fit this model: {error}"
+            ) from error
+        self._active_subject = name
+
+    def _deactivate(self) -> None:
+        if self._active_subject is not None:
+            name, self._active_subject = self._active_subject, None
+            self._take_out(name)
+
+    def _take_out(self, name: str) -> None:
+        subject = self._subjects[name]
+        subject.detach(self._plain_unet)
+        if subject.config.token in self.tokenizer.get_vocab():
+            self.unload_textual_inversion(subject.config.token)
+            # diffusers leaves the configuration at the larger vocabulary, and a saved text encoder would not load.
+            self.text_encoder.config.vocab_size = self.text_encoder.get_input_embeddings().num_embeddings
+        if _lora_name(name) in getattr(self.unet, "peft_config", {}):
+            self.delete_adapters(_lora_name(name))
+        # No LoRA of the user's is left: the plain layers come back. One that did not fit has left its layers, too.
+        wrapped = any(isinstance(module, BaseTunerLayer) for module in self.unet.modules())
+        if wrapped and not getattr(self.unet, "peft_config", None):
+            self.unload_lora_weights()
+
+
+def _lora_name(subject_name: str) -> str:
+    return f"subject-{subject_name}"
+
+
 # --- pipelines/call_checks.py: Everything about a call that can be refused before a model runs.
 
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
-class CallChecksMixin:
+class CallChecksMixin(SubjectLoadingMixin):
     """The checks of [`MVCustomPipeline`]'s call, beyond diffusers' own `check_inputs`."""
 
     def check_call(
@@ -6545,7 +8321,9 @@ class CallChecksMixin:
         )
         self._check_embeds(prompt_embeds, negative_prompt_embeds)
         self._check_ip_adapter(ip_adapter_image, ip_adapter_image_embeds)
-        num_prompts = 1 if isinstance(prompt, str) else len(prompt if prompt is not None else prompt_embeds)
+        prompts = prompt if prompt is not None else prompt_embeds
+        assert prompts is not None  # check_inputs wants one of them
+        num_prompts = 1 if isinstance(prompts, str) else len(prompts)
         batch_size = num_prompts * num_images_per_prompt
         factor = self.vae_scale_factor
         shape = (
@@ -6616,8 +8394,9 @@ class CallChecksMixin:
             ("prompt_embeds", prompt_embeds),
             ("negative_prompt_embeds", negative_prompt_embeds),
         ):
-            fits = embeds is None or (embeds.ndim == 3 and embeds.shape[-1] == width and 0 not in embeds.shape)
-            if not fits:
+            if embeds is None:
+                continue
+            if embeds.ndim != 3 or embeds.shape[-1] != width or 0 in embeds.shape:
                 raise MVCustomError(
                     f"{name}: expected shape (batch, length, {width}) as the U-Net takes them, got {tuple(embeds.shape)}."
                 )
@@ -6668,8 +8447,17 @@ class CallChecksMixin:
 # --- pipelines/denoising.py: The denoising loop: guided prediction, scheduler, hooks; the preview pass; decoding.
 
 
-class DenoisingMixin:
+class DenoisingMixin(SubjectLoadingMixin):
     """The steps of [`MVCustomPipeline`] in which its models run over and over."""
+
+    _reference_guidance_scale: float | None
+    _split_guidance: bool
+    _num_inference_steps: int
+
+    @property
+    def reference_guidance_scale(self) -> float | None:
+        """The running call's guidance by the references."""
+        return self._reference_guidance_scale
 
     def predict_noise(
         self,
@@ -6687,8 +8475,9 @@ class DenoisingMixin:
         predictions = []
         for group in groups:
             model_input = torch.cat([latents] * len(group)) if len(group) > 1 else latents
-            conditioning = nullcontext()
+            conditioning: AbstractContextManager[Any] = nullcontext()
             if references:
+                assert self.subject is not None  # whose features they are
                 conditioning = self.subject.conditioning.rendered(conditions.subject_features(group))
             with conditioning:
                 output = self.unet(
@@ -6703,7 +8492,7 @@ class DenoisingMixin:
 
     def denoise(
         self,
-        run: DenoisingRun,
+        run: PlainRun,
         conditions: Conditions,
         hooks: Sequence[DenoisingHook] = (),
         extra_step_kwargs: dict[str, Any] | None = None,
@@ -6713,8 +8502,10 @@ class DenoisingMixin:
     ) -> Tensor:
         """Runs the schedule from `run.latents`; returns the final latents `(batch, channels, frames, h, w)`.
 
+        Hooks act in a [`DenoisingRun`]; a [`PlainRun`] has nothing for them to see.
         `on_step_end(index, timestep, latents)` is called after each step and returns the latents to go on with.
         """
+        seen = run if isinstance(run, DenoisingRun) else None  # by hooks
         steps = len(run.timesteps)
         begin, end = (share * steps for share in pose_guidance)
         warm_up = steps - self._num_inference_steps * run.scheduler.order
@@ -6725,18 +8516,20 @@ class DenoisingMixin:
                     continue
                 with ExitStack() as during_unet_call:
                     step = DenoisingStep(index, timestep, during_unet_call)
-                    for hook in hooks:
-                        hook.before_step(run, step)
+                    if seen is not None:
+                        for hook in hooks:
+                            hook.before_step(seen, step)
                     prediction = self.predict_noise(
                         run.latents, timestep, run.scheduler, conditions, references=begin <= index < end
                     )
-                if hooks:
-                    step.predicted_original = run.noise_levels.predict_original(prediction, run.latents, index)
+                if hooks and seen is not None:
+                    step.predicted_original = seen.noise_levels.predict_original(prediction, run.latents, index)
                 run.latents = run.scheduler.step(
                     prediction, timestep, run.latents, **(extra_step_kwargs or {})
                 ).prev_sample
-                for hook in hooks:
-                    hook.after_step(run, step)
+                if seen is not None:
+                    for hook in hooks:
+                        hook.after_step(seen, step)
                 if on_step_end is not None:
                     run.latents = on_step_end(index, timestep, run.latents)
                 if index == steps - 1 or ((index + 1) > warm_up and (index + 1) % run.scheduler.order == 0):
@@ -6766,17 +8559,7 @@ class DenoisingMixin:
         """A short pass from the same noise without hooks, on a copy of the scheduler; returns final latents."""
         scheduler = copy.deepcopy(self.scheduler)
         scheduler.set_timesteps(num_steps, device=latents.device)
-        run = DenoisingRun(
-            latents=latents,
-            cameras=None,
-            unet=self.unet,
-            scheduler=scheduler,
-            timesteps=scheduler.timesteps,
-            noise_levels=None,
-            generator=None,
-            randn=None,
-            anchor_geometry=None,
-        )
+        run = PlainRun(latents=latents, scheduler=scheduler, timesteps=scheduler.timesteps)
         return self.denoise(run, conditions, extra_step_kwargs=extra_step_kwargs, description="preview")
 
 
@@ -6819,6 +8602,7 @@ class ConsistentAwareLatentCompletion(DenoisingHook):
         if not run.covers(self, step.index) or arrived >= len(run.timesteps):
             return
         noise = run.randn(tuple(run.latents.shape))
+        assert step.predicted_original is not None  # known after the scheduler's step
         imagined = run.noise_levels.add_noise(step.predicted_original, noise, arrived)
         run.latents = torch.where(run.state[id(self)], run.latents, imagined)
 
@@ -6938,10 +8722,11 @@ BUILT_IN_HOOKS = (DepthAwareFeatureRendering, ConsistentAwareLatentCompletion)
 # --- pipelines/hook_settings.py: The pipeline's own hooks and anchor: set, saved with the pipeline and restored.
 
 
-class HookSettingsMixin:
+class HookSettingsMixin(PipelinePart):
     """Holds `pipe.hooks` and `pipe.anchor`, and keeps their settings in the pipeline's configuration."""
 
     def _init_hooks(self, denoising_hooks: dict[str, Any] | None, anchor: dict[str, Any] | None) -> None:
+        hooks: list[DenoisingHook]
         if denoising_hooks is None:
             has_depth = self.depth_estimator is not None and self.depth_image_processor is not None
             hooks = [DepthAwareFeatureRendering(), ConsistentAwareLatentCompletion()] if has_depth else []
@@ -6991,58 +8776,6 @@ class HookSettingsMixin:
         )
 
 
-# --- files/whole.py: What is written is there as a whole or not at all.
-
-
-@contextmanager
-def replaced_folder(folder: Path) -> Iterator[Path]:
-    """A new folder beside `folder` that takes its place when the block ends well, and is gone when it does not.
-
-    After an error, a full disk or Ctrl-C `folder` is what it was before.
-    """
-    folder = Path(os.path.abspath(folder))
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    new = folder.with_name(f".{folder.name}.{uuid4().hex}.new")
-    try:
-        new.mkdir()
-        yield new
-        take_place(new, folder)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-
-
-@contextmanager
-def replaced_file(file: Path) -> Iterator[Path]:
-    """A path beside `file`, to write to; it takes the file's place when the block ends well, and is gone otherwise."""
-    new = file.with_name(f".{file.name}.{uuid4().hex}.new")
-    try:
-        yield new
-        os.replace(new, file)
-    finally:
-        new.unlink(missing_ok=True)
-
-
-def write_text(file: Path, text: str) -> None:
-    """Writes a text file whole or not at all."""
-    with replaced_file(file) as new:
-        new.write_text(text, encoding="utf-8")
-
-
-def take_place(new: Path, place: Path) -> None:
-    """Renames a file or folder to `place`. What was there is gone then, or back if that is stopped half way."""
-    if not place.is_dir():
-        os.replace(new, place)
-        return
-    old = place.with_name(f".{place.name}.{uuid4().hex}.old")
-    try:
-        place.rename(old)
-        new.rename(place)
-    finally:
-        if old.exists() and not place.exists():  # stopped between the two renames
-            old.rename(place)
-        shutil.rmtree(old, ignore_errors=True)
-
-
 # --- pipelines/persistence.py: Saving and loading a pipeline together with its subject.
 
 
@@ -7050,11 +8783,11 @@ SUBJECT_FOLDER = "subject"
 _HUB_ARGUMENTS = ("revision", "cache_dir", "token", "local_files_only")
 
 
-class PersistenceMixin:
+class PersistenceMixin(SubjectLoadingMixin):
     """`save_pretrained` writes stock components and the active subject; `from_pretrained` restores both."""
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike, **kwargs):
+    def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], **kwargs: Any) -> Self:
         """Loads a pipeline with its hooks' settings and, if one was saved with it, its subject.
 
         Args:
@@ -7071,7 +8804,7 @@ class PersistenceMixin:
             pipe._restore_saved_subject(**{name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs})
         return pipe
 
-    def _restore_saved_subject(self, **hub_arguments) -> None:
+    def _restore_saved_subject(self, **hub_arguments: Any) -> None:
         """Loads the subject saved with the pipeline, unless it was loaded, replaced or taken out before.
 
         `DiffusionPipeline.from_pretrained` knows nothing of subjects, so a call restores it at the latest.
@@ -7083,7 +8816,7 @@ class PersistenceMixin:
         if folder is not None and source is not None:
             self.load_subject(source, subfolder=folder, **hub_arguments)
 
-    def save_pretrained(self, save_directory: str | PathLike, push_to_hub: bool = False, **kwargs) -> None:
+    def save_pretrained(self, save_directory: str | PathLike[str], push_to_hub: bool = False, **kwargs: Any) -> None:
         """Writes the components as stock diffusers components, the settings, and the active subject in `subject/`.
 
         Args:
@@ -7121,7 +8854,12 @@ class PersistenceMixin:
             self._push(save_directory, **hub)
 
     def _push(
-        self, save_directory: str | PathLike, repo_id: str | None = None, private=None, token=None, **commit
+        self,
+        save_directory: str | PathLike[str],
+        repo_id: str | None = None,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        **commit: Any,
     ) -> None:
         from huggingface_hub import create_repo
 
@@ -7131,205 +8869,6 @@ class PersistenceMixin:
 
     def _lora_names(self) -> list[str]:
         return sorted(getattr(self.unet, "peft_config", {}))
-
-
-# --- cameras/normalization.py: The subject frame: origin at the subject, +Y up, farthest camera at distance 1.
-
-
-@dataclass(frozen=True, eq=False)
-class SubjectFrame:
-    """The similarity that maps subject coordinates to the user's world: `x_user = scale * rotation @ x + translation`.
-
-    Args:
-        scale (`float`): User units in one unit of the subject frame.
-        rotation (`torch.Tensor` of shape `(3, 3)`): From subject to user axes.
-        translation (`torch.Tensor` of shape `(3,)`): The subject's origin in the user's world.
-    """
-
-    scale: float
-    rotation: Tensor  # [3, 3]
-    translation: Tensor  # [3]
-
-    def __post_init__(self) -> None:
-        try:
-            rotation = torch.as_tensor(self.rotation, dtype=torch.float64)
-            translation = torch.as_tensor(self.translation, dtype=torch.float64)
-            scale = float(self.scale)
-        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-            raise MVCustomError(f"subject_frame: expected numbers that a float can hold: {error}") from error
-        if rotation.shape != (3, 3) or translation.shape != (3,):
-            raise MVCustomError(
-                "subject_frame: expected a rotation of shape (3, 3) and a translation of shape (3,), got "
-                f"{tuple(rotation.shape)} and {tuple(translation.shape)}."
-            )
-        finite = rotation.isfinite().all() and translation.isfinite().all() and math.isfinite(scale)
-        if not (finite and scale > 0):
-            raise MVCustomError(f"subject_frame: expected finite numbers and a scale above 0, got scale {scale}.")
-        error = (rotation @ rotation.T - torch.eye(3, dtype=torch.float64)).abs().max()
-        if not error <= 1e-4 or torch.det(rotation) < 0:  # NaN of an overflow too
-            raise MVCustomError(f"subject_frame: expected a rotation matrix, got {rotation.tolist()}.")
-        object.__setattr__(self, "scale", scale)
-        object.__setattr__(self, "rotation", rotation)
-        object.__setattr__(self, "translation", translation)
-
-    @classmethod
-    def identity(cls) -> SubjectFrame:
-        """The frame of cameras that need no change."""
-        return cls(1.0, torch.eye(3), torch.zeros(3))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, SubjectFrame) and self.to_dict() == other.to_dict()
-
-    def __hash__(self) -> int:
-        return hash((self.scale, *self.translation.tolist()))
-
-    def to_user(self, cameras: Cameras) -> Cameras:
-        """Cameras of the subject frame in the user's world."""
-        rotation, translation = self.rotation.to(cameras.camera_to_world), self.translation.to(cameras.camera_to_world)
-        poses = cameras.camera_to_world.clone()
-        poses[:, :3, :3] = rotation @ cameras.camera_to_world[:, :3, :3]
-        poses[:, :3, 3] = self.scale * cameras.centers @ rotation.T + translation
-        return replace(cameras, camera_to_world=poses)
-
-    def points_to_user(
-        self,
-        points: Tensor,  # [..., 3]
-    ) -> Tensor:
-        """Points of the subject frame in the user's world, `(..., 3)`."""
-        return self.scale * points @ self.rotation.to(points).T + self.translation.to(points)
-
-    def to_subject(self, cameras: Cameras) -> Cameras:
-        """Cameras of the user's world in the subject frame."""
-        rotation, translation = self.rotation.to(cameras.camera_to_world), self.translation.to(cameras.camera_to_world)
-        poses = cameras.camera_to_world.clone()
-        poses[:, :3, :3] = rotation.T @ cameras.camera_to_world[:, :3, :3]
-        poses[:, :3, 3] = (cameras.centers - translation) @ rotation / self.scale
-        return replace(cameras, camera_to_world=poses)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; exact."""
-        return {
-            "scale": self.scale,
-            "rotation": self.rotation.tolist(),
-            "translation": self.translation.tolist(),
-        }
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> SubjectFrame:
-        """The inverse of [`~SubjectFrame.to_dict`]."""
-        if not isinstance(values, Mapping) or set(values) != {"scale", "rotation", "translation"}:
-            raise MVCustomError(f"subject_frame: expected scale, rotation and translation, got {values!r}.")
-        return cls(**values)
-
-
-def normalize_cameras(
-    cameras: Cameras,
-    *,
-    up: str | Sequence[float] | Tensor | None = "auto",
-) -> tuple[Cameras, SubjectFrame]:
-    """Brings cameras into the subject frame.
-
-    The origin is the optical axes' nearest common point, world up becomes +Y, and the farthest camera stands at distance
-    1. The horizontal axes are those nearest to the user's own.
-
-    Args:
-        cameras ([`Cameras`]): At least two cameras that look at the subject from different directions.
-        up (`str`, vector or `None`, defaults to `"auto"`): World up; `"auto"` estimates it, see [`estimate_up`]; `None`
-            keeps the orientation.
-
-    Returns:
-        The cameras in the subject frame, and the [`SubjectFrame`] that maps them back.
-
-    Raises:
-        CamerasError: if the optical axes have no common point (all parallel, or a single camera).
-    """
-    exact = cameras.to(dtype=torch.float64)
-    center = nearest_point_to_axes(exact)
-    if up is None:
-        rotation = torch.eye(3, dtype=torch.float64)
-    else:
-        vertical = estimate_up(exact) if isinstance(up, str) and up == "auto" else _checked_up(up)
-        rotation = _rotation_to_up(vertical.to(exact.device))
-    scale = (exact.centers - center).norm(dim=-1).max().item()
-    if not scale > 0:
-        raise CamerasError("cameras: expected cameras at a distance from the subject, got all at one point.")
-    frame = SubjectFrame(scale, rotation.cpu(), center.cpu())
-    return frame.to_subject(exact).to(dtype=cameras.dtype), frame
-
-
-def nearest_point_to_axes(cameras: Cameras) -> Tensor:
-    """The point with the least sum of squared distances to all optical axes, `(3,)`.
-
-    Raises:
-        CamerasError: if the axes are too parallel to fix one.
-    """
-    axes = cameras.optical_axes
-    across = torch.eye(3).to(axes) - axes[:, :, None] * axes[:, None, :]  # projections off each axis
-    system = across.sum(dim=0)
-    if torch.linalg.eigvalsh(system)[0] < 1e-4 * len(cameras):
-        raise CamerasError(
-            f"cameras: expected optical axes that meet near the subject, got {len(cameras)} (nearly) parallel one(s). "
-            "One photo, or a camera that only moved sideways? Take photos from around the subject."
-        )
-    return torch.linalg.solve(system, (across @ cameras.centers[:, :, None]).sum(dim=0)).squeeze(-1)
-
-
-def estimate_up(cameras: Cameras) -> Tensor:
-    """World up from the cameras alone, a unit vector `(3,)`, also if some were held turned by 90° or 180°.
-
-    Three habits of people with a camera decide. They hold it level or turned by a quarter, so up, seen in the image, lies
-    near one of the four image axes (the mean of the cameras' own "up" says nothing then). They look at an object from
-    above more than from below. And they walk around it at much the same height.
-    """
-    poses = cameras.camera_to_world[:, :3, :3].double()
-    candidates = torch.cat(
-        [_directions(8000).to(poses), *(sign * poses[:, :, axis] for sign in (1, -1) for axis in (0, 1))]
-    )
-    best = candidates[_disagreement(candidates, poses).argmin()]
-    generator = torch.Generator().manual_seed(0)
-    for spread in (0.05, 0.02, 0.005, 0.001):
-        around = best + spread * torch.randn(256, 3, generator=generator, dtype=torch.float64).to(poses)
-        around = torch.cat([best[None], torch.nn.functional.normalize(around, dim=-1)])
-        best = around[_disagreement(around, poses).argmin()]
-    return best
-
-
-def _disagreement(candidates: Tensor, poses: Tensor) -> Tensor:
-    """How badly each direction `(K, 3)` fits as up to cameras `(N, 3, 3)`, `(K,)`; bounded for each camera."""
-    seen = candidates @ poses  # [N, K, 3]: the direction in each camera's axes
-    length = seen[..., :2].norm(dim=-1)
-    off_axis = seen[..., :2].abs().amin(dim=-1) / length.clamp(min=1e-9)  # sine of the angle to the nearest image axis
-    # A camera that looks along the direction sees little of it; one that is 15° off has no vote.
-    level = length * (1 - (off_axis / math.sin(math.radians(15))).clamp(max=1) ** 2)
-    elevation = -seen[..., 2]  # sine of how far each camera looks down
-    return elevation.std(dim=0) - 0.5 * elevation.mean(dim=0) - level.mean(dim=0)
-
-
-def _directions(count: int) -> Tensor:
-    """Evenly spread unit vectors `(count, 3)` (a Fibonacci lattice)."""
-    index = torch.arange(count, dtype=torch.float64) + 0.5
-    height = 1 - 2 * index / count
-    angle = math.pi * (1 + math.sqrt(5)) * index
-    radius = (1 - height**2).sqrt()
-    return torch.stack([radius * angle.cos(), height, radius * angle.sin()], dim=-1)
-
-
-def _rotation_to_up(up: Tensor) -> Tensor:
-    """Columns are the subject's axes in the user's world: +Y along `up`, the others nearest to the user's X and Z."""
-    basis = torch.eye(3).to(up)
-    side = basis[0] if up[0].abs() < 0.9 else basis[2]
-    x = torch.nn.functional.normalize(side - (side @ up) * up, dim=0)
-    return torch.stack([x, up, torch.linalg.cross(x, up, dim=-1)], dim=-1)
-
-
-def _checked_up(up: Sequence[float] | Tensor) -> Tensor:
-    try:
-        vector = torch.as_tensor(up, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise CamerasError(f"up: expected 'auto', None or a vector of 3 numbers, got {up!r}.") from error
-    if vector.shape != (3,) or not vector.isfinite().all() or vector.norm() < 1e-9:
-        raise CamerasError(f"up: expected a vector of 3 finite numbers that is not zero, got {up!r}.")
-    return vector / vector.norm()
 
 
 # --- export/scene_points.py: Points of the scene from the anchors' depth, and which views see them.
@@ -7449,12 +8988,13 @@ def _grid(height: int, width: int, most: int) -> tuple[int, int]:
 
 def _meshes(anchors: AnchorDepth, cameras: Cameras, size: tuple[int, int]) -> list[FeatureMesh]:
     """The anchors' meshes over a grid of `size`, made from the depth as `AnchorGeometry` makes them."""
-    options = {} if anchors.discontinuity is None else {"discontinuity": anchors.discontinuity}
+    discontinuity = DEFAULT_DISCONTINUITY if anchors.discontinuity is None else anchors.discontinuity
     depth = anchors.depth.detach().cpu().double()
     if tuple(depth.shape[-2:]) != size:
         depth = F.interpolate(depth[None], size=size, mode="nearest-exact")[0]
     return [
-        feature_mesh_from_depth(of_frame, cameras[frame], **options) for frame, of_frame in zip(anchors.frames, depth)
+        feature_mesh_from_depth(of_frame, cameras[frame], discontinuity=discontinuity)
+        for frame, of_frame in zip(anchors.frames, depth)
     ]
 
 
@@ -7974,6 +9514,10 @@ def _put_in_place(new: Path, target: Path) -> None:
 # --- pipelines/pipeline_output.py: What `MVCustomPipeline` returns.
 
 
+ViewFrames = list[list[PIL.Image.Image]] | np.ndarray | torch.Tensor
+"""Views as the output types have them: `pil`, `np`, or `pt` and `latent`."""
+
+
 @dataclass
 class MVCustomPipelineOutput(BaseOutput):
     """Views and the cameras that they were generated for.
@@ -7990,7 +9534,7 @@ class MVCustomPipelineOutput(BaseOutput):
         anchor_discontinuity (`float`, *optional*): The hooks' [`AnchorSettings`]`.discontinuity`.
     """
 
-    frames: list[list[PIL.Image.Image]] | np.ndarray | torch.Tensor
+    frames: ViewFrames
     cameras: Cameras | None = None
     subject_frame: SubjectFrame | None = None
     anchors: tuple[int, ...] | None = None
@@ -8004,9 +9548,22 @@ class MVCustomPipelineOutput(BaseOutput):
             return None
         return [AnchorDepth(self.anchors, depth, self.anchor_discontinuity) for depth in self.anchor_depth]
 
+    @property
+    def images(self) -> list[list[PIL.Image.Image]]:
+        """The views as PIL images, one list per prompt, of a call with `output_type="pil"`.
+
+        Raises:
+            MVCustomError: for another output type, whose arrays or tensors are in `frames`.
+        """
+        if not isinstance(self.frames, list):
+            raise MVCustomError(
+                f"images: expected views generated with output_type='pil', got {type(self.frames).__name__}; see frames."
+            )
+        return self.frames
+
     def save(
         self,
-        path: str | PathLike,
+        path: str | PathLike[str],
         fps: int = 8,
         *,
         formats: Sequence[str] | None = None,
@@ -8056,7 +9613,9 @@ class MVCustomPipelineOutput(BaseOutput):
 # --- pipelines/step_callback.py: diffusers' `callback_on_step_end` in the denoising loop: what it is offered, and what becomes of its changes.
 
 
-StepEndCallback = Callable | PipelineCallback | MultiPipelineCallbacks
+StepEndCallback: TypeAlias = (
+    "Callable[[Any, int, Any, dict[str, Any]], dict[str, Any] | None] | PipelineCallback | MultiPipelineCallbacks"
+)
 
 
 class StepCallback:
@@ -8082,9 +9641,13 @@ class StepCallback:
         conditions = self.conditions
         negative, batch_size = conditions.negative_prompt_embeds, len(conditions.prompt_embeds)
         embeds = [conditions.prompt_embeds] if negative is None else [negative, conditions.prompt_embeds]
-        offered = {"latents": latents, "prompt_embeds": torch.cat(embeds), "negative_prompt_embeds": negative}
+        offered: dict[str, Any] = {
+            "latents": latents,
+            "prompt_embeds": torch.cat(embeds),
+            "negative_prompt_embeds": negative,
+        }
         given = {name: offered[name] for name in self.tensor_inputs}
-        returned = self.callback(self.pipe, index, timestep, given) or {}
+        returned: dict[str, Any] = self.callback(self.pipe, index, timestep, given) or {}
         changed = returned.get("prompt_embeds", offered["prompt_embeds"])
         changed_negative = returned.get("negative_prompt_embeds", negative)
         if changed is not offered["prompt_embeds"]:  # negative prompts first, as offered
@@ -8093,1366 +9656,6 @@ class StepCallback:
         elif changed_negative is not negative:
             conditions.replace_text(conditions.prompt_embeds, changed_negative)
         return returned.get("latents", latents)
-
-
-# --- models/pose_conditioned_block.py: The pose-conditioned transformer block: a stock block that mixes rendered subject features into its hidden states.
-
-
-class PoseConditioning:
-    """What the pose-conditioned blocks of one subject are told during a U-Net call.
-
-    All blocks of a subject share one instance. Outside its context managers it is empty and the blocks are exactly
-    the stock blocks. With gradient checkpointing the context must stay open during the backward pass, which runs the
-    blocks again.
-    """
-
-    def __init__(self) -> None:
-        self._rendered: Mapping[str, Tensor] | None = None
-        self._collected: dict[str, Tensor] | None = None
-
-    @contextmanager
-    def rendered(self, features: Mapping[str, Tensor]) -> Iterator[None]:
-        """Mixes `features` into the blocks for the length of the context.
-
-        Args:
-            features (mapping of `str` to `torch.Tensor`): rendered subject features X_y by block name, each of shape
-                `(batch, height * width, channels)` in the batch order of the U-Net call (frames innermost). A zero
-                row means that the references are dropped for this batch element.
-        """
-        with self._holding("_rendered", features):
-            yield
-
-    def replace_rendered(self, features: Mapping[str, Tensor]) -> None:
-        """Other features for the rest of the open [`~PoseConditioning.rendered`] context.
-
-        A training step opens the context around forward and backward pass and renders inside of it.
-        """
-        if self._rendered is None:
-            raise RuntimeError("PoseConditioning: replace_rendered needs an open rendered() context.")
-        self._rendered = features
-
-    @contextmanager
-    def collecting(self) -> Iterator[dict[str, Tensor]]:
-        """Records every block's hidden states before its feed-forward, `(batch, height * width, channels)` by name."""
-        collected: dict[str, Tensor] = {}
-        with self._holding("_collected", collected):
-            yield collected
-
-    @contextmanager
-    def _holding(self, attribute: str, value: Mapping[str, Tensor]) -> Iterator[None]:
-        if self._rendered is not None or self._collected is not None:
-            raise RuntimeError("PoseConditioning: one U-Net call at a time; this subject's blocks are already in use.")
-        setattr(self, attribute, value)
-        try:
-            yield
-        finally:
-            setattr(self, attribute, None)
-
-    @property
-    def active(self) -> bool:
-        """Whether a call conditions or collects just now."""
-        return self._rendered is not None or self._collected is not None
-
-    def __call__(self, block: PoseConditionedTransformerBlock, hidden_states: Tensor) -> Tensor:
-        """Conditions the block on rendered features, or collects its input."""
-        if self._collected is not None:
-            self._collected[block.block_name] = hidden_states
-            return hidden_states
-        if self._rendered is None:
-            return hidden_states
-        features = self._rendered.get(block.block_name)
-        if features is None:
-            raise MVCustomError(
-                f"features: expected rendered features for block {block.block_name!r}, got {sorted(self._rendered)}."
-            )
-        if features.shape != hidden_states.shape:
-            raise MVCustomError(
-                f"features[{block.block_name!r}]: expected shape {tuple(hidden_states.shape)} (batch * frames, "
-                f"height * width, channels), got {tuple(features.shape)}. Rendered for other cameras or another size?"
-            )
-        return block.pose_conditioner.projection(hidden_states, features)
-
-
-class PoseProjection(nn.Module):
-    """`x ← P [x ; X_y]`, P a linear layer without bias, initialised to `[I | 0]` (so it starts as the identity).
-
-    P is stored as its difference from `[I | 0]`, and the mixed states are computed as `x + D [x ; X_y]`. That is the
-    same map, but the identity is exact in every dtype: a fresh projection returns `x` bit for bit.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.difference = nn.Linear(2 * channels, channels, bias=False)
-        nn.init.zeros_(self.difference.weight)
-
-    def forward(
-        self,
-        hidden_states: Tensor,  # [..., C]
-        features: Tensor,  # [..., C]
-    ) -> Tensor:
-        """The states mixed with the features, of their shape."""
-        features = features.to(hidden_states.dtype)
-        return hidden_states + self.difference(torch.cat([hidden_states, features], dim=-1))
-
-
-class PoseConditioner(nn.Module):
-    """What a pose-conditioned block has beyond its stock block: the FeatureNeRF and the projection."""
-
-    def __init__(self, feature_nerf: FeatureNeRF) -> None:
-        super().__init__()
-        self.feature_nerf = feature_nerf
-        self.projection = PoseProjection(feature_nerf.channels)
-
-
-class PoseConditionedTransformerBlock(BasicTransformerBlock):
-    """A stock transformer block with `x ← P [x ; X_y]` between its attentions and its feed-forward.
-
-    It shares every submodule with the stock block that it stands in for, under the same names, so LoRA, IP-Adapter
-    and offloading see the block they know; the stock block can be put back at any time.
-
-    Source: the pose-conditioned transformer block of CustomDiffusion360 (arXiv 2404.12333), as used by MVCustom.
-    """
-
-    block_name: str
-    conditioning: PoseConditioning
-
-    def __init__(self, *args, **kwargs) -> None:
-        raise TypeError("Use PoseConditionedTransformerBlock.from_block(block, ...).")
-
-    @classmethod
-    def from_block(
-        cls,
-        block: BasicTransformerBlock,
-        pose_conditioner: PoseConditioner,
-        conditioning: PoseConditioning,
-        block_name: str,
-    ) -> PoseConditionedTransformerBlock:
-        """Builds the block around `block`'s own submodules. `block` itself is not changed.
-
-        Raises:
-            MVCustomError: if `block` is not a text-conditioned block of a stock U-Net's spatial layers (with plain layer
-                norms, and without the positional embedding of motion modules or GLIGEN's fuser), or has other channels
-                than `pose_conditioner`.
-        """
-        if isinstance(block, PoseConditionedTransformerBlock):
-            raise MVCustomError(f"block {block_name!r} already belongs to an attached subject; detach that first.")
-        problem = _why_not_text_conditioned(block)
-        if problem is not None:
-            raise MVCustomError(
-                f"block {block_name!r}: expected a text-conditioned BasicTransformerBlock of a U-Net's spatial layers, "
-                f"got {problem}."
-            )
-        channels = pose_conditioner.feature_nerf.channels
-        if channels != block.dim:
-            raise MVCustomError(
-                f"block {block_name!r}: expected a pose conditioner of the block's {block.dim} channels, got {channels}."
-            )
-        conditioned = cls.__new__(cls)
-        nn.Module.__init__(conditioned)
-        conditioned.__dict__.update(block.__dict__)
-        conditioned.__dict__.pop("forward", None)  # left behind by hooks that were on the block and are off again
-        conditioned._modules = dict(block._modules)  # our own registry over the same submodules
-        conditioned.pose_conditioner = pose_conditioner
-        conditioned.conditioning = conditioning
-        conditioned.block_name = block_name
-        # Not `conditioned.train`: the submodules are the stock block's, and may be in different modes.
-        pose_conditioner.train(block.training)
-        return conditioned
-
-    def forward(
-        self,
-        hidden_states: Tensor,  # [B, P, C]
-        attention_mask: Tensor | None = None,
-        encoder_hidden_states: Tensor | None = None,  # [B, L, D]
-        encoder_attention_mask: Tensor | None = None,
-        timestep: Tensor | None = None,
-        cross_attention_kwargs: dict | None = None,
-        class_labels: Tensor | None = None,
-        added_cond_kwargs: dict | None = None,
-    ) -> Tensor:
-        """As the stock block's, with the projection between attentions and feed-forward."""
-        if not self.conditioning.active:
-            return super().forward(
-                hidden_states,
-                attention_mask=attention_mask,
-                encoder_hidden_states=encoder_hidden_states,
-                encoder_attention_mask=encoder_attention_mask,
-                timestep=timestep,
-                cross_attention_kwargs=cross_attention_kwargs,
-                class_labels=class_labels,
-                added_cond_kwargs=added_cond_kwargs,
-            )
-        cross_attention_kwargs = cross_attention_kwargs or {}
-        attended = self.attn1(
-            self.norm1(hidden_states),
-            encoder_hidden_states=encoder_hidden_states if self.only_cross_attention else None,
-            attention_mask=attention_mask,
-            **cross_attention_kwargs,
-        )
-        hidden_states = attended + hidden_states
-        attended = self.attn2(
-            self.norm2(hidden_states),
-            encoder_hidden_states=encoder_hidden_states,
-            attention_mask=encoder_attention_mask,
-            **cross_attention_kwargs,
-        )
-        hidden_states = self.conditioning(self, attended + hidden_states)
-        normed = self.norm3(hidden_states)
-        if self._chunk_size is None:
-            return self.ff(normed) + hidden_states
-        return _chunked_feed_forward(self.ff, normed, self._chunk_dim, self._chunk_size) + hidden_states
-
-    def attend_text(
-        self,
-        features: Tensor,  # [B, P, C]
-        encoder_hidden_states: Tensor,  # [B, L, D]
-    ) -> Tensor:
-        """The block's own text cross-attention with its residual, for FeatureNeRF's point features, `(B, P, C)`.
-
-        Runs the attention's weights (LoRA included) with a plain processor: an IP-Adapter's processor expects image
-        states beside the text, which the subject's features have none of.
-        """
-        return features + AttnProcessor2_0()(
-            self.attn2, self.norm2(features), encoder_hidden_states=encoder_hidden_states
-        )
-
-
-def _why_not_text_conditioned(block: nn.Module) -> str | None:
-    if not isinstance(block, BasicTransformerBlock):
-        return type(block).__name__
-    if block.norm_type != "layer_norm":
-        return f"one with norm_type {block.norm_type!r}"
-    if block.attn2 is None or not block.attn2.is_cross_attention:
-        return "one without text attention"
-    if block.pos_embed is not None:
-        return "one with a positional embedding (of a motion module?)"
-    if hasattr(block, "fuser"):
-        return "one with GLIGEN's fuser"
-    return None
-
-
-# --- subjects/placeholders.py: Texts in which the subject's word and class noun are filled in: `{token}` and `{noun}`, and nothing else.
-
-
-def placeholders(text: str, name: str) -> set[str]:
-    """Which of `token` and `noun` a text has, as `str.format` fills them in.
-
-    Args:
-        text (`str`): The text.
-        name (`str`): Whose text it is, for messages.
-
-    Raises:
-        MVCustomError: for other placeholders, unpaired braces, and formats: `{token:>99999999}` would fill the memory, and
-            `{token.x}` look into the program.
-    """
-    try:
-        parts = [part for part in string.Formatter().parse(text) if part[1] is not None]
-    except ValueError as error:
-        raise MVCustomError(f"{name}: {text!r}: {error}.") from error
-    if any(field not in ("token", "noun") or format or conversion for _, field, format, conversion in parts):
-        raise MVCustomError(
-            f"{name}: expected no other placeholders than {{token}} and {{noun}}, without formats, got {text!r}."
-        )
-    return {field for _, field, _, _ in parts}
-
-
-# --- subjects/subject_config.py: What a subject's folder says about it in words and numbers: `subject_config.json`.
-
-
-FORMAT_VERSION = 1
-SUBJECT_CONFIG_NAME = "subject_config.json"
-
-
-@dataclass(frozen=True)
-class SubjectConfig:
-    """A subject's settings.
-
-    Args:
-        token (`str`): The new word that stands for the subject in prompts, such as `"<my-mug>"`. No spaces.
-        class_noun (`str`): What kind of thing it is, such as `"mug"`.
-        initializer_token (`str`): The known word whose embedding the new one started from.
-        pose_conditioned_blocks (`dict[str, int]`): Channels of each pose-conditioned transformer block by its module
-            name in the U-Net, in the order in which the U-Net runs them.
-        feature_nerf ([`FeatureNeRFConfig`]): Settings of every block's FeatureNeRF.
-        subject_frame ([`SubjectFrame`], *optional*): The similarity between the photos' world and the subject frame,
-            in which all cameras are given. `None` if the photos' world already is the subject frame.
-        reference_prompt (`str`): The text that the reference views are seen with; `{token}` and `{noun}` are filled
-            in.
-        num_references (`int`, *optional*, defaults to 8): How many reference views a generation uses.
-        reference_timestep (`int`, *optional*, defaults to 0): Noise level at which the U-Net sees the reference views;
-            0 leaves them clean.
-        base_model (`str`, *optional*): Hub id of the model that the subject was trained on.
-        versions (`dict[str, str]`, *optional*): Versions of the packages that made the subject.
-        training (`dict`, *optional*): The trainer's settings, for the record.
-
-    Raises:
-        MVCustomError: naming the field, what was expected and what came.
-    """
-
-    token: str
-    class_noun: str
-    initializer_token: str
-    pose_conditioned_blocks: Mapping[str, int]
-    feature_nerf: FeatureNeRFConfig
-    subject_frame: SubjectFrame | None = None
-    reference_prompt: str = "a photo of a {token} {noun}"
-    num_references: int = 8
-    reference_timestep: int = 0
-    base_model: str | None = None
-    versions: Mapping[str, str] = field(default_factory=dict)
-    training: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for name in ("token", "class_noun", "initializer_token", "reference_prompt"):
-            _check(self, name, lambda value: isinstance(value, str) and value.strip(), "a text that is not empty")
-        _check(self, "token", lambda value: not any(c.isspace() for c in value), "one word without spaces")
-        _check(self, "base_model", lambda value: value is None or isinstance(value, str), "a text or null")
-        _check(self, "num_references", lambda value: _is_int(value) and value >= 1, "a whole number of at least 1")
-        _check(self, "reference_timestep", lambda value: _is_int(value) and value >= 0, "a whole number of at least 0")
-        _check(
-            self,
-            "pose_conditioned_blocks",
-            lambda value: (
-                isinstance(value, Mapping)
-                and value
-                and all(_is_int(c) and 0 < c <= LARGEST_WIDTH for c in value.values())
-            ),
-            f"channels (at most {LARGEST_WIDTH:,}) by block name, at least one block",
-        )
-        _check(
-            self,
-            "versions",
-            lambda value: isinstance(value, Mapping) and all(isinstance(text, str) for text in value.values()),
-            "texts by package name",
-        )
-        _check(self, "training", lambda value: isinstance(value, Mapping), "settings by name")
-        if "token" not in placeholders(self.reference_prompt, "reference_prompt"):
-            raise MVCustomError(
-                "reference_prompt: expected a text with {token} and, if wanted, {noun}, got "
-                f"{self.reference_prompt!r}."
-            )
-
-    @property
-    def reference_prompt_text(self) -> str:
-        """The reference prompt with the subject's token and class noun."""
-        return self.reference_prompt.format(token=self.token, noun=self.class_noun)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The settings as plain JSON values."""
-        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        values["feature_nerf"] = self.feature_nerf.to_dict()
-        values["subject_frame"] = None if self.subject_frame is None else self.subject_frame.to_dict()
-        for name in ("pose_conditioned_blocks", "versions", "training"):
-            values[name] = dict(values[name])
-        return {"format_version": FORMAT_VERSION, **values}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> SubjectConfig:
-        """The inverse of [`~SubjectConfig.to_dict`]. Every key has to be there, and no other.
-
-        Raises:
-            MVCustomError: naming the key.
-        """
-        if not isinstance(values, Mapping):
-            raise MVCustomError(f"expected an object with the subject's settings, got {type(values).__name__}.")
-        version = values.get("format_version")
-        if version != FORMAT_VERSION or isinstance(version, bool):
-            newer = (
-                " Made by a newer version of this package?" if _is_int(version) and version > FORMAT_VERSION else ""
-            )
-            raise MVCustomError(f"format_version: expected {FORMAT_VERSION}, got {version!r}.{newer}")
-        known = {"format_version", *(entry.name for entry in fields(cls))}
-        if missing := sorted(known - values.keys()):
-            raise MVCustomError(f"expected the keys {sorted(known)}, but {missing} are missing.")
-        if unknown := sorted(values.keys() - known):
-            raise MVCustomError(f"expected the keys {sorted(known)}, got unknown keys {unknown}.")
-        values = {name: value for name, value in values.items() if name != "format_version"}
-        values["feature_nerf"] = _part("feature_nerf", FeatureNeRFConfig, values["feature_nerf"])
-        if values["subject_frame"] is not None:
-            values["subject_frame"] = _part("subject_frame", SubjectFrame, values["subject_frame"])
-        return cls(**values)
-
-    def save(self, file: str | PathLike[str]) -> None:
-        """Writes the settings as JSON."""
-        try:
-            text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
-        except (TypeError, ValueError) as error:
-            raise MVCustomError(f"training: expected values that JSON can hold: {error}.") from error
-        Path(file).write_text(text + "\n", encoding="utf-8")
-
-    @classmethod
-    def load(cls, file: str | PathLike[str]) -> SubjectConfig:
-        """Reads the settings.
-
-        Raises:
-            MVCustomError: naming the file and the key that is missing, unknown or of another kind than expected.
-        """
-        file = Path(file)
-        values = read_json(file, absent="; is the folder a subject's folder?")
-        try:
-            return cls.from_dict(values)
-        except MVCustomError as error:
-            raise MVCustomError(f"{file}: {error}") from error
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _check(config: SubjectConfig, name: str, accept: Any, expected: str) -> None:
-    value = getattr(config, name)
-    if not accept(value):
-        raise MVCustomError(f"{name}: expected {expected}, got {value!r}.")
-
-
-def _part(name: str, part: Any, value: Any) -> Any:
-    if not isinstance(value, Mapping):
-        raise MVCustomError(f"{name}: expected an object, got {value!r}.")
-    try:
-        return part.from_dict(value)
-    except (TypeError, ValueError, KeyError) as error:
-        raise MVCustomError(f"{name}: {str(error).removeprefix(name + ': ')}") from error
-
-
-# --- subjects/subject_files.py: The subject's folder: writing it as a whole, reading it strictly, and the Hub.
-
-
-FEATURE_NERF_NAME = "feature_nerf.safetensors"
-LORA_NAME = "pytorch_lora_weights.safetensors"
-EMBEDDINGS_NAME = "learned_embeds.safetensors"
-REFERENCES_FOLDER = "references"
-SAMPLES_FOLDER = "samples"
-MODEL_CARD_NAME = "README.md"
-FLOATING_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-"""What a subject's weights may be stored in."""
-_DOWNLOADED = (  # and nothing else: no code, and not a whole model by mistake
-    SUBJECT_CONFIG_NAME,
-    FEATURE_NERF_NAME,
-    LORA_NAME,
-    EMBEDDINGS_NAME,
-    MODEL_CARD_NAME,
-    f"{REFERENCES_FOLDER}/*.json",
-    f"{REFERENCES_FOLDER}/*.png",
-)
-
-
-def save_subject_files(
-    adapter: SubjectAdapter, folder: str | PathLike[str], samples: Mapping[str, Image.Image] | None = None
-) -> None:
-    """Writes the subject's folder. See [`SubjectAdapter.save_pretrained`]."""
-    folder = Path(folder)
-    _check_save_directory(folder)
-    try:
-        with replaced_folder(folder) as new:
-            adapter.config.save(new / SUBJECT_CONFIG_NAME)
-            save_file(_conditioner_weights(adapter), new / FEATURE_NERF_NAME, metadata={"format": "pt"})
-            if adapter.learned_embeddings:
-                save_file(adapter.learned_embeddings, new / EMBEDDINGS_NAME, metadata={"format": "pt"})
-            if adapter.lora_state_dict:
-                save_file(adapter.lora_state_dict, new / LORA_NAME, metadata={"format": "pt"})
-            adapter.references.save(new / REFERENCES_FOLDER)
-            for name, picture in (samples or {}).items():
-                (new / SAMPLES_FOLDER).mkdir(exist_ok=True)
-                picture.save(new / SAMPLES_FOLDER / f"{name}.png")
-            _model_card(adapter, list(samples or ())).save(new / MODEL_CARD_NAME)
-    except (OSError, SafetensorError) as error:
-        raise MVCustomError(
-            f"save_directory: {folder} could not be written: {error}. What was there is as it was. Is the disk full?"
-        ) from error
-
-
-def load_subject_files(
-    cls: type[SubjectAdapter],
-    source: str | PathLike[str],
-    *,
-    subfolder: str | None,
-    revision: str | None,
-    cache_dir: str | PathLike[str] | None,
-    token: str | bool | None,
-    local_files_only: bool,
-) -> SubjectAdapter:
-    """Reads a subject's folder. See [`SubjectAdapter.from_pretrained`]."""
-    part = None if subfolder is None else inside(Path("subfolder"), subfolder)
-    folder = Path(source)
-    if not _is_folder(folder):
-        folder = _download(str(source), part, revision, cache_dir, token, local_files_only)
-    if part is not None:
-        folder = folder / part
-    config = SubjectConfig.load(folder / SUBJECT_CONFIG_NAME)
-    references = ReferenceViews.load(folder / REFERENCES_FOLDER)
-    _check_weights(cls, config, references, folder / FEATURE_NERF_NAME)
-    adapter = cls(config, references)
-    _load_conditioner_weights(adapter, folder / FEATURE_NERF_NAME)
-    if (file := folder / EMBEDDINGS_NAME).exists():
-        embeddings = _read_tensors(file)
-        if list(embeddings) != [config.token]:
-            raise MVCustomError(f"{file}: expected one embedding, of {config.token!r}, got {sorted(embeddings)}.")
-        with _naming(file):
-            adapter.token_embedding = embeddings[config.token]
-    if (file := folder / LORA_NAME).exists():
-        weights = _read_tensors(file)
-        _check_lora_scale(file)
-        with _naming(file):
-            adapter.lora_state_dict = weights
-    return adapter
-
-
-def save_and_upload_subject(
-    adapter: SubjectAdapter, repo_id: str, *, samples: Mapping[str, Image.Image] | None = None, **kwargs
-) -> str:
-    """Writes the folder to a temporary place and uploads it. See [`SubjectAdapter.push_to_hub`]."""
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) / "subject"
-        save_subject_files(adapter, folder, samples)
-        return upload_subject(folder, repo_id, **kwargs)
-
-
-def upload_subject(
-    folder: str | PathLike[str],
-    repo_id: str | None = None,
-    *,
-    private: bool | None = None,
-    token: str | bool | None = None,
-    commit_message: str = "Upload subject",
-    revision: str | None = None,
-    create_pr: bool = False,
-    endpoint: str | None = None,
-) -> str:
-    """Uploads a subject's folder as one commit; files of an earlier subject in the repository are deleted by it."""
-    api = HfApi(endpoint=endpoint, token=token)
-    repo_id = api.create_repo(repo_id or Path(folder).name, private=private, exist_ok=True).repo_id
-    commit = api.upload_folder(
-        repo_id=repo_id,
-        folder_path=folder,
-        commit_message=commit_message,
-        revision=revision,
-        create_pr=create_pr,
-        delete_patterns=[
-            *(f"{REFERENCES_FOLDER}/{part}" for part in ("*.png", "*.json")),
-            *(LORA_NAME, EMBEDDINGS_NAME, f"{SAMPLES_FOLDER}/*.png"),
-        ],
-    )
-    return commit.commit_url
-
-
-# --- writing ---
-
-
-def _check_save_directory(folder: Path) -> None:
-    """Refuses to write over anything but a subject."""
-    if folder.exists() and not folder.is_dir():
-        raise MVCustomError(f"save_directory: {folder} is a file; expected a folder.")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / SUBJECT_CONFIG_NAME).is_file():
-        raise MVCustomError(
-            f"save_directory: {folder} holds other things than a subject (there is no {SUBJECT_CONFIG_NAME}), and "
-            "saving replaces the folder as a whole. Name a new folder, for example one inside of it."
-        )
-
-
-def _conditioner_weights(adapter: SubjectAdapter) -> dict[str, Tensor]:
-    return {
-        f"{block}.{name}": weight.detach().cpu().contiguous()
-        for block in adapter.block_names
-        for name, weight in adapter.conditioner(block).state_dict().items()
-    }
-
-
-def _model_card(adapter: SubjectAdapter, samples: list[str]) -> ModelCard:
-    config, references = adapter.config, adapter.references
-    data = ModelCardData(
-        base_model=config.base_model if _is_hub_id(config.base_model) else None,
-        library_name="diffusers",
-        pipeline_tag="text-to-image",
-        tags=["diffusers", "diffusers-mvcustom", "multi-view", "text-to-image"],
-    )
-    parts = ["FeatureNeRF"] + ["LoRA"] * bool(adapter.lora_state_dict) + ["token"] * bool(adapter.learned_embeddings)
-    prompt = f"a {config.token} {config.class_noun} on a mossy rock by a lake"
-    focal = references.cameras.focal.mean(dim=0).tolist()
-    lines = [
-        f"# {config.token}: one {config.class_noun}, from any camera",
-        "",
-        f"A subject for [diffusers-mvcustom](https://pypi.org/project/diffusers-mvcustom/), learned from "
-        f"{len(references)} posed photos.",
-        "",
-        "| | |",
-        "|---|---|",
-        f"| token | `{config.token}` |",
-        f"| class | {config.class_noun} |",
-        f"| base model | {config.base_model or 'not recorded'} |",
-        f"| reference views | {len(references)} of {references.width} × {references.height} pixels, "
-        f"{'with' if references.masks is not None else 'without'} masks |",
-        f"| their cameras | mean focal length {focal[0]:.1f}, {focal[1]:.1f} pixels; at "
-        f"{references.cameras.centers.norm(dim=-1).min():.2f} to "
-        f"{references.cameras.centers.norm(dim=-1).max():.2f} from the subject |",
-        f"| learned parts | {', '.join(parts)} |",
-        f"| pose-conditioned blocks | {len(adapter.block_names)} |",
-        "",
-        "```python",
-        "from diffusers_mvcustom import Cameras, MVCustomPipeline",
-        "",
-        f'pipe = MVCustomPipeline.from_pretrained("{config.base_model or "your/base-model"}")',
-        'pipe.load_subject("this/repository")',
-        f"out = pipe({prompt!r}, cameras=Cameras.orbit(16))",
-        "```",
-        "",
-    ]
-    for name in samples:
-        lines += [f"![{name}]({SAMPLES_FOLDER}/{name}.png)", ""]
-    if config.training.get("command"):
-        lines += ["Trained with:", "", "```bash", str(config.training["command"]), "```", ""]
-    if config.training:
-        settings = json.dumps(dict(config.training), indent=2, ensure_ascii=False)
-        lines += ["Training settings:", "", "```json", settings, "```", ""]
-    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(lines))
-
-
-def _is_hub_id(name: str | None) -> bool:
-    """Whether the Hub accepts it as a base model: a folder's path would make it refuse the card."""
-    try:
-        validate_repo_id(name or "")
-    except HFValidationError:
-        return False
-    return True
-
-
-# --- reading ---
-
-
-def _is_folder(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except OSError:  # a name that is too long for one
-        return False
-
-
-def _download(
-    repo_id: str,
-    part: PathLike[str] | None,
-    revision: str | None,
-    cache_dir: str | PathLike[str] | None,
-    token: str | bool | None,
-    local_files_only: bool,
-) -> Path:
-    prefix = "" if part is None else f"{part}/"
-    try:
-        folder = snapshot_download(
-            repo_id,
-            revision=revision,
-            cache_dir=cache_dir,
-            token=token,
-            local_files_only=local_files_only,
-            allow_patterns=[prefix + pattern for pattern in _DOWNLOADED],
-        )
-    except HFValidationError as error:
-        raise MVCustomError(f"{repo_id}: there is no such folder, and it is no Hub id either: {error}") from error
-    except LocalEntryNotFoundError as error:
-        raise MVCustomError(
-            f"{repo_id}: there is no such folder, and as a Hub id it is not in the cache and cannot be fetched: {error}"
-        ) from error
-    except HfHubHTTPError as error:
-        raise MVCustomError(f"{repo_id}: there is no such folder, and the Hub answers: {error}") from error
-    return Path(folder)
-
-
-@contextmanager
-def _opened(file: Path) -> Iterator[safe_open]:
-    try:
-        with safe_open(file, framework="pt") as tensors:
-            yield tensors
-    except FileNotFoundError as error:
-        raise MVCustomError(f"{file}: there is no such file; is the folder a complete subject's folder?") from error
-    except (SafetensorError, OSError) as error:
-        raise MVCustomError(f"{file}: not a complete safetensors file ({error}). An interrupted download?") from error
-
-
-def _read_tensors(file: Path) -> dict[str, Tensor]:
-    with _opened(file) as tensors:
-        return {name: tensors.get_tensor(name) for name in list(tensors.keys())}
-
-
-def _check_weights(cls: type[SubjectAdapter], config: SubjectConfig, references: ReferenceViews, file: Path) -> None:
-    """Compares the file's header with what the settings ask for, before any memory is asked for by either."""
-    with _opened(file) as tensors:
-        shapes = {name: tuple(tensors.get_slice(name).get_shape()) for name in list(tensors.keys())}
-    held = {name.partition(".feature_nerf.")[0] for name in shapes}
-    if unheld := [block for block in config.pose_conditioned_blocks if block not in held]:
-        raise MVCustomError(f"{file}: the weights of {len(unheld)} blocks are missing: {unheld[:5]}.")
-    with torch.device("meta"):
-        adapter = cls(config, references)
-    expected = {
-        f"{block}.{name}": tuple(weight.shape)
-        for block in adapter.block_names
-        for name, weight in adapter.conditioner(block).state_dict().items()
-    }
-    if missing := sorted(expected.keys() - shapes.keys()):
-        raise MVCustomError(f"{file}: {len(missing)} weights are missing: {missing[:5]}.")
-    if unknown := sorted(shapes.keys() - expected.keys()):
-        raise MVCustomError(f"{file}: {len(unknown)} weights are unknown: {unknown[:5]}.")
-    for name, shape in shapes.items():
-        if shape != expected[name]:
-            raise MVCustomError(
-                f"{file}: {name}: expected shape {expected[name]} for the settings in {SUBJECT_CONFIG_NAME}, got {shape}."
-            )
-
-
-def _load_conditioner_weights(adapter: SubjectAdapter, file: Path) -> None:
-    weights = _read_tensors(file)
-    for name, weight in weights.items():
-        if weight.dtype not in FLOATING_DTYPES or not weight.isfinite().all():
-            raise MVCustomError(f"{file}: {name}: expected finite floating-point numbers, got {weight.dtype}.")
-    dtypes = {weight.dtype for weight in weights.values()}
-    if len(dtypes) == 1:  # as saved: a half-precision subject stays one
-        adapter.to(dtype=dtypes.pop())
-    for block in adapter.block_names:
-        part = {name.removeprefix(f"{block}."): w for name, w in weights.items() if name.startswith(f"{block}.")}
-        adapter.conditioner(block).load_state_dict(part)
-
-
-def _check_lora_scale(file: Path) -> None:
-    """Weights are applied as they are: a file made elsewhere with another `lora_alpha` would have a wrong scale."""
-    with _opened(file) as tensors:
-        metadata = tensors.metadata() or {}
-    settings = parse_json(f"{file}: lora_adapter_metadata", metadata.get("lora_adapter_metadata", "{}"))
-    if not isinstance(settings, dict):
-        raise MVCustomError(f"{file}: lora_adapter_metadata: expected a JSON object, got {settings!r}.")
-    for name, alpha in settings.items():
-        if name.endswith(".lora_alpha") and alpha != settings.get(name.removesuffix("lora_alpha") + "r"):
-            raise MVCustomError(
-                f"{file}: expected a lora_alpha equal to the rank, got {alpha} ({name}). Scale the LoRA's weights by "
-                "lora_alpha / r, and drop the metadata."
-            )
-
-
-@contextmanager
-def _naming(file: Path) -> Iterator[None]:
-    try:
-        yield
-    except MVCustomError as error:
-        raise MVCustomError(f"{file}: {error}") from error
-
-
-# --- subjects/subject_adapter.py: `SubjectAdapter`: everything that a pipeline needs to show one subject from any camera.
-
-
-logger = logging.get_logger(__name__)
-
-
-class SubjectAdapter(nn.Module):
-    """A subject: its word, LoRA, reference views, and a FeatureNeRF and projection for each pose-conditioned block.
-
-    Its modules enter a U-Net with [`~SubjectAdapter.attach`] and leave it with [`~SubjectAdapter.detach`], which puts
-    the U-Net's own blocks back. Fresh from [`~SubjectAdapter.create`] it changes no output at all.
-
-    Args:
-        config ([`SubjectConfig`]): The subject's settings.
-        references ([`ReferenceViews`]): Posed photos in the subject frame.
-        token_embedding (`torch.Tensor` of shape `(D,)` or `(K, D)`, *optional*): Learned embedding(s) of the token.
-        lora_state_dict (`dict[str, torch.Tensor]`, *optional*): LoRA weights under diffusers' names, to be applied as
-            they are (that is, with `lora_alpha` equal to the rank).
-
-    Attributes:
-        conditioning ([`PoseConditioning`]): What the attached blocks are told during a U-Net call.
-    """
-
-    def __init__(
-        self,
-        config: SubjectConfig,
-        references: ReferenceViews,
-        *,
-        token_embedding: Tensor | None = None,
-        lora_state_dict: Mapping[str, Tensor] | None = None,
-    ) -> None:
-        super().__init__()
-        self.config = config
-        self.references = references
-        self.conditioning = PoseConditioning()
-        self.token_embedding = token_embedding
-        self.lora_state_dict = lora_state_dict
-        self._conditioners = nn.ModuleDict(
-            {
-                _escape(name): PoseConditioner(FeatureNeRF(channels, config.feature_nerf))
-                for name, channels in config.pose_conditioned_blocks.items()
-            }
-        )
-        self._stock_blocks: dict[str, nn.Module] = {}  # the U-Net's own blocks while ours stand in for them
-
-    @classmethod
-    def create(
-        cls,
-        unet: nn.Module,
-        references: ReferenceViews,
-        token: str,
-        class_noun: str,
-        *,
-        initializer_token: str | None = None,
-        token_embedding: Tensor | None = None,
-        text_encoder: nn.Module | None = None,
-        tokenizer=None,
-        blocks: str | Sequence[str] | None = None,
-        feature_nerf: FeatureNeRFConfig | None = None,
-        subject_frame: SubjectFrame | None = None,
-        base_model: str | None = None,
-        **settings,
-    ) -> SubjectAdapter:
-        """A subject before training. Attached, it leaves the U-Net's outputs as they are, bit for bit.
-
-        Args:
-            unet (`UNetMotionModel`): The U-Net that it is made for. Not changed.
-            references ([`ReferenceViews`]): Posed photos in the subject frame.
-            token (`str`): The new word, such as `"<my-mug>"`.
-            class_noun (`str`): What kind of thing it is, such as `"mug"`.
-            initializer_token (`str`, *optional*): The known word that the new one starts from; `class_noun` by default.
-            token_embedding (`torch.Tensor` of shape `(D,)` or `(K, D)`, *optional*): What the new word starts as.
-            text_encoder (`CLIPTextModel`, *optional*), tokenizer (`CLIPTokenizer`, *optional*): If given instead of
-                `token_embedding`, the new word starts as `initializer_token`; see [`initial_token_embedding`].
-            blocks (`str` or `list[str]`, *optional*): Which transformer blocks are pose-conditioned; see
-                [`select_blocks`].
-            feature_nerf ([`FeatureNeRFConfig`], *optional*): Settings of every block's FeatureNeRF.
-            subject_frame ([`SubjectFrame`], *optional*): How the subject frame was made from the photos' world.
-            base_model (`str`, *optional*): Hub id of the base model, for the record.
-            settings: Further fields of [`SubjectConfig`].
-
-        Raises:
-            MVCustomError: for unknown blocks (the message lists those that there are) and malformed settings.
-        """
-        if (text_encoder is None) != (tokenizer is None):
-            raise MVCustomError("text_encoder, tokenizer: expected both or neither.")
-        initializer_token = class_noun if initializer_token is None else initializer_token
-        config = SubjectConfig(
-            token=token,
-            class_noun=class_noun,
-            initializer_token=initializer_token,
-            pose_conditioned_blocks=select_blocks(unet, blocks),
-            feature_nerf=FeatureNeRFConfig() if feature_nerf is None else feature_nerf,
-            subject_frame=subject_frame,
-            base_model=base_model,
-            versions={name: version(name) for name in ("diffusers-mvcustom", "diffusers", "torch")},
-            **settings,
-        )
-        if token_embedding is None and text_encoder is not None:
-            token_embedding = initial_token_embedding(tokenizer, text_encoder, initializer_token)
-        return cls(config, references, token_embedding=token_embedding)
-
-    # --- parts ---
-
-    @property
-    def block_names(self) -> list[str]:
-        """The pose-conditioned blocks in the order in which the U-Net runs them."""
-        return list(self.config.pose_conditioned_blocks)
-
-    def conditioner(self, block_name: str) -> PoseConditioner:
-        """The FeatureNeRF and projection of a block."""
-        return self._conditioners[_escape(block_name)]
-
-    @property
-    def token_embedding(self) -> Tensor | None:
-        """The learned embedding(s) of the token, `(D,)` or `(K, D)`, on the CPU."""
-        return self._token_embedding
-
-    @token_embedding.setter
-    def token_embedding(self, value: Tensor | None) -> None:
-        if value is not None:
-            if value.ndim not in (1, 2) or 0 in value.shape or value.dtype not in FLOATING_DTYPES:
-                raise MVCustomError(
-                    f"token_embedding: expected shape (D,) or (K, D), got {tuple(value.shape)} of {value.dtype}."
-                )
-            if not value.isfinite().all():
-                raise MVCustomError("token_embedding: expected finite numbers, got NaN or infinity.")
-            value = _own(value)
-        self._token_embedding = value
-
-    @property
-    def learned_embeddings(self) -> dict[str, Tensor]:
-        """`{token: embedding}` as `load_textual_inversion` takes it; empty before there is an embedding."""
-        return {} if self._token_embedding is None else {self.config.token: self._token_embedding}
-
-    @property
-    def lora_state_dict(self) -> dict[str, Tensor] | None:
-        """LoRA weights as `load_lora_weights` takes them, on the CPU; `None` if there are none."""
-        return self._lora_state_dict
-
-    @lora_state_dict.setter
-    def lora_state_dict(self, value: Mapping[str, Tensor] | None) -> None:
-        foreign = sorted(name for name in value or () if "lora" not in name)
-        if foreign:
-            raise MVCustomError(f"lora_state_dict: expected LoRA weights only, got {foreign}.")
-        other = sorted(name for name, weight in (value or {}).items() if not _is_lora_weight(weight))
-        if other:
-            raise MVCustomError(
-                f"lora_state_dict: expected matrices of finite floating-point numbers, not so {other[:5]}."
-            )
-        self._lora_state_dict = {name: _own(weight) for name, weight in value.items()} if value else None
-
-    def check_cameras(self, cameras: Cameras) -> None:
-        """Raises for target cameras that cannot show the subject: the likely cause is another convention or unit.
-
-        Raises:
-            CamerasError: if every camera looks away from the subject, or has it beyond the far bound of the rays.
-        """
-        camera_distance = cameras.centers.norm(dim=-1)
-        in_front = (-cameras.centers * cameras.optical_axes).sum(dim=-1)  # the origin's z in the camera
-        away = (in_front <= 0) & (camera_distance > 1e-3)
-        if away.all():
-            raise CamerasError(
-                f"cameras: all {len(cameras)} look away from the subject, which is at the origin. Poses in another "
-                "convention (OpenGL instead of OpenCV axes?), or world-to-camera instead of camera-to-world?"
-            )
-        far = self.config.feature_nerf.far
-        beyond = camera_distance > far
-        if beyond.all():
-            raise CamerasError(
-                f"cameras: all are more than {far:g} from the subject (the nearest at {camera_distance.min():.3g}), "
-                "farther than it is rendered. In the subject frame the farthest photo is at distance 1; are these "
-                "cameras in another unit?"
-            )
-        if away.any() or beyond.any():
-            logger.warning(
-                "cameras: of %d, %d look away from the subject and %d are farther than %g from it; they will not show it.",
-                len(cameras),
-                int(away.sum()),
-                int(beyond.sum()),
-                far,
-            )
-
-    # --- in and out of a U-Net ---
-
-    @property
-    def is_attached(self) -> bool:
-        """Whether a U-Net wears the adapter just now."""
-        return bool(self._stock_blocks)
-
-    def attach(self, unet: nn.Module) -> None:
-        """Puts pose-conditioned blocks in the places of the U-Net's own; moves the adapter to its device and dtype.
-
-        The new blocks share every submodule with the old ones. Nothing is changed if an error is raised.
-
-        Args:
-            unet (`UNetMotionModel`): A U-Net of the shapes that the subject was made for.
-
-        Raises:
-            MVCustomError: if the subject is attached already, another subject is, the U-Net lacks a block or has other
-                channels there, or its blocks carry hooks of offloading or are compiled.
-        """
-        if self.is_attached:
-            raise MVCustomError(f"subject {self.config.token!r} is already attached to a U-Net; detach it first.")
-        blocks = self._find_blocks(unet)
-        training = {module: module.training for block in blocks.values() for module in block.modules()}
-        try:
-            replacements = {
-                name: PoseConditionedTransformerBlock.from_block(
-                    block, self.conditioner(name), self.conditioning, name
-                )
-                for name, block in blocks.items()
-            }
-        finally:
-            for module, was_training in training.items():
-                module.training = was_training
-        self.to(device=unet.device, dtype=unet.dtype)
-        for name, replacement in replacements.items():
-            replacement.__dict__.pop("forward", None)  # a removed hook's trace on the stock block, bound to it
-            _put(unet, name, replacement)
-        self._stock_blocks = blocks
-
-    def detach(self, unet: nn.Module) -> None:
-        """Puts the U-Net's own blocks back: modules, state dict and outputs are as before [`~SubjectAdapter.attach`].
-
-        Raises:
-            MVCustomError: if the subject is not attached to this U-Net.
-        """
-        modules = dict(unet.named_modules())
-        ours = {name: modules.get(name) for name in self._stock_blocks}
-        if not ours or any(getattr(block, "conditioning", None) is not self.conditioning for block in ours.values()):
-            raise MVCustomError(f"subject {self.config.token!r} is not attached to this U-Net.")
-        for name, block in self._stock_blocks.items():
-            block.training = ours[name].training
-            block.set_chunk_feed_forward(ours[name]._chunk_size, ours[name]._chunk_dim)
-            _put(unet, name, block)
-        self._stock_blocks = {}
-
-    def _find_blocks(self, unet: nn.Module) -> dict[str, nn.Module]:
-        others = [name for name, module in unet.named_modules() if isinstance(module, PoseConditionedTransformerBlock)]
-        if others:
-            raise MVCustomError(f"another subject is attached to this U-Net (at {others}); detach it first.")
-        available = text_conditioned_blocks(unet)
-        expected = self.config.pose_conditioned_blocks
-        if missing := [name for name in expected if name not in available]:
-            raise MVCustomError(
-                f"subject {self.config.token!r}: the U-Net lacks the blocks {missing}; it has {list(available)}. "
-                f"Trained on another architecture (base model: {self.config.base_model})?"
-            )
-        other = {name: available[name] for name in expected if available[name] != expected[name]}
-        if other:
-            wanted = {name: expected[name] for name in other}
-            raise MVCustomError(
-                f"subject {self.config.token!r}: expected blocks with the channels {wanted}, the U-Net has {other}. "
-                f"Trained on another architecture (base model: {self.config.base_model})?"
-            )
-        blocks = {name: unet.get_submodule(name) for name in expected}
-        for name, block in blocks.items():
-            _check_replaceable(name, block)
-        return blocks
-
-    # --- files ---
-
-    def save_pretrained(
-        self,
-        save_directory: str | PathLike[str],
-        *,
-        samples: Mapping[str, Image.Image] | None = None,
-        push_to_hub: bool = False,
-        **kwargs,
-    ) -> None:
-        """Writes the subject's folder: settings, LoRA, embedding, FeatureNeRF, reference views and a model card.
-
-        Everything is written beside the folder first and moved into place at the end; an existing subject's folder is
-        replaced as a whole, and stays as it was if anything fails.
-
-        Args:
-            save_directory (`str` or path): The folder. If it exists, it has to be empty or a subject's.
-            samples (`dict[str, PIL.Image.Image]`, *optional*): Pictures for the model card, by name.
-            push_to_hub (`bool`, *optional*, defaults to `False`): Whether to upload it too.
-            kwargs: For [`~SubjectAdapter.push_to_hub`]; `repo_id` is the folder's name by default.
-
-        Raises:
-            MVCustomError: if the folder holds something that is not a subject.
-        """
-        save_subject_files(self, save_directory, samples)
-        if push_to_hub:
-            upload_subject(save_directory, **kwargs)
-        elif kwargs:
-            raise MVCustomError(f"save_pretrained: {sorted(kwargs)} only apply with push_to_hub=True.")
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        pretrained_model_name_or_path: str | PathLike[str],
-        *,
-        subfolder: str | None = None,
-        revision: str | None = None,
-        cache_dir: str | PathLike[str] | None = None,
-        token: str | bool | None = None,
-        local_files_only: bool = False,
-    ) -> SubjectAdapter:
-        """Loads a subject from its folder or from the Hub (there, from the cache when offline). Runs no code from it.
-
-        Args:
-            pretrained_model_name_or_path (`str` or path): A folder, or a Hub id such as `"you/my-mug"`.
-            subfolder (`str`, *optional*): The subject's folder inside of it.
-            revision (`str`, *optional*): Branch, tag or commit on the Hub.
-            cache_dir (`str` or path, *optional*): Where downloads are kept.
-            token (`str` or `bool`, *optional*): Access token for the Hub.
-            local_files_only (`bool`, *optional*, defaults to `False`): Whether to use the cache only.
-
-        Raises:
-            MVCustomError: naming the file and what is wrong with it.
-        """
-        return load_subject_files(
-            cls,
-            pretrained_model_name_or_path,
-            subfolder=subfolder,
-            revision=revision,
-            cache_dir=cache_dir,
-            token=token,
-            local_files_only=local_files_only,
-        )
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        samples: Mapping[str, Image.Image] | None = None,
-        private: bool | None = None,
-        token: str | bool | None = None,
-        commit_message: str = "Upload subject",
-        revision: str | None = None,
-        create_pr: bool = False,
-        endpoint: str | None = None,
-    ) -> str:
-        """Uploads the subject's folder to the Hub, as one commit. Returns the commit's address."""
-        return save_and_upload_subject(
-            self,
-            repo_id,
-            samples=samples,
-            private=private,
-            token=token,
-            commit_message=commit_message,
-            revision=revision,
-            create_pr=create_pr,
-            endpoint=endpoint,
-        )
-
-
-def initial_token_embedding(tokenizer, text_encoder: nn.Module, initializer_token: str) -> Tensor:
-    """The text encoder's embedding of a known word, from which a new token starts.
-
-    Args:
-        tokenizer (`CLIPTokenizer`): The tokenizer.
-        text_encoder (`CLIPTextModel`): The text encoder.
-        initializer_token (`str`): A known word. One that is split into K pieces gives the mean of their embeddings.
-
-    Returns:
-        `torch.Tensor` of shape `(D,)`.
-    """
-    pieces = tokenizer(initializer_token, add_special_tokens=False)["input_ids"]
-    if not pieces:
-        raise MVCustomError(f"initializer_token: expected a word, got {initializer_token!r}.")
-    return text_encoder.get_input_embeddings().weight[pieces].detach().float().mean(dim=0).cpu()
-
-
-def _is_lora_weight(weight: Tensor) -> bool:
-    return weight.dtype in FLOATING_DTYPES and 0 not in weight.shape and bool(weight.isfinite().all())
-
-
-def _own(value: Tensor) -> Tensor:
-    return value.detach().cpu().clone(memory_format=torch.contiguous_format)
-
-
-def _escape(block_name: str) -> str:
-    return block_name.replace(".", "/")  # a module's name cannot hold dots
-
-
-def _put(unet: nn.Module, name: str, block: nn.Module) -> None:
-    parent, _, index = name.rpartition(".")
-    unet.get_submodule(parent)[int(index)] = block
-
-
-def _check_replaceable(name: str, block: nn.Module) -> None:
-    """Refuses blocks whose forward was taken over: the block that stands in would be bypassed, or never moved."""
-    hooked = any(
-        hasattr(module, "_hf_hook") or getattr(getattr(module, "_diffusers_hook", None), "hooks", None)
-        for module in block.modules()
-    )
-    forward = block.__dict__.get("forward")  # a removed hook leaves the class's own here
-    if hooked or getattr(forward, "__func__", forward) not in (None, type(block).forward):
-        raise MVCustomError(
-            f"block {name!r} carries hooks (of CPU or group offloading, or of a cache); load the subject before "
-            "enabling them."
-        )
-    if getattr(block, "_compiled_call_impl", None) is not None:
-        raise MVCustomError(f"block {name!r} is compiled; load the subject before compiling.")
-    if any(parameter.is_meta for parameter in block.parameters()):
-        raise MVCustomError(
-            f"block {name!r} has no weights (meta device); load the subject after the U-Net's weights."
-        )
-
-
-# --- pipelines/subject_loading.py: Subjects in the pipeline: loading, switching, taking out, and rendering their features for a call.
-
-
-@dataclass
-class _Restore:
-    """Whether the subject that was saved with the pipeline still has to be loaded."""
-
-    pending: bool = True
-
-
-class SubjectLoadingMixin:
-    """Loads [`SubjectAdapter`]s into the pipeline: several loaded, one active."""
-
-    def _init_subjects(self) -> None:
-        self._subjects: dict[str, SubjectAdapter] = {}
-        self._active_subject: str | None = None
-        self._restore = _Restore()
-
-    @property
-    def subjects(self) -> Mapping[str, SubjectAdapter]:
-        """The loaded subjects by name."""
-        return dict(self._subjects)
-
-    @property
-    def subject(self) -> SubjectAdapter | None:
-        """The active subject, if any."""
-        return None if self._active_subject is None else self._subjects[self._active_subject]
-
-    def load_subject(
-        self,
-        subject: SubjectAdapter | str | PathLike,
-        adapter_name: str | None = None,
-        **kwargs,
-    ) -> None:
-        """Loads a subject and makes it the active one.
-
-        Args:
-            subject ([`SubjectAdapter`], folder or Hub id): What to load.
-            adapter_name (`str`, *optional*): The subject's name in this pipeline, by default its token without brackets.
-            kwargs: For [`SubjectAdapter.from_pretrained`]: `revision`, `subfolder`, `token`, `cache_dir`,
-                `local_files_only`.
-
-        Raises:
-            MVCustomError: if the name is taken, or the subject does not fit this U-Net. Nothing is changed then.
-        """
-        if not isinstance(subject, SubjectAdapter):
-            subject = SubjectAdapter.from_pretrained(subject, **kwargs)
-        elif kwargs:
-            raise MVCustomError(f"load_subject: {sorted(kwargs)} only apply to a folder or Hub id.")
-        name = adapter_name or subject.config.token.strip("<>").replace(".", "-")
-        if name in self._subjects:
-            raise MVCustomError(f"adapter_name: {name!r} is already loaded; pass another name, or unload it first.")
-        self._restore.pending = False
-        previous = self._active_subject
-        self._deactivate()
-        self._subjects[name] = subject
-        try:
-            self._activate(name)
-        except Exception:
-            del self._subjects[name]
-            self._activate(previous)
-            raise
-
-    def set_subject(self, adapter_name: str | None) -> None:
-        """Makes a loaded subject the active one; `None` makes none active and keeps all loaded."""
-        if adapter_name is not None and adapter_name not in self._subjects:
-            raise MVCustomError(f"adapter_name: expected one of {sorted(self._subjects)}, got {adapter_name!r}.")
-        self._restore.pending = False
-        self._deactivate()
-        self._activate(adapter_name)
-
-    def unload_subject(self, adapter_name: str | None = None) -> None:
-        """Takes a subject out (by default the active one): U-Net, text encoder and tokenizer are as before it."""
-        name = adapter_name or self._active_subject
-        self._restore.pending = False
-        if name is None:
-            return
-        if name not in self._subjects:
-            raise MVCustomError(f"adapter_name: expected one of {sorted(self._subjects)}, got {name!r}.")
-        if name == self._active_subject:
-            self._deactivate()
-        del self._subjects[name]
-
-    @contextmanager
-    def without_subject(self) -> Iterator[None]:
-        """The pipeline's components as they are without the active subject, for the length of the context."""
-        active = self._active_subject
-        self._deactivate()
-        try:
-            yield
-        finally:
-            self._activate(active)
-
-    def render_subject(
-        self,
-        prompt_embeds: Tensor,  # [T, L, D]
-        cameras: Cameras,
-        num_references: int | None = None,
-        generator: torch.Generator | list[torch.Generator] | None = None,
-        image_embeds: list[Tensor] | None = None,  # each [T, images, D]
-    ) -> SubjectRendering:
-        """The active subject's features X_y at the target cameras, for each of T texts. Independent of the noise.
-
-        Args:
-            prompt_embeds (`torch.Tensor` of shape `(T, L, D)`): Text states.
-            cameras ([`Cameras`]): Target cameras at the size of the views.
-            num_references (`int`, *optional*): Reference views used; by default the subject's setting.
-            generator (`torch.Generator`, *optional*): For noise on the references, if the subject wants any.
-            image_embeds (list of `torch.Tensor`, *optional*): IP-Adapter's states of this call. The references are seen
-                with zeros in their place.
-        """
-        size = (cameras.height, cameras.width)
-        return self.subject_renderer(prompt_embeds, size, num_references, generator, image_embeds)(cameras)
-
-    def subject_renderer(
-        self,
-        prompt_embeds: Tensor,  # [T, L, D]
-        size: tuple[int, int],
-        num_references: int | None = None,
-        generator: torch.Generator | list[torch.Generator] | None = None,
-        image_embeds: list[Tensor] | None = None,  # each [T, images, D]
-    ) -> Callable[[Cameras], SubjectRendering]:
-        """Looks at the references once, and returns what renders the subject at any cameras of this size.
-
-        Args:
-            size (`tuple[int, int]`): Height and width of the views in pixels.
-            prompt_embeds, num_references, generator, image_embeds: See [`~MVCustomPipeline.render_subject`].
-        """
-        subject = self.subject
-        height, width = size
-        device, dtype = prompt_embeds.device, prompt_embeds.dtype
-        count = subject.config.num_references if num_references is None else num_references
-        references = subject.references.select(count)
-        factor = self.vae_scale_factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
-        references = references.fit_area(height * width, factor)
-        pixels = references.images.to(device=device, dtype=self.vae.dtype) * 2 - 1
-        latents = torch.cat([self.vae.encode(image[None]).latent_dist.mode() for image in pixels])
-        latents = (latents * self.vae.config.scaling_factor).to(dtype)
-        added_cond_kwargs = None
-        if image_embeds is not None:
-            added_cond_kwargs = {
-                "image_embeds": [states.new_zeros(len(latents), *states.shape[1:]) for states in image_embeds]
-            }
-        reference_embeds, _ = self.encode_prompt(subject.config.reference_prompt_text, device, 1, False)
-        generator = generator[0] if isinstance(generator, list) else generator
-        reference_features = collect_reference_features(
-            subject,
-            self.unet,
-            latents,
-            reference_embeds,
-            scheduler=self.scheduler,
-            generator=generator,
-            added_cond_kwargs=added_cond_kwargs,
-            cross_attention_kwargs=getattr(self, "_cross_attention_kwargs", None),  # of the call, if in one
-        )
-        latent_size = (height // self.vae_scale_factor, width // self.vae_scale_factor)
-
-        def render(cameras: Cameras) -> SubjectRendering:
-            return render_features(
-                subject,
-                self.unet,
-                reference_features,
-                references,
-                prompt_embeds,
-                cameras,
-                latent_size,
-                generator=generator,
-            )
-
-        return render
-
-    @property
-    def _plain_unet(self) -> nn.Module:
-        """The U-Net itself if `torch.compile(pipe.unet)` has wrapped it: blocks change places inside of it."""
-        return self.unet._orig_mod if is_compiled_module(self.unet) else self.unet
-
-    def _activate(self, name: str | None) -> None:
-        if name is None:
-            return
-        subject = self._subjects[name]
-        subject.attach(self._plain_unet)
-        try:
-            if subject.learned_embeddings:
-                self.load_textual_inversion(dict(subject.learned_embeddings), token=subject.config.token)
-            if subject.lora_state_dict:
-                self.load_lora_weights(dict(subject.lora_state_dict), adapter_name=_lora_name(name))
-        except Exception as error:
-            self._take_out(name)
-            if isinstance(error, MVCustomError):
-                raise
-            raise MVCustomError(
-                f"subject {subject.config.token!r}: its LoRA or its embedding does not fit this model: {error}"
-            ) from error
-        self._active_subject = name
-
-    def _deactivate(self) -> None:
-        if self._active_subject is not None:
-            name, self._active_subject = self._active_subject, None
-            self._take_out(name)
-
-    def _take_out(self, name: str) -> None:
-        subject = self._subjects[name]
-        subject.detach(self._plain_unet)
-        if subject.config.token in self.tokenizer.get_vocab():
-            self.unload_textual_inversion(subject.config.token)
-            # diffusers leaves the configuration at the larger vocabulary, and a saved text encoder would not load.
-            self.text_encoder.config.vocab_size = self.text_encoder.get_input_embeddings().num_embeddings
-        if _lora_name(name) in getattr(self.unet, "peft_config", {}):
-            self.delete_adapters(_lora_name(name))
-        # No LoRA of the user's is left: the plain layers come back. One that did not fit has left its layers, too.
-        wrapped = any(isinstance(module, BaseTunerLayer) for module in self.unet.modules())
-        if wrapped and not getattr(self.unet, "peft_config", None):
-            self.unload_lora_weights()
-
-
-def _lora_name(subject_name: str) -> str:
-    return f"subject-{subject_name}"
 
 
 # --- pipelines/view_generation.py: From noise to the latents of all views, window by window: a plain call has one window.
@@ -9564,19 +9767,21 @@ class ViewGeneration:
                     latents, iteration, pipe._num_inference_steps, device, latents.dtype, self.generator
                 )
             pipe._num_timesteps = len(timesteps)
-            run = DenoisingRun(
-                latents=latents,
-                cameras=cameras,
-                unet=pipe.unet,
-                scheduler=pipe.scheduler,
-                timesteps=timesteps,
-                noise_levels=NoiseLevels.of(pipe.scheduler, timesteps) if hooks else None,
-                generator=self.generator,
-                randn=partial(randn_tensor, generator=self.generator, device=device, dtype=latents.dtype),
-                anchor_geometry=preparation.geometry,
-            )
-            for hook in hooks:
-                hook.prepare(run)
+            run = PlainRun(latents=latents, scheduler=pipe.scheduler, timesteps=timesteps)
+            if hooks:
+                run = seen = DenoisingRun(
+                    latents=latents,
+                    scheduler=pipe.scheduler,
+                    timesteps=timesteps,
+                    cameras=cameras,
+                    unet=pipe.unet,
+                    noise_levels=NoiseLevels.of(pipe.scheduler, timesteps),
+                    generator=self.generator,
+                    randn=partial(randn_tensor, generator=self.generator, device=device, dtype=latents.dtype),
+                    anchor_geometry=preparation.geometry,
+                )
+                for hook in hooks:
+                    hook.prepare(seen)
             latents = pipe.denoise(
                 run, conditions, hooks, self.extra_step_kwargs, self.pose_guidance, on_step_end, description
             )
@@ -9608,7 +9813,7 @@ class ViewGeneration:
 
 
 class MVCustomPipeline(
-    SubjectLoadingMixin, HookSettingsMixin, PersistenceMixin, CallChecksMixin, DenoisingMixin, AnimateDiffPipeline
+    AttentionWindowMixin, HookSettingsMixin, PersistenceMixin, CallChecksMixin, DenoisingMixin, AnimateDiffPipeline
 ):
     r"""Pipeline for multi-view customization: your own object, seen from any camera, in any scene you can describe.
 
@@ -9663,7 +9868,7 @@ class MVCustomPipeline(
         depth_image_processor: BaseImageProcessor | None = None,
         feature_extractor: CLIPImageProcessor | None = None,
         image_encoder: CLIPVisionModelWithProjection | None = None,
-        attention_window: int | str | dict | None = "auto",
+        attention_window: int | str | dict | None = "auto",  # diffusers checks values by these, and knows no Literal
         denoising_hooks: dict | None = None,
         anchor: dict | None = None,
         subject_folder: str | None = None,
@@ -9673,7 +9878,7 @@ class MVCustomPipeline(
                 "motion_adapter: expected a MotionAdapter to go with the 2-D U-Net, got None. Pass "
                 "motion_adapter=MotionAdapter.from_pretrained(...)."
             )
-        trained_window = _trained_window(unet, motion_adapter)
+        trained = trained_window(unet, motion_adapter)  # before the two are joined
         super().__init__(
             vae=vae,
             text_encoder=text_encoder,
@@ -9688,39 +9893,96 @@ class MVCustomPipeline(
         self.register_to_config(subject_folder=subject_folder)
         self._init_subjects()
         self._init_hooks(denoising_hooks, anchor)
-        self._trained_window = trained_window
+        self._trained_window = trained
         if self.unet is not None:
-            self.set_attention_window(attention_window)
+            self.set_attention_window(cast('WindowSetting | Literal["auto"]', attention_window))  # checks it
         else:
             self.register_to_config(attention_window=attention_window)
 
-    def set_attention_window(self, window: int | str | dict | None) -> None:
-        """Sets the spatial window of the motion modules' attention; the values are those of `attention_window`."""
-        resolved = self._trained_window if window == "auto" else window
-        enable_spatio_temporal_attention(self.unet, AttentionWindows(resolved))
-        self.register_to_config(attention_window=resolved)
+    @overload
+    def __call__(
+        self,
+        prompt: str | list[str] | None = None,
+        cameras: Cameras | str | PathLike[str] | Tensor | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int = 50,
+        guidance_scale: float = 5.0,
+        reference_guidance_scale: float | None = None,
+        negative_prompt: str | list[str] | None = None,
+        num_images_per_prompt: int = 1,
+        eta: float = 0.0,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: Tensor | None = None,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        ip_adapter_image: PipelineImageInput | None = None,
+        ip_adapter_image_embeds: list[Tensor] | None = None,
+        output_type: str = "pil",
+        return_dict: Literal[True] = True,
+        cross_attention_kwargs: dict[str, Any] | None = None,
+        clip_skip: int | None = None,
+        callback_on_step_end: StepEndCallback | None = None,
+        callback_on_step_end_tensor_inputs: list[str] = ...,
+        decode_chunk_size: int = 16,
+        pose_guidance_start: float = 0.0,
+        pose_guidance_end: float = 1.0,
+        num_references: int | None = None,
+        hooks: Sequence[DenoisingHook] | None = None,
+        anchor: int | Sequence[int] | AnchorSettings | None = None,
+        anchor_depth: Tensor | None = None,
+        anchor_image: AnchorImages | None = None,
+        views_at_a_time: int | None = None,
+        camera_convention: str | None = None,
+        camera_intrinsics: Tensor | None = None,
+        split_guidance: bool = False,
+    ) -> MVCustomPipelineOutput: ...
 
-    def enable_free_noise(self, *args, **kwargs) -> None:
-        """Not supported: FreeNoise rebuilds the motion modules with one-dimensional attention.
-
-        Raises:
-            MVCustomError: always.
-        """
-        raise MVCustomError(
-            "enable_free_noise: FreeNoise replaces the dense spatio-temporal attention that keeps the surroundings "
-            "consistent. Pass views_at_a_time= to generate long camera paths, or take AnimateDiffPipeline."
-        )
-
-    @property
-    def reference_guidance_scale(self) -> float | None:
-        """The running call's guidance by the references."""
-        return self._reference_guidance_scale
+    @overload
+    def __call__(
+        self,
+        prompt: str | list[str] | None = None,
+        cameras: Cameras | str | PathLike[str] | Tensor | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int = 50,
+        guidance_scale: float = 5.0,
+        reference_guidance_scale: float | None = None,
+        negative_prompt: str | list[str] | None = None,
+        num_images_per_prompt: int = 1,
+        eta: float = 0.0,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: Tensor | None = None,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        ip_adapter_image: PipelineImageInput | None = None,
+        ip_adapter_image_embeds: list[Tensor] | None = None,
+        output_type: str = "pil",
+        *,
+        return_dict: Literal[False],
+        cross_attention_kwargs: dict[str, Any] | None = None,
+        clip_skip: int | None = None,
+        callback_on_step_end: StepEndCallback | None = None,
+        callback_on_step_end_tensor_inputs: list[str] = ...,
+        decode_chunk_size: int = 16,
+        pose_guidance_start: float = 0.0,
+        pose_guidance_end: float = 1.0,
+        num_references: int | None = None,
+        hooks: Sequence[DenoisingHook] | None = None,
+        anchor: int | Sequence[int] | AnchorSettings | None = None,
+        anchor_depth: Tensor | None = None,
+        anchor_image: AnchorImages | None = None,
+        views_at_a_time: int | None = None,
+        camera_convention: str | None = None,
+        camera_intrinsics: Tensor | None = None,
+        split_guidance: bool = False,
+    ) -> tuple[ViewFrames]: ...
 
     @torch.no_grad()
     def __call__(
         self,
         prompt: str | list[str] | None = None,
-        cameras: Cameras | str | PathLike | Tensor | None = None,
+        cameras: Cameras | str | PathLike[str] | Tensor | None = None,
         height: int | None = None,
         width: int | None = None,
         num_inference_steps: int = 50,
@@ -9753,7 +10015,7 @@ class MVCustomPipeline(
         camera_convention: str | None = None,
         camera_intrinsics: Tensor | None = None,
         split_guidance: bool = False,
-    ) -> MVCustomPipelineOutput | tuple:
+    ) -> MVCustomPipelineOutput | tuple[ViewFrames]:
         r"""Generates one view per camera.
 
         Args:
@@ -9946,11 +10208,3 @@ class MVCustomPipeline(
             anchor_depth=known.stacked_depth(anchors, (height, width)).to(device) if anchors else None,
             anchor_discontinuity=anchor.discontinuity if anchors else None,
         )
-
-
-def _trained_window(unet: torch.nn.Module | None, motion_adapter: MotionAdapter | None) -> int | dict | None:
-    """The attention window that the motion modules were trained with, as their configuration says; else 1."""
-    for component in (motion_adapter, unet):
-        if component is not None and "attention_window" in component.config:
-            return component.config["attention_window"]
-    return 1

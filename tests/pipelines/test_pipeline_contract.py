@@ -14,6 +14,7 @@ from diffusers_mvcustom import (
     AnchorSettings,
     ConsistentAwareLatentCompletion,
     DepthAwareFeatureRendering,
+    MVCustomError,
     MVCustomPipeline,
 )
 
@@ -135,6 +136,14 @@ def test_output_types(pipe, run, output_type, shape):
     assert all(isinstance(image, PIL.Image.Image) for image in images)
     first = np.asarray(frames[0, 0]) if output_type == "np" else frames[0, 0].permute(1, 2, 0).numpy()
     assert np.array_equal(np.asarray(images[0]), (first * 255).round().astype(np.uint8))
+
+
+def test_images_are_the_frames_of_pil(pipe, cameras):
+    call = {"num_inference_steps": 1, "hooks": []}
+    out = pipe("a mug", cameras, **call)
+    assert out.images is out.frames
+    with pytest.raises(MVCustomError, match="output_type='pil'"):
+        _ = pipe("a mug", cameras, output_type="np", **call).images
 
 
 def test_tuple_output(pipe, cameras):

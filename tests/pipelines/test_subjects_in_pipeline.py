@@ -80,6 +80,12 @@ def test_a_trained_subject_does_and_unloading_restores_everything(pipe, run, mak
     assert not pipe.subjects
 
 
+def test_without_a_subject_there_is_none_to_render(pipe):
+    states = torch.zeros(1, 77, pipe.unet.config.cross_attention_dim)
+    with pytest.raises(MVCustomError, match="load_subject"):
+        pipe.render_subject(states, Cameras.orbit(2, height=64, width=64))
+
+
 def test_cameras_matter_only_through_the_subject(pipe, run, make_subject):
     elsewhere = Cameras.orbit(3, azimuth=(100, 140), elevation=40, height=64, width=64)
     assert torch.equal(run(pipe, hooks=[]), run(pipe, hooks=[], cameras=elsewhere))

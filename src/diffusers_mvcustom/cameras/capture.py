@@ -49,6 +49,12 @@ class Capture:
         return replace(self, cameras=cameras)
 
 
+def complete_paths(paths: Sequence[Path | None]) -> list[Path] | None:
+    """All of the paths; `None` if one is not known."""
+    known = [path for path in paths if path is not None]
+    return known if len(known) == len(paths) else None
+
+
 def inside_folder(folder: Path, path: object, source: Path) -> Path:
     """`folder / path` for a path named in the file `source`, refused if it leads out of `folder`."""
     if not isinstance(path, str) or "\0" in path or not (pure := PurePosixPath(path.replace("\\", "/"))).parts:

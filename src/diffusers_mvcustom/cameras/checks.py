@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from ..errors import CamerasError
 _LARGEST_SIZE = 2**20
 
 
-def as_float_tensor(name: str, value: Tensor) -> Tensor:
+def as_float_tensor(name: str, value: object) -> Tensor:
     """A float32 or float64 tensor of anything that holds real numbers; `name` is the argument's in messages."""
     try:
         tensor = torch.as_tensor(value)
@@ -25,7 +26,7 @@ def as_float_tensor(name: str, value: Tensor) -> Tensor:
     return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
 
 
-def as_size(name: str, value: int) -> int:
+def as_size(name: str, value: Any) -> int:
     """A side of an image in pixels as `int`; whatever holds a whole number will do."""
     try:
         size = int(value)
@@ -39,7 +40,7 @@ def as_size(name: str, value: int) -> int:
     return size
 
 
-def is_real(value: object) -> bool:
+def is_real(value: Any) -> bool:
     """Whether it is one finite number, of Python's, numpy's or torch's kind."""
     if isinstance(value, (bool, str, bytes)):
         return False

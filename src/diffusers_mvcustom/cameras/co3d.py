@@ -46,9 +46,8 @@ def read_co3d(file: Path, sequence: str | None = None) -> Capture:
             view, image = frame["viewpoint"], frame["image"]
             for name, values in batches.items():
                 values.append(torch.tensor(view[name], dtype=torch.float64))
-            sizes.append(
-                tuple(as_size(name, side) for name, side in zip(("height", "width"), image["size"][:2], strict=True))
-            )
+            height, width = image["size"][:2]
+            sizes.append((as_size("height", height), as_size("width", width)))
             formats.add(view.get("intrinsics_format", "ndc_norm_image_bounds"))
             images.append(image["path"])
             masks.append((frame.get("mask") or {}).get("path"))

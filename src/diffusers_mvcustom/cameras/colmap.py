@@ -193,10 +193,10 @@ def _unpack(folder: Path, lens: ColmapCamera) -> tuple[Tensor, Distortion]:
     fx, fy = (params[0], params[0]) if single else params[:2]
     cx, cy, *rest = params[1:] if single else params[2:]
     fisheye = lens.model.endswith("FISHEYE")
+    radial, tangential = tuple(rest), (0.0, 0.0)
     if lens.model == "OPENCV":
-        radial, tangential = tuple(rest[:2]), tuple(rest[2:])
-    else:
-        radial, tangential = tuple(rest), (0.0, 0.0)
+        k1, k2, p1, p2 = rest
+        radial, tangential = (k1, k2), (p1, p2)
     while radial and radial[-1] == 0:
         radial = radial[:-1]
     try:

@@ -54,9 +54,8 @@ def read_text_images(file: Path) -> list[ColmapImage]:
         fields = line.split(maxsplit=9)
         try:
             image_id, *pose, camera_id, name = fields
-            quaternion, translation = tuple(map(float, pose[:4])), tuple(map(float, pose[4:]))
-            if len(pose) != 7:
-                raise ValueError(len(pose))
+            qw, qx, qy, qz, tx, ty, tz = map(float, pose)
+            quaternion, translation = (qw, qx, qy, qz), (tx, ty, tz)
             images.append(ColmapImage(int(image_id), quaternion, translation, int(camera_id), name.strip()))
         except ValueError as error:
             raise _wrong(file, number, "IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME", line) from error

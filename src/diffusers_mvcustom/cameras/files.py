@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -66,7 +67,7 @@ def load_capture(
     return read_real_estate10k(path, height, width)
 
 
-def load_cameras(path: str | PathLike[str], format: str | None = None, **options) -> Cameras:
+def load_cameras(path: str | PathLike[str], format: str | None = None, **options: Any) -> Cameras:
     """Reads the cameras of a file; see [`load_capture`], whose options it takes.
 
     Raises:

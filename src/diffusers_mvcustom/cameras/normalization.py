@@ -13,6 +13,9 @@ from torch import Tensor
 from ..errors import CamerasError, MVCustomError
 from .cameras import Cameras
 
+Up = str | Sequence[float] | Tensor | None
+"""World up: `"auto"`, a vector, or `None` for that of the cameras' own world."""
+
 
 @dataclass(frozen=True, eq=False)
 class SubjectFrame:
@@ -43,8 +46,8 @@ class SubjectFrame:
         finite = rotation.isfinite().all() and translation.isfinite().all() and math.isfinite(scale)
         if not (finite and scale > 0):
             raise MVCustomError(f"subject_frame: expected finite numbers and a scale above 0, got scale {scale}.")
-        error = (rotation @ rotation.T - torch.eye(3, dtype=torch.float64)).abs().max()
-        if not error <= 1e-4 or torch.det(rotation) < 0:  # NaN of an overflow too
+        skew = (rotation @ rotation.T - torch.eye(3, dtype=torch.float64)).abs().max()
+        if not skew <= 1e-4 or torch.det(rotation) < 0:  # NaN of an overflow too
             raise MVCustomError(f"subject_frame: expected a rotation matrix, got {rotation.tolist()}.")
         object.__setattr__(self, "scale", scale)
         object.__setattr__(self, "rotation", rotation)
@@ -103,7 +106,7 @@ class SubjectFrame:
 def normalize_cameras(
     cameras: Cameras,
     *,
-    up: str | Sequence[float] | Tensor | None = "auto",
+    up: Up = "auto",
 ) -> tuple[Cameras, SubjectFrame]:
     """Brings cameras into the subject frame.
 
@@ -200,7 +203,7 @@ def _rotation_to_up(up: Tensor) -> Tensor:
     return torch.stack([x, up, torch.linalg.cross(x, up, dim=-1)], dim=-1)
 
 
-def _checked_up(up: Sequence[float] | Tensor) -> Tensor:
+def _checked_up(up: str | Sequence[float] | Tensor) -> Tensor:
     try:
         vector = torch.as_tensor(up, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:

@@ -85,7 +85,7 @@ def _read_keyframe(file: Path) -> dict[str, Any]:
 
 
 def _keyframe_number(file: Path, frame: dict[str, Any], name: str) -> float:
-    value = frame.get(name)
+    value: Any = frame.get(name)
     if not is_finite_number(value):
         raise CamerasError(f"{file}: {name}: expected a finite number, got {value!r}.")
     return float(value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict, cast
 
 import torch
 from torch import Tensor
@@ -13,10 +13,30 @@ from ..errors import CamerasError
 from .checks import as_float_tensor, as_size, is_real
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from .cameras import Cameras
 
 Point = Sequence[float] | Tensor
 Range = float | tuple[float, float]
+
+
+class ViewOptions(TypedDict, total=False):
+    """What all trajectories take, see [`TrajectoryConstructors`]."""
+
+    radius: float | None
+    target: Point
+    field_of_view: float | None
+    like: Cameras | None
+    height: int | None
+    width: int | None
+
+
+class ArcOptions(ViewOptions, total=False):
+    """What an arc takes besides its azimuths."""
+
+    elevation: Range
+
 
 DEFAULT_FIELD_OF_VIEW = 50.0
 DEFAULT_SIZE = 512
@@ -117,7 +137,9 @@ class TrajectoryConstructors:
         return view.cameras(cls, view.around(azimuth[0] + span * share, low + (high - low) * share))
 
     @classmethod
-    def arc(cls, count: int, *, azimuth: tuple[float, float] = (-45.0, 45.0), **options) -> Cameras:
+    def arc(
+        cls, count: int, *, azimuth: tuple[float, float] = (-45.0, 45.0), **options: Unpack[ArcOptions]
+    ) -> Cameras:
         """An orbit over a range of azimuths, -45° to 45° by default; see [`orbit`]."""
         return cls.orbit(count, azimuth=azimuth, **options)
 
@@ -129,21 +151,29 @@ class TrajectoryConstructors:
         turns: float = 1.0,
         elevation: tuple[float, float] = (0.0, 50.0),
         azimuth: float = 0.0,
-        **view,
+        **options: Unpack[ViewOptions],
     ) -> Cameras:
         """An orbit of `turns` turns from `azimuth` on, rising from the first to the last elevation."""
-        return cls.orbit(count, azimuth=(azimuth, azimuth + 360.0 * turns * (1 - 1e-6)), elevation=elevation, **view)
+        return cls.orbit(
+            count, azimuth=(azimuth, azimuth + 360.0 * turns * (1 - 1e-6)), elevation=elevation, **options
+        )
 
     @classmethod
     def lemniscate(
-        cls, count: int, *, degrees: float = 30.0, azimuth: float = 0.0, elevation: float = 15.0, **view
+        cls,
+        count: int,
+        *,
+        degrees: float = 30.0,
+        azimuth: float = 0.0,
+        elevation: float = 15.0,
+        **options: Unpack[ViewOptions],
     ) -> Cameras:
         """A closed figure of eight on the sphere: `degrees` to either side in azimuth, a quarter of it in elevation."""
         _check_count(count)
         angle = 2 * math.pi * _shares(count, closed=True)
         elevations = elevation + degrees / 4 * torch.sin(2 * angle)
         _check_elevation(elevations.min().item(), elevations.max().item())
-        view = _View(**view)
+        view = _View(**options)
         return view.cameras(cls, view.around(azimuth + degrees * torch.sin(angle), elevations))
 
     @classmethod
@@ -154,13 +184,13 @@ class TrajectoryConstructors:
         distance: tuple[float, float] = (1.3, 0.8),
         azimuth: float = 0.0,
         elevation: float = 20.0,
-        **view,
+        **options: Unpack[ViewOptions],
     ) -> Cameras:
         """From the first to the last distance (in radii) to the target, straight."""
         _check_count(count)
         _check_positive("distance", *distance)
         _check_elevation(elevation, elevation)
-        view = _View(**view)
+        view = _View(**options)
         share = _shares(count)
         scale = distance[0] + (distance[1] - distance[0]) * share
         centers = view.around(torch.full_like(share, azimuth), torch.full_like(share, elevation), scale)
@@ -174,11 +204,11 @@ class TrajectoryConstructors:
         factor: tuple[float, float] = (1.0, 2.0),
         azimuth: float = 0.0,
         elevation: float = 20.0,
-        **view,
+        **options: Unpack[ViewOptions],
     ) -> Cameras:
         """One pose, the focal length multiplied from the first to the last factor."""
         _check_positive("factor", *factor)
-        cameras = cls.dolly(count, distance=(1.0, 1.0), azimuth=azimuth, elevation=elevation, **view)
+        cameras = cls.dolly(count, distance=(1.0, 1.0), azimuth=azimuth, elevation=elevation, **options)
         return _with_focal(cls, cameras, factor[0] + (factor[1] - factor[0]) * _shares(count))
 
     @classmethod
@@ -189,25 +219,31 @@ class TrajectoryConstructors:
         distance: tuple[float, float] = (1.3, 0.8),
         azimuth: float = 0.0,
         elevation: float = 20.0,
-        **view,
+        **options: Unpack[ViewOptions],
     ) -> Cameras:
         """A dolly whose focal length changes with the distance, so that the target keeps its size in the image."""
-        cameras = cls.dolly(count, distance=distance, azimuth=azimuth, elevation=elevation, **view)
+        cameras = cls.dolly(count, distance=distance, azimuth=azimuth, elevation=elevation, **options)
         return _with_focal(cls, cameras, distance[0] + (distance[1] - distance[0]) * _shares(count))
 
     @classmethod
     def translate(
-        cls, count: int, *, offset: Point = (0.4, 0.0, 0.0), azimuth: float = 0.0, elevation: float = 20.0, **view
+        cls,
+        count: int,
+        *,
+        offset: Point = (0.4, 0.0, 0.0),
+        azimuth: float = 0.0,
+        elevation: float = 20.0,
+        **options: Unpack[ViewOptions],
     ) -> Cameras:
         """A straight move without turning, by ± half of `offset` (x right, y up, z back, in the first camera's axes)."""
-        cameras = cls.dolly(count, distance=(1.0, 1.0), azimuth=azimuth, elevation=elevation, **view)
+        cameras = cls.dolly(count, distance=(1.0, 1.0), azimuth=azimuth, elevation=elevation, **options)
         offset = torch.as_tensor(offset, dtype=cameras.dtype)
         if offset.shape != (3,) or not offset.isfinite().all():
             raise CamerasError(f"offset: expected 3 finite numbers (right, up, back), got {offset.tolist()}.")
         moved = cameras.camera_to_world.clone()
         axes = moved[0, :3, :3] @ (offset * torch.tensor([1.0, -1.0, -1.0]))  # OpenCV: down, forward
         moved[:, :3, 3] += (_shares(count) - 0.5)[:, None] * axes
-        return cls(moved, cameras.intrinsics, cameras.height, cameras.width)
+        return _cameras(cls)(moved, cameras.intrinsics, cameras.height, cameras.width)
 
     @classmethod
     def interpolate(cls, keys: Cameras, count: int) -> Cameras:
@@ -227,7 +263,7 @@ class TrajectoryConstructors:
         poses = keys.camera_to_world[first] * (1 - mix) + keys.camera_to_world[first + 1] * mix
         poses[:, :3, :3] = _slerp(keys.camera_to_world[first, :3, :3], keys.camera_to_world[first + 1, :3, :3], share)
         intrinsics = keys.intrinsics[first] * (1 - mix) + keys.intrinsics[first + 1] * mix
-        return cls(poses, intrinsics, keys.height, keys.width)
+        return _cameras(cls)(poses, intrinsics, keys.height, keys.width)
 
     @classmethod
     def jitter(
@@ -244,7 +280,7 @@ class TrajectoryConstructors:
         poses = cameras.camera_to_world.clone()
         poses[:, :3, :3] = poses[:, :3, :3] @ _rotation(noise[0] * math.radians(degrees) / math.sqrt(3))
         poses[:, :3, 3] += noise[1] * distance / math.sqrt(3)
-        return cls(poses, cameras.intrinsics, cameras.height, cameras.width)
+        return _cameras(cls)(poses, cameras.intrinsics, cameras.height, cameras.width)
 
 
 class _View:
@@ -275,7 +311,8 @@ class _View:
         _check_positive("radius", radius)
         self.radius = radius
         if field_of_view is None and like is not None:
-            self.focal = tuple(like.focal.median(dim=0).values.tolist())
+            fx, fy = like.focal.median(dim=0).values.tolist()
+            self.focal: float | tuple[float, float] = (fx, fy)
         else:
             self.focal = self.height / 2 / math.tan(math.radians(field_of_view or DEFAULT_FIELD_OF_VIEW) / 2)
 
@@ -288,9 +325,14 @@ class _View:
         distance = self.radius * scale
         return self.target + direction * (distance[:, None] if isinstance(distance, Tensor) else distance)
 
-    def cameras(self, cls, centers: Tensor) -> Cameras:
+    def cameras(self, cls: type[TrajectoryConstructors], centers: Tensor) -> Cameras:
         """Cameras at `centers` that look at the target."""
-        return cls.from_focal(look_at(centers, self.target), self.focal, self.height, self.width)
+        return _cameras(cls).from_focal(look_at(centers, self.target), self.focal, self.height, self.width)
+
+
+def _cameras(cls: type[TrajectoryConstructors]) -> type[Cameras]:
+    """The class that a constructor was called on: [`Cameras`], which alone mixes them in."""
+    return cast("type[Cameras]", cls)
 
 
 def _shares(count: int, closed: bool = False) -> Tensor:
@@ -300,10 +342,10 @@ def _shares(count: int, closed: bool = False) -> Tensor:
     return torch.arange(count, dtype=torch.float32) / (count if closed else count - 1)
 
 
-def _with_focal(cls, cameras: Cameras, factors: Tensor) -> Cameras:
+def _with_focal(cls: type[TrajectoryConstructors], cameras: Cameras, factors: Tensor) -> Cameras:
     scale = torch.ones(len(cameras), 3, 3)
     scale[:, 0, 0] = scale[:, 1, 1] = factors
-    return cls(cameras.camera_to_world, cameras.intrinsics * scale, cameras.height, cameras.width)
+    return _cameras(cls)(cameras.camera_to_world, cameras.intrinsics * scale, cameras.height, cameras.width)
 
 
 def _rotation(vectors: Tensor) -> Tensor:

@@ -53,16 +53,16 @@ def read_transforms_json(file: Path) -> Capture:
         raise CamerasError(
             f"{file}: expected one lens for all frames, got {len(set(distortions))} sets of distortion."
         )
-    poses = torch.stack(poses)
+    camera_to_world = torch.stack(poses)
     if "applied_transform" in content:
         applied = torch.eye(4, dtype=torch.float64)
         applied[:3] = _matrix(f"{file}: applied_transform", content["applied_transform"], (3, 4))
         if torch.linalg.det(applied).abs() < 1e-8:
             raise CamerasError(f"{file}: applied_transform: expected an invertible matrix.")
-        poses = torch.linalg.inv(applied) @ poses
+        camera_to_world = torch.linalg.inv(applied) @ camera_to_world
     height, width = one_size(file, sizes)
     try:
-        cameras = cameras_from_convention(poses, torch.stack(intrinsics), height, width, convention="opengl")
+        cameras = cameras_from_convention(camera_to_world, torch.stack(intrinsics), height, width, convention="opengl")
     except CamerasError as error:
         raise CamerasError(f"{file}: {error}") from error
     folder = file.parent
@@ -150,9 +150,9 @@ def _distortion(where: str, holder: dict[str, Any]) -> Distortion:
     radial = [_number(where, name, holder.get(name, 0.0)) for name in _RADIAL]
     while radial and radial[-1] == 0:
         radial.pop()
-    tangential = tuple(_number(where, name, holder.get(name, 0.0)) for name in ("p1", "p2"))
+    p1, p2 = (_number(where, name, holder.get(name, 0.0)) for name in ("p1", "p2"))
     try:
-        return Distortion(tuple(radial), tangential, fisheye=model in _FISHEYE)
+        return Distortion(tuple(radial), (p1, p2), fisheye=model in _FISHEYE)
     except CamerasError as error:
         raise CamerasError(f"{where}: {error}") from error
 

@@ -19,7 +19,15 @@ from torch import Tensor
 
 from ..cameras import Cameras
 from ..cameras.colmap_model import Observations
-from ..geometry import SAME_SURFACE, FeatureMesh, Rasterization, feature_mesh_from_depth, project, rasterize
+from ..geometry import (
+    DEFAULT_DISCONTINUITY,
+    SAME_SURFACE,
+    FeatureMesh,
+    Rasterization,
+    feature_mesh_from_depth,
+    project,
+    rasterize,
+)
 
 _SAME_POINT = 0.02
 """Relative depth within which a view's nearest surface of an anchor is the point itself."""
@@ -135,12 +143,13 @@ def _grid(height: int, width: int, most: int) -> tuple[int, int]:
 
 def _meshes(anchors: AnchorDepth, cameras: Cameras, size: tuple[int, int]) -> list[FeatureMesh]:
     """The anchors' meshes over a grid of `size`, made from the depth as `AnchorGeometry` makes them."""
-    options = {} if anchors.discontinuity is None else {"discontinuity": anchors.discontinuity}
+    discontinuity = DEFAULT_DISCONTINUITY if anchors.discontinuity is None else anchors.discontinuity
     depth = anchors.depth.detach().cpu().double()
     if tuple(depth.shape[-2:]) != size:
         depth = F.interpolate(depth[None], size=size, mode="nearest-exact")[0]
     return [
-        feature_mesh_from_depth(of_frame, cameras[frame], **options) for frame, of_frame in zip(anchors.frames, depth)
+        feature_mesh_from_depth(of_frame, cameras[frame], discontinuity=discontinuity)
+        for frame, of_frame in zip(anchors.frames, depth)
     ]
 
 

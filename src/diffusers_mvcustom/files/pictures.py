@@ -40,3 +40,10 @@ def opened_picture(file: str | PathLike[str], expected: str = "an image") -> Ite
         raise MVCustomError(f"{file}: there is no such image.") from error
     except Exception as error:  # decoders raise many kinds of errors on damaged files
         raise MVCustomError(f"{file}: expected {expected}, got something unreadable: {error}") from error
+
+
+def is_transparent(image: Image.Image) -> bool:
+    """Whether an image has pixels that are not opaque."""
+    if image.mode not in ("RGBA", "LA", "PA") and "transparency" not in image.info:
+        return False
+    return any(image.convert("RGBA").getchannel("A").histogram()[:255])

@@ -62,7 +62,8 @@ def parse_json(source: object, text: str | bytes) -> Any:
     """
     try:
         content = json.loads(text)
-        unicode = (b"\\u" if isinstance(text, bytes) else "\\u") not in text or is_unicode(content)
+        escaped = b"\\u" in text if isinstance(text, bytes) else "\\u" in text
+        unicode = not escaped or is_unicode(content)
     except RecursionError as error:
         raise MVCustomError(f"{source}: expected JSON, got one that is nested too deeply.") from error
     except ValueError as error:

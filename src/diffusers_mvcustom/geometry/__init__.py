@@ -1,7 +1,7 @@
 """Rays, feature meshes, their rendering into other cameras, and the alignment of depth maps."""
 
 from .depth_alignment import DepthAlignment, align_depth, align_median_depth
-from .feature_mesh import SAME_SURFACE, FeatureMesh, feature_mesh_from_depth
+from .feature_mesh import DEFAULT_DISCONTINUITY, SAME_SURFACE, FeatureMesh, feature_mesh_from_depth
 from .rasterizer import Rasterization, rasterize
 from .rays import (
     camera_rays,
@@ -14,6 +14,7 @@ from .rays import (
 from .warp import FeatureWarp
 
 __all__ = [
+    "DEFAULT_DISCONTINUITY",
     "SAME_SURFACE",
     "DepthAlignment",
     "FeatureMesh",

@@ -15,6 +15,9 @@ from .rays import camera_rays, pixel_centers
 SAME_SURFACE = 0.05
 """Relative depth within which the meshes of two views are taken to be the same surface."""
 
+DEFAULT_DISCONTINUITY = 0.1
+"""Relative depth change beyond which neighbouring pixels are taken to lie on different surfaces."""
+
 _OBLIQUE = math.tan(math.radians(65))
 """Slope of a surface that is still plainly seen: how many times its own width a pixel's footprint recedes."""
 
@@ -61,7 +64,7 @@ def feature_mesh_from_depth(
     depth: Tensor,  # [h, w]
     camera: Cameras,
     *,
-    discontinuity: float = 0.1,
+    discontinuity: float = DEFAULT_DISCONTINUITY,
     valid: Tensor | None = None,  # [h, w]
 ) -> FeatureMesh:
     """Builds the anchor feature mesh of MVCustom's depth-aware feature rendering (the paper's `P_a` and `T_a`).

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..cameras import Cameras
 from ..errors import MVCustomError
-from .feature_mesh import FeatureMesh, feature_mesh_from_depth
+from .feature_mesh import DEFAULT_DISCONTINUITY, FeatureMesh, feature_mesh_from_depth
 from .rasterizer import Rasterization, rasterize
 
 
@@ -62,7 +62,7 @@ class FeatureWarp:
         anchor_camera: Cameras,
         cameras: Cameras,
         *,
-        discontinuity: float = 0.1,
+        discontinuity: float = DEFAULT_DISCONTINUITY,
         valid: Tensor | None = None,  # [h, w]
         near: float = 1e-6,
     ) -> FeatureWarp:

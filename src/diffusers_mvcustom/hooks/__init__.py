@@ -3,7 +3,7 @@
 from .anchor_geometry import AnchorGeometry, AnchorSettings
 from .built_in_hooks import BUILT_IN_HOOKS
 from .consistent_aware_latent_completion import ConsistentAwareLatentCompletion
-from .denoising_hook import DenoisingHook, DenoisingRun, DenoisingStep, settings_from_dict
+from .denoising_hook import DenoisingHook, DenoisingRun, DenoisingStep, PlainRun, settings_from_dict
 from .depth_aware_feature_rendering import DepthAwareFeatureRendering
 from .depth_estimation import estimate_depth, predicts_disparity
 from .known_views import KnownViews
@@ -20,6 +20,7 @@ __all__ = [
     "DepthAwareFeatureRendering",
     "KnownViews",
     "NoiseLevels",
+    "PlainRun",
     "estimate_depth",
     "predicts_disparity",
     "settings_from_dict",

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..cameras import Cameras
 from ..errors import MVCustomError
-from ..geometry import SAME_SURFACE, FeatureWarp
+from ..geometry import DEFAULT_DISCONTINUITY, SAME_SURFACE, FeatureWarp
 from .denoising_hook import settings_from_dict
 
 
@@ -75,7 +75,9 @@ class AnchorSettings:
         """These settings with a call's choice of anchor frames, or the call's own settings."""
         if anchor is None:
             return self
-        return anchor if isinstance(anchor, AnchorSettings) else replace(self, frames=anchor)
+        if isinstance(anchor, AnchorSettings):
+            return anchor
+        return replace(self, frames=tuple(anchor) if isinstance(anchor, Sequence) else anchor)
 
     def preview_steps(self, num_inference_steps: int) -> int:
         """The number of steps of the preview pass."""
@@ -162,9 +164,9 @@ class AnchorGeometry:
 
     def _merged_warp(self, depth: Tensor, cameras: Cameras) -> FeatureWarp:
         """One warp from the anchors of one batch element: at each pixel the surface in front, by the nearest anchor."""
-        options = {} if self.discontinuity is None else {"discontinuity": self.discontinuity}
+        discontinuity = DEFAULT_DISCONTINUITY if self.discontinuity is None else self.discontinuity
         warps = [
-            FeatureWarp.from_depth(anchor_depth, cameras[anchor], cameras, **options)
+            FeatureWarp.from_depth(anchor_depth, cameras[anchor], cameras, discontinuity=discontinuity)
             for anchor, anchor_depth in zip(self.anchors, depth)
         ]
         frames = len(cameras)

@@ -46,5 +46,6 @@ class ConsistentAwareLatentCompletion(DenoisingHook):
         if not run.covers(self, step.index) or arrived >= len(run.timesteps):
             return
         noise = run.randn(tuple(run.latents.shape))
+        assert step.predicted_original is not None  # known after the scheduler's step
         imagined = run.noise_levels.add_noise(step.predicted_original, noise, arrived)
         run.latents = torch.where(run.state[id(self)], run.latents, imagined)

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from diffusers import SchedulerMixin
-from torch import Tensor, nn
+from diffusers import SchedulerMixin, UNetMotionModel
+from torch import Tensor
 
 from ..cameras import Cameras
 from ..errors import MVCustomError
@@ -39,15 +39,30 @@ class DenoisingStep:
 
 
 @dataclass
-class DenoisingRun:
+class PlainRun:
+    """What the denoising loop itself goes through. Without hooks there is no more to a run.
+
+    Args:
+        latents (`torch.Tensor` of shape `(batch, channels, frames, height, width)`): x_t.
+        scheduler (`diffusers.SchedulerMixin`): The run's scheduler, timesteps set.
+        timesteps (`torch.Tensor` of shape `(steps,)`): The scheduler's timesteps.
+    """
+
+    latents: Tensor
+    scheduler: SchedulerMixin
+    timesteps: Tensor
+
+
+@dataclass
+class DenoisingRun(PlainRun):
     """One generation, as its hooks see it.
 
     Args:
         latents (`torch.Tensor` of shape `(batch, channels, frames, height, width)`): x_t. Hooks may replace it.
-        cameras (`Cameras`): The target cameras at the size of the views, one per frame.
-        unet (`torch.nn.Module`): The motion U-Net.
         scheduler (`diffusers.SchedulerMixin`): The run's scheduler, timesteps set.
         timesteps (`torch.Tensor` of shape `(steps,)`): The scheduler's timesteps.
+        cameras (`Cameras`): The target cameras at the size of the views, one per frame.
+        unet (`UNetMotionModel`): The motion U-Net.
         noise_levels (`NoiseLevels`): The schedule's noise levels, for x̂_0 and for noising.
         generator (`torch.Generator` or list of them, *optional*): Source of fresh noise.
         randn (`Callable`): `randn(shape) -> torch.Tensor`, fresh noise from `generator` on the run's device and dtype.
@@ -55,11 +70,8 @@ class DenoisingRun:
             frame(s): preview, depth, mesh and visibility. Made on the first call, then kept for the run.
     """
 
-    latents: Tensor
     cameras: Cameras
-    unet: nn.Module
-    scheduler: SchedulerMixin
-    timesteps: Tensor
+    unet: UNetMotionModel
     noise_levels: NoiseLevels
     generator: torch.Generator | list[torch.Generator] | None
     randn: Callable[[tuple[int, ...]], Tensor]

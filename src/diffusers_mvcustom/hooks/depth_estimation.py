@@ -7,7 +7,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import BaseImageProcessor, PreTrainedModel
 
 from ..errors import MVCustomError
 
@@ -25,7 +25,7 @@ def predicts_disparity(depth_estimator: PreTrainedModel) -> bool:
 @torch.no_grad()
 def estimate_depth(
     depth_estimator: PreTrainedModel,
-    depth_image_processor,
+    depth_image_processor: BaseImageProcessor,
     images: Tensor,  # [N, 3, H, W] in [0, 1]
 ) -> Tensor:
     """Runs a transformers depth model on images.
@@ -60,7 +60,9 @@ def estimate_depth(
     return depth[:, pad_height : pad_height + height, pad_width : pad_width + width].to(images.device)
 
 
-def _zoe_padding(depth_estimator: PreTrainedModel, processor, height: int, width: int) -> tuple[int, int]:
+def _zoe_padding(
+    depth_estimator: PreTrainedModel, processor: BaseImageProcessor, height: int, width: int
+) -> tuple[int, int]:
     """Rows and columns that ZoeDepth's processor mirrors around the image against artefacts at its rim.
 
     Its own post-processing would remove them, but that needs torchvision.

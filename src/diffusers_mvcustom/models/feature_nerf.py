@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -273,7 +274,7 @@ class FeatureNeRF(nn.Module):
         # One tensor a view: the gradient of an index into one tensor of all views would be as large as that.
         return projected.to(wide).unbind(0), score.to(wide).unbind(0)
 
-    def _render_chunk_with_or_without_checkpoint(self, *args) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    def _render_chunk_with_or_without_checkpoint(self, *args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         if self.gradient_checkpointing and torch.is_grad_enabled():
             return checkpoint(self._render_chunk, *args, use_reentrant=False)
         return self._render_chunk(*args)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diffusers.models.attention_processor import AttnProcessor2_0
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
@@ -13,6 +13,10 @@ from torch import Tensor, nn
 from ..errors import MVCustomError
 from .attention_windows import AttentionWindows, WindowSetting
 from .spatio_temporal_attention import SpatioTemporalAttnProcessor
+
+if TYPE_CHECKING:
+    from diffusers.models.attention import BasicTransformerBlock
+    from diffusers.models.attention_processor import Attention
 
 
 class SpatioTemporalTransformer3D(AnimateDiffTransformer3D):
@@ -137,25 +141,26 @@ def motion_inputs_replaced(modules: Sequence[nn.Module], replace: Callable[[Tens
                 f"modules: expected motion modules with spatio-temporal attention, got {type(module).__name__}; call "
                 "enable_spatio_temporal_attention(unet, 1) first."
             )
-    before = [module.replace_input for module in modules]
+    transformers = [module for module in modules if isinstance(module, SpatioTemporalTransformer3D)]
+    before = [module.replace_input for module in transformers]
     try:
-        for module in modules:
+        for module in transformers:
             module.replace_input = replace
         yield
     finally:
-        for module, replaced in zip(modules, before):
+        for module, replaced in zip(transformers, before):
             module.replace_input = replaced
 
 
-def _motion_transformers(unet: nn.Module) -> list[nn.Module]:
+def _motion_transformers(unet: nn.Module) -> list[AnimateDiffTransformer3D]:
     return [module for module in unet.modules() if isinstance(module, AnimateDiffTransformer3D)]
 
 
-def _attentions(block: nn.Module) -> list[nn.Module]:
+def _attentions(block: BasicTransformerBlock) -> list[Attention]:
     return [attention for attention in (block.attn1, block.attn2) if attention is not None]
 
 
-def _check_num_frames(block: nn.Module, num_frames: int) -> None:
+def _check_num_frames(block: BasicTransformerBlock, num_frames: int) -> None:
     if block.pos_embed is not None and num_frames > (longest := block.pos_embed.pe.shape[1]):
         raise MVCustomError(
             f"num_frames: expected at most {longest} frames (motion_max_seq_length of the motion adapter), got "
@@ -163,7 +168,7 @@ def _check_num_frames(block: nn.Module, num_frames: int) -> None:
         )
 
 
-def _check_processors(block: nn.Module) -> None:
+def _check_processors(block: BasicTransformerBlock) -> None:
     """An attention processor put in place of ours would quietly fall back to attention along time only."""
     for attention in _attentions(block):
         if not isinstance(attention.processor, SpatioTemporalAttnProcessor):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from diffusers.models.attention import BasicTransformerBlock, _chunked_feed_forward
@@ -132,7 +133,7 @@ class PoseConditionedTransformerBlock(BasicTransformerBlock):
     block_name: str
     conditioning: PoseConditioning
 
-    def __init__(self, *args, **kwargs) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         raise TypeError("Use PoseConditionedTransformerBlock.from_block(block, ...).")
 
     @classmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers.models.attention_dispatch import dispatch_attention_fn
@@ -74,8 +75,8 @@ def windowed_attention(
     window: int | None,
     *,
     tile: int = TILE,
-    backend=None,
-    parallel_config=None,
+    backend: Any = None,
+    parallel_config: Any = None,
 ) -> Tensor:
     """Attention of each token to all frames' tokens at most `window // 2` rows and columns away.
 

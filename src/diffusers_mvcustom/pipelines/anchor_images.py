@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from os import PathLike
+from typing import Any, TypeGuard
 
 import numpy as np
 import PIL.Image
@@ -14,7 +15,7 @@ from torch import Tensor
 from ..errors import MVCustomError
 from ..files.pictures import opened_picture
 
-AnchorImage = PIL.Image.Image | str | PathLike | Tensor
+AnchorImage = PIL.Image.Image | str | PathLike[str] | Tensor
 AnchorImages = AnchorImage | Sequence[AnchorImage] | Sequence[Sequence[AnchorImage]]
 
 
@@ -48,16 +49,18 @@ def resolve_anchor_images(
                 "anchor_image: expected a tensor of shape (3, H, W), (anchors, 3, H, W) or (prompts, anchors, 3, H, W), "
                 f"got {tuple(given.shape)}."
             )
-        given = [list(row) for row in given] if given.ndim == 5 else list(given) if given.ndim == 4 else given
-    rows = _rows(given, num_prompts, num_anchors)
+        listed: object = [list(row) for row in given] if given.ndim == 5 else list(given) if given.ndim == 4 else given
+    else:
+        listed = given
+    rows = _rows(listed, num_prompts, num_anchors)
     images = [torch.stack([_image_tensor(image, height, width) for image in row]) for row in rows]
     repeats = num_images_per_prompt if len(images) == num_prompts else num_prompts * num_images_per_prompt
     return torch.stack(images).repeat_interleave(repeats, dim=0)
 
 
-def _rows(given: AnchorImages, num_prompts: int, num_anchors: int) -> list[list[AnchorImage]]:
+def _rows(given: object, num_prompts: int, num_anchors: int) -> list[list[AnchorImage]]:
     """Lists of one image per anchor: one list for all prompts, or one per prompt."""
-    rows = given if _is_list(given) else [given]
+    rows: Sequence[Any] = given if _is_list(given) else [given]
     if not all(_is_list(row) for row in rows):
         one_per_prompt = num_anchors == 1 and len(rows) == num_prompts
         rows = [[image] for image in rows] if one_per_prompt else [rows]
@@ -71,7 +74,7 @@ def _rows(given: AnchorImages, num_prompts: int, num_anchors: int) -> list[list[
     return [list(row) for row in rows]
 
 
-def _is_list(given: object) -> bool:
+def _is_list(given: object) -> TypeGuard[Sequence[Any]]:
     return isinstance(given, Sequence) and not isinstance(given, str)
 
 

@@ -14,12 +14,13 @@ from ..hooks import AnchorSettings, DenoisingHook, KnownViews
 from .anchor_images import AnchorImages, resolve_anchor_images
 from .anchors import resolve_anchor_depth
 from .inputs import check_count, check_num_frames, check_prompts, check_scale, check_share, check_view_size
+from .subject_loading import SubjectLoadingMixin
 from .view_windows import ViewPlan, plan_windows
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
-class CallChecksMixin:
+class CallChecksMixin(SubjectLoadingMixin):
     """The checks of [`MVCustomPipeline`]'s call, beyond diffusers' own `check_inputs`."""
 
     def check_call(
@@ -77,7 +78,9 @@ class CallChecksMixin:
         )
         self._check_embeds(prompt_embeds, negative_prompt_embeds)
         self._check_ip_adapter(ip_adapter_image, ip_adapter_image_embeds)
-        num_prompts = 1 if isinstance(prompt, str) else len(prompt if prompt is not None else prompt_embeds)
+        prompts = prompt if prompt is not None else prompt_embeds
+        assert prompts is not None  # check_inputs wants one of them
+        num_prompts = 1 if isinstance(prompts, str) else len(prompts)
         batch_size = num_prompts * num_images_per_prompt
         factor = self.vae_scale_factor
         shape = (
@@ -148,8 +151,9 @@ class CallChecksMixin:
             ("prompt_embeds", prompt_embeds),
             ("negative_prompt_embeds", negative_prompt_embeds),
         ):
-            fits = embeds is None or (embeds.ndim == 3 and embeds.shape[-1] == width and 0 not in embeds.shape)
-            if not fits:
+            if embeds is None:
+                continue
+            if embeds.ndim != 3 or embeds.shape[-1] != width or 0 in embeds.shape:
                 raise MVCustomError(
                     f"{name}: expected shape (batch, length, {width}) as the U-Net takes them, got {tuple(embeds.shape)}."
                 )

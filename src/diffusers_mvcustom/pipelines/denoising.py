@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 import torch
 from diffusers import SchedulerMixin
 from torch import Tensor
 
-from ..hooks import DenoisingHook, DenoisingRun, DenoisingStep
+from ..hooks import DenoisingHook, DenoisingRun, DenoisingStep, PlainRun
 from .guidance import Conditions, combine, guidance_branches
+from .subject_loading import SubjectLoadingMixin
 
 
-class DenoisingMixin:
+class DenoisingMixin(SubjectLoadingMixin):
     """The steps of [`MVCustomPipeline`] in which its models run over and over."""
+
+    _reference_guidance_scale: float | None
+    _split_guidance: bool
+    _num_inference_steps: int
+
+    @property
+    def reference_guidance_scale(self) -> float | None:
+        """The running call's guidance by the references."""
+        return self._reference_guidance_scale
 
     def predict_noise(
         self,
@@ -34,8 +44,9 @@ class DenoisingMixin:
         predictions = []
         for group in groups:
             model_input = torch.cat([latents] * len(group)) if len(group) > 1 else latents
-            conditioning = nullcontext()
+            conditioning: AbstractContextManager[Any] = nullcontext()
             if references:
+                assert self.subject is not None  # whose features they are
                 conditioning = self.subject.conditioning.rendered(conditions.subject_features(group))
             with conditioning:
                 output = self.unet(
@@ -50,7 +61,7 @@ class DenoisingMixin:
 
     def denoise(
         self,
-        run: DenoisingRun,
+        run: PlainRun,
         conditions: Conditions,
         hooks: Sequence[DenoisingHook] = (),
         extra_step_kwargs: dict[str, Any] | None = None,
@@ -60,8 +71,10 @@ class DenoisingMixin:
     ) -> Tensor:
         """Runs the schedule from `run.latents`; returns the final latents `(batch, channels, frames, h, w)`.
 
+        Hooks act in a [`DenoisingRun`]; a [`PlainRun`] has nothing for them to see.
         `on_step_end(index, timestep, latents)` is called after each step and returns the latents to go on with.
         """
+        seen = run if isinstance(run, DenoisingRun) else None  # by hooks
         steps = len(run.timesteps)
         begin, end = (share * steps for share in pose_guidance)
         warm_up = steps - self._num_inference_steps * run.scheduler.order
@@ -72,18 +85,20 @@ class DenoisingMixin:
                     continue
                 with ExitStack() as during_unet_call:
                     step = DenoisingStep(index, timestep, during_unet_call)
-                    for hook in hooks:
-                        hook.before_step(run, step)
+                    if seen is not None:
+                        for hook in hooks:
+                            hook.before_step(seen, step)
                     prediction = self.predict_noise(
                         run.latents, timestep, run.scheduler, conditions, references=begin <= index < end
                     )
-                if hooks:
-                    step.predicted_original = run.noise_levels.predict_original(prediction, run.latents, index)
+                if hooks and seen is not None:
+                    step.predicted_original = seen.noise_levels.predict_original(prediction, run.latents, index)
                 run.latents = run.scheduler.step(
                     prediction, timestep, run.latents, **(extra_step_kwargs or {})
                 ).prev_sample
-                for hook in hooks:
-                    hook.after_step(run, step)
+                if seen is not None:
+                    for hook in hooks:
+                        hook.after_step(seen, step)
                 if on_step_end is not None:
                     run.latents = on_step_end(index, timestep, run.latents)
                 if index == steps - 1 or ((index + 1) > warm_up and (index + 1) % run.scheduler.order == 0):
@@ -113,15 +128,5 @@ class DenoisingMixin:
         """A short pass from the same noise without hooks, on a copy of the scheduler; returns final latents."""
         scheduler = copy.deepcopy(self.scheduler)
         scheduler.set_timesteps(num_steps, device=latents.device)
-        run = DenoisingRun(
-            latents=latents,
-            cameras=None,
-            unet=self.unet,
-            scheduler=scheduler,
-            timesteps=scheduler.timesteps,
-            noise_levels=None,
-            generator=None,
-            randn=None,
-            anchor_geometry=None,
-        )
+        run = PlainRun(latents=latents, scheduler=scheduler, timesteps=scheduler.timesteps)
         return self.denoise(run, conditions, extra_step_kwargs=extra_step_kwargs, description="preview")

@@ -13,12 +13,14 @@ from ..hooks import (
     DenoisingHook,
     DepthAwareFeatureRendering,
 )
+from .pipeline_part import PipelinePart
 
 
-class HookSettingsMixin:
+class HookSettingsMixin(PipelinePart):
     """Holds `pipe.hooks` and `pipe.anchor`, and keeps their settings in the pipeline's configuration."""
 
     def _init_hooks(self, denoising_hooks: dict[str, Any] | None, anchor: dict[str, Any] | None) -> None:
+        hooks: list[DenoisingHook]
         if denoising_hooks is None:
             has_depth = self.depth_estimator is not None and self.depth_image_processor is not None
             hooks = [DepthAwareFeatureRendering(), ConsistentAwareLatentCompletion()] if has_depth else []

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..cameras import Cameras, cameras_from_convention, load_cameras
 from ..errors import CamerasError, MVCustomError
 
-CamerasInput = Cameras | str | PathLike | Tensor
+CamerasInput = Cameras | str | PathLike[str] | Tensor
 
 
 def resolve_cameras(
@@ -48,17 +48,14 @@ def resolve_cameras(
         cameras = load_cameras(cameras)
     else:
         poses = torch.as_tensor(cameras)
-        missing = [
-            name
-            for name, value in (
-                ("camera_convention", convention),
-                ("camera_intrinsics", intrinsics),
-                ("height", height),
-                ("width", width),
-            )
-            if value is None
-        ]
-        if missing:
+        if convention is None or intrinsics is None or height is None or width is None:
+            needed = {
+                "camera_convention": convention,
+                "camera_intrinsics": intrinsics,
+                "height": height,
+                "width": width,
+            }
+            missing = [name for name, value in needed.items() if value is None]
             raise CamerasError(
                 f"cameras: poses given as a tensor also need {', '.join(missing)}; which axes and pixels they mean "
                 "cannot be seen from the numbers."

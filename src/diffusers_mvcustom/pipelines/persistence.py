@@ -5,22 +5,27 @@ from __future__ import annotations
 from contextlib import nullcontext
 from os import PathLike
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
 
 from ..errors import MVCustomError
 from ..files.whole import replaced_folder
+from .subject_loading import SubjectLoadingMixin
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 SUBJECT_FOLDER = "subject"
 _HUB_ARGUMENTS = ("revision", "cache_dir", "token", "local_files_only")
 
 
-class PersistenceMixin:
+class PersistenceMixin(SubjectLoadingMixin):
     """`save_pretrained` writes stock components and the active subject; `from_pretrained` restores both."""
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike, **kwargs):
+    def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], **kwargs: Any) -> Self:
         """Loads a pipeline with its hooks' settings and, if one was saved with it, its subject.
 
         Args:
@@ -37,7 +42,7 @@ class PersistenceMixin:
             pipe._restore_saved_subject(**{name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs})
         return pipe
 
-    def _restore_saved_subject(self, **hub_arguments) -> None:
+    def _restore_saved_subject(self, **hub_arguments: Any) -> None:
         """Loads the subject saved with the pipeline, unless it was loaded, replaced or taken out before.
 
         `DiffusionPipeline.from_pretrained` knows nothing of subjects, so a call restores it at the latest.
@@ -49,7 +54,7 @@ class PersistenceMixin:
         if folder is not None and source is not None:
             self.load_subject(source, subfolder=folder, **hub_arguments)
 
-    def save_pretrained(self, save_directory: str | PathLike, push_to_hub: bool = False, **kwargs) -> None:
+    def save_pretrained(self, save_directory: str | PathLike[str], push_to_hub: bool = False, **kwargs: Any) -> None:
         """Writes the components as stock diffusers components, the settings, and the active subject in `subject/`.
 
         Args:
@@ -87,7 +92,12 @@ class PersistenceMixin:
             self._push(save_directory, **hub)
 
     def _push(
-        self, save_directory: str | PathLike, repo_id: str | None = None, private=None, token=None, **commit
+        self,
+        save_directory: str | PathLike[str],
+        repo_id: str | None = None,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        **commit: Any,
     ) -> None:
         from huggingface_hub import create_repo
 

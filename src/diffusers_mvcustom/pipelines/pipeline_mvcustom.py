@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 import torch
 from diffusers import (
@@ -31,24 +31,26 @@ from transformers import (
 from ..cameras import Cameras
 from ..errors import MVCustomError
 from ..hooks import AnchorSettings, DenoisingHook
-from ..models import AttentionWindows, enable_spatio_temporal_attention
 from .anchor_images import AnchorImages
 from .anchors import known_views
+from .attention_window import AttentionWindowMixin, trained_window
 from .call_checks import CallChecksMixin
 from .denoising import DenoisingMixin
 from .guidance import Conditions
 from .hook_settings import HookSettingsMixin
 from .inputs import resolve_cameras
 from .persistence import PersistenceMixin
-from .pipeline_output import MVCustomPipelineOutput
+from .pipeline_output import MVCustomPipelineOutput, ViewFrames
 from .step_callback import StepCallback, StepEndCallback
 from .subject_features import SubjectOfWindows
-from .subject_loading import SubjectLoadingMixin
 from .view_generation import ViewGeneration
+
+if TYPE_CHECKING:
+    from ..models.attention_windows import WindowSetting
 
 
 class MVCustomPipeline(
-    SubjectLoadingMixin, HookSettingsMixin, PersistenceMixin, CallChecksMixin, DenoisingMixin, AnimateDiffPipeline
+    AttentionWindowMixin, HookSettingsMixin, PersistenceMixin, CallChecksMixin, DenoisingMixin, AnimateDiffPipeline
 ):
     r"""Pipeline for multi-view customization: your own object, seen from any camera, in any scene you can describe.
 
@@ -103,7 +105,7 @@ class MVCustomPipeline(
         depth_image_processor: BaseImageProcessor | None = None,
         feature_extractor: CLIPImageProcessor | None = None,
         image_encoder: CLIPVisionModelWithProjection | None = None,
-        attention_window: int | str | dict | None = "auto",
+        attention_window: int | str | dict | None = "auto",  # diffusers checks values by these, and knows no Literal
         denoising_hooks: dict | None = None,
         anchor: dict | None = None,
         subject_folder: str | None = None,
@@ -113,7 +115,7 @@ class MVCustomPipeline(
                 "motion_adapter: expected a MotionAdapter to go with the 2-D U-Net, got None. Pass "
                 "motion_adapter=MotionAdapter.from_pretrained(...)."
             )
-        trained_window = _trained_window(unet, motion_adapter)
+        trained = trained_window(unet, motion_adapter)  # before the two are joined
         super().__init__(
             vae=vae,
             text_encoder=text_encoder,
@@ -128,39 +130,96 @@ class MVCustomPipeline(
         self.register_to_config(subject_folder=subject_folder)
         self._init_subjects()
         self._init_hooks(denoising_hooks, anchor)
-        self._trained_window = trained_window
+        self._trained_window = trained
         if self.unet is not None:
-            self.set_attention_window(attention_window)
+            self.set_attention_window(cast('WindowSetting | Literal["auto"]', attention_window))  # checks it
         else:
             self.register_to_config(attention_window=attention_window)
 
-    def set_attention_window(self, window: int | str | dict | None) -> None:
-        """Sets the spatial window of the motion modules' attention; the values are those of `attention_window`."""
-        resolved = self._trained_window if window == "auto" else window
-        enable_spatio_temporal_attention(self.unet, AttentionWindows(resolved))
-        self.register_to_config(attention_window=resolved)
+    @overload
+    def __call__(
+        self,
+        prompt: str | list[str] | None = None,
+        cameras: Cameras | str | PathLike[str] | Tensor | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int = 50,
+        guidance_scale: float = 5.0,
+        reference_guidance_scale: float | None = None,
+        negative_prompt: str | list[str] | None = None,
+        num_images_per_prompt: int = 1,
+        eta: float = 0.0,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: Tensor | None = None,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        ip_adapter_image: PipelineImageInput | None = None,
+        ip_adapter_image_embeds: list[Tensor] | None = None,
+        output_type: str = "pil",
+        return_dict: Literal[True] = True,
+        cross_attention_kwargs: dict[str, Any] | None = None,
+        clip_skip: int | None = None,
+        callback_on_step_end: StepEndCallback | None = None,
+        callback_on_step_end_tensor_inputs: list[str] = ...,
+        decode_chunk_size: int = 16,
+        pose_guidance_start: float = 0.0,
+        pose_guidance_end: float = 1.0,
+        num_references: int | None = None,
+        hooks: Sequence[DenoisingHook] | None = None,
+        anchor: int | Sequence[int] | AnchorSettings | None = None,
+        anchor_depth: Tensor | None = None,
+        anchor_image: AnchorImages | None = None,
+        views_at_a_time: int | None = None,
+        camera_convention: str | None = None,
+        camera_intrinsics: Tensor | None = None,
+        split_guidance: bool = False,
+    ) -> MVCustomPipelineOutput: ...
 
-    def enable_free_noise(self, *args, **kwargs) -> None:
-        """Not supported: FreeNoise rebuilds the motion modules with one-dimensional attention.
-
-        Raises:
-            MVCustomError: always.
-        """
-        raise MVCustomError(
-            "enable_free_noise: FreeNoise replaces the dense spatio-temporal attention that keeps the surroundings "
-            "consistent. Pass views_at_a_time= to generate long camera paths, or take AnimateDiffPipeline."
-        )
-
-    @property
-    def reference_guidance_scale(self) -> float | None:
-        """The running call's guidance by the references."""
-        return self._reference_guidance_scale
+    @overload
+    def __call__(
+        self,
+        prompt: str | list[str] | None = None,
+        cameras: Cameras | str | PathLike[str] | Tensor | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int = 50,
+        guidance_scale: float = 5.0,
+        reference_guidance_scale: float | None = None,
+        negative_prompt: str | list[str] | None = None,
+        num_images_per_prompt: int = 1,
+        eta: float = 0.0,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: Tensor | None = None,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        ip_adapter_image: PipelineImageInput | None = None,
+        ip_adapter_image_embeds: list[Tensor] | None = None,
+        output_type: str = "pil",
+        *,
+        return_dict: Literal[False],
+        cross_attention_kwargs: dict[str, Any] | None = None,
+        clip_skip: int | None = None,
+        callback_on_step_end: StepEndCallback | None = None,
+        callback_on_step_end_tensor_inputs: list[str] = ...,
+        decode_chunk_size: int = 16,
+        pose_guidance_start: float = 0.0,
+        pose_guidance_end: float = 1.0,
+        num_references: int | None = None,
+        hooks: Sequence[DenoisingHook] | None = None,
+        anchor: int | Sequence[int] | AnchorSettings | None = None,
+        anchor_depth: Tensor | None = None,
+        anchor_image: AnchorImages | None = None,
+        views_at_a_time: int | None = None,
+        camera_convention: str | None = None,
+        camera_intrinsics: Tensor | None = None,
+        split_guidance: bool = False,
+    ) -> tuple[ViewFrames]: ...
 
     @torch.no_grad()
     def __call__(
         self,
         prompt: str | list[str] | None = None,
-        cameras: Cameras | str | PathLike | Tensor | None = None,
+        cameras: Cameras | str | PathLike[str] | Tensor | None = None,
         height: int | None = None,
         width: int | None = None,
         num_inference_steps: int = 50,
@@ -193,7 +252,7 @@ class MVCustomPipeline(
         camera_convention: str | None = None,
         camera_intrinsics: Tensor | None = None,
         split_guidance: bool = False,
-    ) -> MVCustomPipelineOutput | tuple:
+    ) -> MVCustomPipelineOutput | tuple[ViewFrames]:
         r"""Generates one view per camera.
 
         Args:
@@ -386,11 +445,3 @@ class MVCustomPipeline(
             anchor_depth=known.stacked_depth(anchors, (height, width)).to(device) if anchors else None,
             anchor_discontinuity=anchor.discontinuity if anchors else None,
         )
-
-
-def _trained_window(unet: torch.nn.Module | None, motion_adapter: MotionAdapter | None) -> int | dict | None:
-    """The attention window that the motion modules were trained with, as their configuration says; else 1."""
-    for component in (motion_adapter, unet):
-        if component is not None and "attention_window" in component.config:
-            return component.config["attention_window"]
-    return 1

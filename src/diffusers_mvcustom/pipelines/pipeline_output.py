@@ -17,6 +17,9 @@ from ..cameras import Cameras, SubjectFrame
 from ..errors import MVCustomError
 from ..export import AnchorDepth, save_views
 
+ViewFrames = list[list[PIL.Image.Image]] | np.ndarray | torch.Tensor
+"""Views as the output types have them: `pil`, `np`, or `pt` and `latent`."""
+
 
 @dataclass
 class MVCustomPipelineOutput(BaseOutput):
@@ -34,7 +37,7 @@ class MVCustomPipelineOutput(BaseOutput):
         anchor_discontinuity (`float`, *optional*): The hooks' [`AnchorSettings`]`.discontinuity`.
     """
 
-    frames: list[list[PIL.Image.Image]] | np.ndarray | torch.Tensor
+    frames: ViewFrames
     cameras: Cameras | None = None
     subject_frame: SubjectFrame | None = None
     anchors: tuple[int, ...] | None = None
@@ -48,9 +51,22 @@ class MVCustomPipelineOutput(BaseOutput):
             return None
         return [AnchorDepth(self.anchors, depth, self.anchor_discontinuity) for depth in self.anchor_depth]
 
+    @property
+    def images(self) -> list[list[PIL.Image.Image]]:
+        """The views as PIL images, one list per prompt, of a call with `output_type="pil"`.
+
+        Raises:
+            MVCustomError: for another output type, whose arrays or tensors are in `frames`.
+        """
+        if not isinstance(self.frames, list):
+            raise MVCustomError(
+                f"images: expected views generated with output_type='pil', got {type(self.frames).__name__}; see frames."
+            )
+        return self.frames
+
     def save(
         self,
-        path: str | PathLike,
+        path: str | PathLike[str],
         fps: int = 8,
         *,
         formats: Sequence[str] | None = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
@@ -14,7 +14,9 @@ from .guidance import Conditions
 if TYPE_CHECKING:
     from .pipeline_mvcustom import MVCustomPipeline
 
-StepEndCallback = Callable | PipelineCallback | MultiPipelineCallbacks
+StepEndCallback: TypeAlias = (
+    "Callable[[Any, int, Any, dict[str, Any]], dict[str, Any] | None] | PipelineCallback | MultiPipelineCallbacks"
+)
 
 
 class StepCallback:
@@ -40,9 +42,13 @@ class StepCallback:
         conditions = self.conditions
         negative, batch_size = conditions.negative_prompt_embeds, len(conditions.prompt_embeds)
         embeds = [conditions.prompt_embeds] if negative is None else [negative, conditions.prompt_embeds]
-        offered = {"latents": latents, "prompt_embeds": torch.cat(embeds), "negative_prompt_embeds": negative}
+        offered: dict[str, Any] = {
+            "latents": latents,
+            "prompt_embeds": torch.cat(embeds),
+            "negative_prompt_embeds": negative,
+        }
         given = {name: offered[name] for name in self.tensor_inputs}
-        returned = self.callback(self.pipe, index, timestep, given) or {}
+        returned: dict[str, Any] = self.callback(self.pipe, index, timestep, given) or {}
         changed = returned.get("prompt_embeds", offered["prompt_embeds"])
         changed_negative = returned.get("negative_prompt_embeds", negative)
         if changed is not offered["prompt_embeds"]:  # negative prompts first, as offered

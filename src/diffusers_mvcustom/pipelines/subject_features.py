@@ -69,16 +69,16 @@ class SubjectOfWindows:
     def of_window(self, frames: Sequence[int], needed_later: Collection[int], last: bool) -> SubjectFeatures:
         """The features of `frames`, in this order. What is not `needed_later` is not kept; after the `last` nothing is."""
         new = [frame for frame in frames if frame not in self._kept]
-        rendered = SubjectFeatures.of(self._render(self._cameras[new])) if new else None
-        if len(new) == len(frames):
-            features = rendered
-        else:
-            parts = {frame: rendered.frame(i) for i, frame in enumerate(new)} | self._kept
+        parts = dict(self._kept)
+        features = None
+        if new:
+            assert self._render is not None  # given up after the last window only
+            features = SubjectFeatures.of(self._render(self._cameras[new]))
+            parts |= {frame: features.frame(i) for i, frame in enumerate(new)}
+        if features is None or len(new) < len(frames):
             features = SubjectFeatures.of_frames([parts[frame] for frame in frames])
         self._kept = {frame: kept for frame, kept in self._kept.items() if frame in needed_later}
-        for i, frame in enumerate(new):
-            if frame in needed_later:
-                self._kept[frame] = rendered.frame(i).clone()
+        self._kept |= {frame: parts[frame].clone() for frame in new if frame in needed_later}
         if last:
             self._render = None  # with it go the references' features
         return features

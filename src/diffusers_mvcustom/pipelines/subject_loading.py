@@ -6,19 +6,22 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers.utils.torch_utils import is_compiled_module
 from peft.tuners.tuners_utils import BaseTunerLayer
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..cameras import Cameras
 from ..errors import MVCustomError
 from ..subjects import SubjectAdapter, SubjectRendering, collect_reference_features, render_features
+from .pipeline_part import PipelinePart
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from diffusers import UNetMotionModel
 
 
 @dataclass
@@ -28,7 +31,7 @@ class _Restore:
     pending: bool = True
 
 
-class SubjectLoadingMixin:
+class SubjectLoadingMixin(PipelinePart):
     """Loads [`SubjectAdapter`]s into the pipeline: several loaded, one active."""
 
     def _init_subjects(self) -> None:
@@ -48,9 +51,9 @@ class SubjectLoadingMixin:
 
     def load_subject(
         self,
-        subject: SubjectAdapter | str | PathLike,
+        subject: SubjectAdapter | str | PathLike[str],
         adapter_name: str | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         """Loads a subject and makes it the active one.
 
@@ -145,8 +148,13 @@ class SubjectLoadingMixin:
         Args:
             size (`tuple[int, int]`): Height and width of the views in pixels.
             prompt_embeds, num_references, generator, image_embeds: See [`~MVCustomPipeline.render_subject`].
+
+        Raises:
+            MVCustomError: if there is no active subject.
         """
         subject = self.subject
+        if subject is None:
+            raise MVCustomError("subject: there is none to render; call load_subject or set_subject first.")
         height, width = size
         device, dtype = prompt_embeds.device, prompt_embeds.dtype
         count = subject.config.num_references if num_references is None else num_references
@@ -190,7 +198,7 @@ class SubjectLoadingMixin:
         return render
 
     @property
-    def _plain_unet(self) -> nn.Module:
+    def _plain_unet(self) -> UNetMotionModel:
         """The U-Net itself if `torch.compile(pipe.unet)` has wrapped it: blocks change places inside of it."""
         return self.unet._orig_mod if is_compiled_module(self.unet) else self.unet
 

@@ -12,7 +12,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from ..cameras import Cameras
-from ..hooks import AnchorSettings, DenoisingHook, DenoisingRun, KnownViews, NoiseLevels
+from ..hooks import AnchorSettings, DenoisingHook, DenoisingRun, KnownViews, NoiseLevels, PlainRun
 from .anchors import AnchorPreparation, AnchorViews
 from .guidance import Conditions
 from .subject_features import SubjectOfWindows
@@ -129,19 +129,21 @@ class ViewGeneration:
                     latents, iteration, pipe._num_inference_steps, device, latents.dtype, self.generator
                 )
             pipe._num_timesteps = len(timesteps)
-            run = DenoisingRun(
-                latents=latents,
-                cameras=cameras,
-                unet=pipe.unet,
-                scheduler=pipe.scheduler,
-                timesteps=timesteps,
-                noise_levels=NoiseLevels.of(pipe.scheduler, timesteps) if hooks else None,
-                generator=self.generator,
-                randn=partial(randn_tensor, generator=self.generator, device=device, dtype=latents.dtype),
-                anchor_geometry=preparation.geometry,
-            )
-            for hook in hooks:
-                hook.prepare(run)
+            run = PlainRun(latents=latents, scheduler=pipe.scheduler, timesteps=timesteps)
+            if hooks:
+                run = seen = DenoisingRun(
+                    latents=latents,
+                    scheduler=pipe.scheduler,
+                    timesteps=timesteps,
+                    cameras=cameras,
+                    unet=pipe.unet,
+                    noise_levels=NoiseLevels.of(pipe.scheduler, timesteps),
+                    generator=self.generator,
+                    randn=partial(randn_tensor, generator=self.generator, device=device, dtype=latents.dtype),
+                    anchor_geometry=preparation.geometry,
+                )
+                for hook in hooks:
+                    hook.prepare(seen)
             latents = pipe.denoise(
                 run, conditions, hooks, self.extra_step_kwargs, self.pose_guidance, on_step_end, description
             )

@@ -19,11 +19,12 @@ def placeholders(text: str, name: str) -> set[str]:
             `{token.x}` look into the program.
     """
     try:
-        parts = [part for part in string.Formatter().parse(text) if part[1] is not None]
+        parsed = string.Formatter().parse(text)
+        parts = [(field, format, conversion) for _, field, format, conversion in parsed if field is not None]
     except ValueError as error:
         raise MVCustomError(f"{name}: {text!r}: {error}.") from error
-    if any(field not in ("token", "noun") or format or conversion for _, field, format, conversion in parts):
+    if any(field not in ("token", "noun") or format or conversion for field, format, conversion in parts):
         raise MVCustomError(
             f"{name}: expected no other placeholders than {{token}} and {{noun}}, without formats, got {text!r}."
         )
-    return {field for _, field, _, _ in parts}
+    return {field for field, _, _ in parts}

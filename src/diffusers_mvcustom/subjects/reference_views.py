@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..cameras import Cameras
+from ..cameras.capture import complete_paths
 from ..cameras.distortion import undistort_image
 from ..errors import MVCustomError
 from .reference_files import load_reference_views, read_image, save_reference_views
@@ -32,7 +33,7 @@ class ReferenceViews:
         images (`torch.Tensor` of shape `(N, 3, H, W)`): RGB in [0, 1].
         cameras ([`Cameras`]): The images' cameras, of the same height and width.
         masks (`torch.Tensor` of shape `(N, 1, H, W)`, *optional*): 1 where the subject is, 0 elsewhere.
-        names (`list[str]`, *optional*): The photos' names, for messages and the record.
+        names (`list[str]`, defaults to `["view 0", ...]`): The photos' names, for messages and the record.
         captions (`list[str]`, *optional*): A text for each photo.
 
     Raises:
@@ -42,7 +43,7 @@ class ReferenceViews:
     images: Tensor  # [N, 3, H, W]
     cameras: Cameras
     masks: Tensor | None = None  # [N, 1, H, W]
-    names: Sequence[str] | None = None
+    names: Sequence[str] = ()
     captions: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
@@ -60,7 +61,7 @@ class ReferenceViews:
                 low, high = pixels.min().item(), pixels.max().item()
                 raise MVCustomError(f"{name}: expected values in [0, 1], got {low:.4g} to {high:.4g}.")
             object.__setattr__(self, name, (pixels * 255).round() / 255)
-        names = [f"view {i}" for i in range(len(cameras))] if self.names is None else self.names
+        names = self.names or [f"view {i}" for i in range(len(cameras))]
         object.__setattr__(self, "names", _texts("names", names, len(cameras)))
         if self.captions is not None:
             object.__setattr__(self, "captions", _texts("captions", self.captions, len(cameras)))
@@ -89,22 +90,23 @@ class ReferenceViews:
         cameras = capture.cameras.to(dtype=torch.float32)
         without_image = [name for name, path in zip(capture.names, capture.image_paths) if path is None]
         without_mask = [name for name, path in zip(capture.names, capture.mask_paths) if path is None]
-        if without_image:
+        images_at, masks_at = complete_paths(capture.image_paths), complete_paths(capture.mask_paths)
+        if images_at is None:
             raise MVCustomError(f"capture: expected an image for every camera, there is none for {without_image}.")
-        if 0 < len(without_mask) < len(capture):
+        if masks_at is None and len(without_mask) < len(capture):
             raise MVCustomError(f"capture: expected masks for all photos or for none, they lack for {without_mask}.")
-        target = cameras if height is None else cameras.cover(height, width)
+        target = cameras if height is None or width is None else cameras.cover(height, width)
 
-        def read(path: PathLike[str], mode: str, index: int) -> Tensor:
+        def read(path: Path, mode: str, index: int) -> Tensor:
             pixels = read_image(path, mode, (cameras.height, cameras.width))
             if capture.distortion is not None:
                 pixels = undistort_image(pixels, capture.cameras.intrinsics[index], capture.distortion)
             return pixels if height is None else resample(pixels[None], cameras[index], target[index])[0]
 
-        images = torch.stack([read(path, "RGB", i) for i, path in enumerate(capture.image_paths)])
+        images = torch.stack([read(path, "RGB", i) for i, path in enumerate(images_at)])
         masks = None
-        if not without_mask:
-            masks = torch.stack([read(path, "L", i) for i, path in enumerate(capture.mask_paths)])
+        if masks_at is not None:
+            masks = torch.stack([read(path, "L", i) for i, path in enumerate(masks_at)])
         return cls(images, target, masks, capture.names)
 
     def __len__(self) -> int:

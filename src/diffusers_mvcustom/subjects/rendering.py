@@ -223,7 +223,7 @@ def render_subject_features(
     added_cond_kwargs: dict[str, Any] | None = None,
     cross_attention_kwargs: dict[str, Any] | None = None,
     generator: torch.Generator | None = None,
-    **options,
+    **options: Any,
 ) -> SubjectRendering:
     """[`collect_reference_features`] and [`render_features`] in one call; see there for the arguments.
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from os import PathLike
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from diffusers import ModelMixin
 from diffusers.utils import logging
 from PIL import Image
 from torch import Tensor, nn
@@ -25,6 +27,10 @@ from .subject_files import (
     upload_subject,
 )
 from .unet_blocks import select_blocks, text_conditioned_blocks
+
+if TYPE_CHECKING:
+    from diffusers.models.attention import BasicTransformerBlock
+    from transformers import CLIPTextModel, CLIPTokenizer
 
 logger = logging.get_logger(__name__)
 
@@ -66,25 +72,27 @@ class SubjectAdapter(nn.Module):
                 for name, channels in config.pose_conditioned_blocks.items()
             }
         )
-        self._stock_blocks: dict[str, nn.Module] = {}  # the U-Net's own blocks while ours stand in for them
+        self._stock_blocks: dict[
+            str, BasicTransformerBlock
+        ] = {}  # the U-Net's own blocks while ours stand in for them
 
     @classmethod
     def create(
         cls,
-        unet: nn.Module,
+        unet: ModelMixin,
         references: ReferenceViews,
         token: str,
         class_noun: str,
         *,
         initializer_token: str | None = None,
         token_embedding: Tensor | None = None,
-        text_encoder: nn.Module | None = None,
-        tokenizer=None,
+        text_encoder: CLIPTextModel | None = None,
+        tokenizer: CLIPTokenizer | None = None,
         blocks: str | Sequence[str] | None = None,
         feature_nerf: FeatureNeRFConfig | None = None,
         subject_frame: SubjectFrame | None = None,
         base_model: str | None = None,
-        **settings,
+        **settings: Any,
     ) -> SubjectAdapter:
         """A subject before training. Attached, it leaves the U-Net's outputs as they are, bit for bit.
 
@@ -134,7 +142,7 @@ class SubjectAdapter(nn.Module):
 
     def conditioner(self, block_name: str) -> PoseConditioner:
         """The FeatureNeRF and projection of a block."""
-        return self._conditioners[_escape(block_name)]
+        return cast(PoseConditioner, self._conditioners[_escape(block_name)])  # a ModuleDict knows no types
 
     @property
     def token_embedding(self) -> Tensor | None:
@@ -213,7 +221,7 @@ class SubjectAdapter(nn.Module):
         """Whether a U-Net wears the adapter just now."""
         return bool(self._stock_blocks)
 
-    def attach(self, unet: nn.Module) -> None:
+    def attach(self, unet: ModelMixin) -> None:
         """Puts pose-conditioned blocks in the places of the U-Net's own; moves the adapter to its device and dtype.
 
         The new blocks share every submodule with the old ones. Nothing is changed if an error is raised.
@@ -252,7 +260,7 @@ class SubjectAdapter(nn.Module):
             MVCustomError: if the subject is not attached to this U-Net.
         """
         modules = dict(unet.named_modules())
-        ours = {name: modules.get(name) for name in self._stock_blocks}
+        ours: dict[str, Any] = {name: modules.get(name) for name in self._stock_blocks}
         if not ours or any(getattr(block, "conditioning", None) is not self.conditioning for block in ours.values()):
             raise MVCustomError(f"subject {self.config.token!r} is not attached to this U-Net.")
         for name, block in self._stock_blocks.items():
@@ -261,7 +269,7 @@ class SubjectAdapter(nn.Module):
             _put(unet, name, block)
         self._stock_blocks = {}
 
-    def _find_blocks(self, unet: nn.Module) -> dict[str, nn.Module]:
+    def _find_blocks(self, unet: ModelMixin) -> dict[str, BasicTransformerBlock]:
         others = [name for name, module in unet.named_modules() if isinstance(module, PoseConditionedTransformerBlock)]
         if others:
             raise MVCustomError(f"another subject is attached to this U-Net (at {others}); detach it first.")
@@ -292,7 +300,7 @@ class SubjectAdapter(nn.Module):
         *,
         samples: Mapping[str, Image.Image] | None = None,
         push_to_hub: bool = False,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         """Writes the subject's folder: settings, LoRA, embedding, FeatureNeRF, reference views and a model card.
 
@@ -374,7 +382,7 @@ class SubjectAdapter(nn.Module):
         )
 
 
-def initial_token_embedding(tokenizer, text_encoder: nn.Module, initializer_token: str) -> Tensor:
+def initial_token_embedding(tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, initializer_token: str) -> Tensor:
     """The text encoder's embedding of a known word, from which a new token starts.
 
     Args:
@@ -405,7 +413,7 @@ def _escape(block_name: str) -> str:
 
 def _put(unet: nn.Module, name: str, block: nn.Module) -> None:
     parent, _, index = name.rpartition(".")
-    unet.get_submodule(parent)[int(index)] = block
+    setattr(unet.get_submodule(parent), index, block)  # of a ModuleList
 
 
 def _check_replaceable(name: str, block: nn.Module) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from ..cameras import SubjectFrame
 from ..errors import MVCustomError
@@ -151,7 +151,7 @@ class SubjectConfig:
             raise MVCustomError(f"{file}: {error}") from error
 
 
-def _is_int(value: Any) -> bool:
+def _is_int(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 

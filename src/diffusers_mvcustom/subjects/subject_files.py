@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub import HfApi, ModelCard, ModelCardData, snapshot_download
@@ -110,7 +110,7 @@ def load_subject_files(
 
 
 def save_and_upload_subject(
-    adapter: SubjectAdapter, repo_id: str, *, samples: Mapping[str, Image.Image] | None = None, **kwargs
+    adapter: SubjectAdapter, repo_id: str, *, samples: Mapping[str, Image.Image] | None = None, **kwargs: Any
 ) -> str:
     """Writes the folder to a temporary place and uploads it. See [`SubjectAdapter.push_to_hub`]."""
     with tempfile.TemporaryDirectory() as temporary:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+from diffusers import ModelMixin
 from diffusers.models.attention import BasicTransformerBlock
 from torch import nn
 
 from ..errors import MVCustomError
 
 
-def text_conditioned_blocks(unet: nn.Module) -> dict[str, int]:
+def text_conditioned_blocks(unet: ModelMixin) -> dict[str, int]:
     """The spatial transformer blocks with text cross-attention, in the order in which the U-Net runs them.
 
     Args:
@@ -27,7 +28,7 @@ def text_conditioned_blocks(unet: nn.Module) -> dict[str, int]:
     return {name: block.dim for name, block in _blocks(unet)}
 
 
-def default_blocks(unet: nn.Module) -> list[str]:
+def default_blocks(unet: ModelMixin) -> list[str]:
     """The blocks that a subject conditions unless it is told otherwise.
 
     The last block of the down path, the mid block, and every block of the up path whose feature map is 1/2 or 1/4 of
@@ -46,7 +47,7 @@ def default_blocks(unet: nn.Module) -> list[str]:
     return chosen or names
 
 
-def select_blocks(unet: nn.Module, blocks: str | Sequence[str] | None = None) -> dict[str, int]:
+def select_blocks(unet: ModelMixin, blocks: str | Sequence[str] | None = None) -> dict[str, int]:
     """Channels of the chosen blocks by name, in the order in which the U-Net runs them.
 
     Args:
@@ -85,7 +86,7 @@ def feature_map_size(unet: nn.Module, block_name: str, height: int, width: int) 
     return height, width
 
 
-def _blocks(unet: nn.Module) -> Iterator[tuple[str, BasicTransformerBlock]]:
+def _blocks(unet: ModelMixin) -> Iterator[tuple[str, BasicTransformerBlock]]:
     if not all(isinstance(getattr(unet, part, None), nn.Module) for part in ("down_blocks", "mid_block", "up_blocks")):
         raise MVCustomError(
             f"unet: expected a U-Net with down_blocks, mid_block and up_blocks, got {type(unet).__name__}."
@@ -100,7 +101,7 @@ def _blocks(unet: nn.Module) -> Iterator[tuple[str, BasicTransformerBlock]]:
                     yield f"{part_name}.attentions.{j}.transformer_blocks.{k}", block
 
 
-def _level(unet: nn.Module, block_name: str) -> int:
+def _level(unet: ModelMixin, block_name: str) -> int:
     """How many times the latents are halved on the way to the block."""
     halvings = [0]  # before each down block, then after all
     for down_block in unet.down_blocks:

@@ -1,0 +1,51 @@
+"""What the parts of `MVCustomPipeline` find on the pipeline: diffusers' components and methods, declared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+from diffusers import AutoencoderKL, SchedulerMixin, UNetMotionModel
+from diffusers.configuration_utils import FrozenDict
+from transformers import BaseImageProcessor, CLIPTextModel, CLIPTokenizer, PreTrainedModel
+
+
+class PipelinePart:
+    """Base of the mixins. It holds nothing: all that is declared here comes from `AnimateDiffPipeline` and its bases."""
+
+    vae: AutoencoderKL
+    text_encoder: CLIPTextModel
+    tokenizer: CLIPTokenizer
+    unet: UNetMotionModel
+    scheduler: SchedulerMixin
+    depth_estimator: PreTrainedModel | None
+    depth_image_processor: BaseImageProcessor | None
+
+    config: FrozenDict
+    vae_scale_factor: int
+    guidance_scale: float
+    cross_attention_kwargs: dict[str, Any] | None
+    interrupt: bool
+
+    check_inputs: Callable[..., None]
+    encode_prompt: Callable[..., Any]
+    progress_bar: Callable[..., Any]
+    register_to_config: Callable[..., None]
+    load_textual_inversion: Callable[..., None]
+    unload_textual_inversion: Callable[..., None]
+    load_lora_weights: Callable[..., None]
+    unload_lora_weights: Callable[..., None]
+    delete_adapters: Callable[..., None]
+    _upload_folder: Callable[..., Any]
+
+    if TYPE_CHECKING:
+
+        @classmethod
+        def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], **kwargs: Any) -> Any:
+            """See `DiffusionPipeline.from_pretrained`."""
+
+        def save_pretrained(
+            self, save_directory: str | PathLike[str], push_to_hub: bool = False, **kwargs: Any
+        ) -> None:
+            """See `DiffusionPipeline.save_pretrained`."""
