@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..cameras import Cameras, Distortion, SubjectFrame, check_cameras_face_subject, normalize_cameras, undistort_image
+from ..cameras.normalization import Up
 from ..errors import CamerasError, MVCustomError
 from ..subjects import ReferenceViews
 from .photos import Photo, open_photo
@@ -36,7 +37,7 @@ def views_of_found(
     photos: Sequence[Photo],
     found: FoundCameras,
     *,
-    up,
+    up: Up,
     max_size: int,
     masks: Sequence[Path] | None,
 ) -> tuple[ReferenceViews, SubjectFrame]:
@@ -85,7 +86,7 @@ def views_of_found(
     return views, frame
 
 
-def _subject_frame(source: Path, photos: Sequence[Photo], found: FoundCameras, up) -> tuple[Tensor, SubjectFrame]:
+def _subject_frame(source: Path, photos: Sequence[Photo], found: FoundCameras, up: Up) -> tuple[Tensor, SubjectFrame]:
     """Camera-to-world poses `(K, 4, 4)` in the subject frame; refused if they do not look at one thing."""
     square = Cameras.from_focal(found.camera_to_world, 1.0, 1, 1)
     try:

@@ -74,14 +74,15 @@ def read_manifest(file: Path) -> tuple[SubjectRecord | None, list[dict[str, Any]
 
 def frame_texts(file: Path, frames: list[dict[str, Any]], key: str) -> list[str] | None:
     """The texts that all frames have under `key`, or `None` if none has one."""
-    texts = [frame.get(key) for frame in frames]
-    missing = [i for i, text in enumerate(texts) if text is None]
-    if len(missing) == len(texts):
+    values = [frame.get(key) for frame in frames]
+    missing = [i for i, value in enumerate(values) if value is None]
+    if len(missing) == len(values):
         return None
     if missing:
         raise MVCustomError(f"{file}: expected {key} in all frames or in none, it lacks in frames {missing}.")
-    if not all(isinstance(text, str) for text in texts):
-        raise MVCustomError(f"{file}: {key}: expected texts, got {texts!r}.")
+    texts = [value for value in values if isinstance(value, str)]
+    if len(texts) < len(values):
+        raise MVCustomError(f"{file}: {key}: expected texts, got {values!r}.")
     return texts
 
 
@@ -96,8 +97,9 @@ def _record(file: Path, values: Any) -> SubjectRecord:
     preparation = values.get("preparation", {})
     if not isinstance(preparation, dict):
         raise MVCustomError(f"{where}.preparation: expected an object, got {preparation!r}.")
+    frame: Any = values.get("subject_frame")
     try:
-        subject_frame = SubjectFrame.from_dict(values.get("subject_frame"))
+        subject_frame = SubjectFrame.from_dict(frame)
     except MVCustomError as error:
         raise MVCustomError(f"{where}: {error}") from error
     return SubjectRecord(subject_frame, values.get("class_noun"), values.get("token"), preparation)

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import MVCustomError
-from ..files.pictures import opened_picture
+from ..files.pictures import is_transparent, opened_picture
 from .checks import enumerated, is_installed
 
 _MASK_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -27,11 +27,15 @@ def masks_in_folder(folder: Path, photos: Sequence[Path]) -> list[Path]:
     if not folder.is_dir():
         raise MVCustomError(f"masks: expected auto, required, none or a folder with masks; {folder} is no folder.")
     files = {file.stem.lower(): file for file in sorted(folder.iterdir()) if file.suffix.lower() in _MASK_SUFFIXES}
-    found, missing = [], []
+    found: list[Path] = []
+    missing: list[str] = []
     for photo in photos:
         stems = [name + ending for name in (photo.stem, photo.name) for ending in _MASK_ENDINGS]
         file = next((files[stem.lower()] for stem in stems if stem.lower() in files), None)
-        (missing if file is None else found).append(photo.name if file is None else file)
+        if file is None:
+            missing.append(photo.name)
+        else:
+            found.append(file)
     if missing:
         raise MVCustomError(
             f"{folder}: expected a mask of each photo's name, {len(missing)} of {len(photos)} have none: "
@@ -47,9 +51,7 @@ def has_alpha(file: Path) -> bool:
         MVCustomError: naming the file, if it cannot be read.
     """
     with opened_picture(file) as image:
-        if image.mode not in ("RGBA", "LA", "PA") and "transparency" not in image.info:
-            return False
-        return image.convert("RGBA").getchannel("A").getextrema()[0] < 255
+        return is_transparent(image)
 
 
 def check_background_removal() -> None:

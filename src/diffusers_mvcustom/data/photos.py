@@ -10,11 +10,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import ExifTags, Image, ImageOps
 
 from ..errors import MVCustomError
-from ..files.pictures import opened_picture
+from ..files.pictures import is_transparent, opened_picture
 from .checks import check_count, check_no_duplicates, enumerated, file_digest
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".heic", ".heif")
@@ -146,9 +147,7 @@ def _look_at(file: Path) -> Photo:
         width, height = image.size
         if exif.get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8):
             width, height = height, width
-        transparent = False
-        if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-            transparent = image.convert("RGBA").getchannel("A").getextrema()[0] < 255
+        transparent = is_transparent(image)
         focal = exif_focal(exif, width, height)
     # Only EXIF of a real camera keeps photos apart; an editor's leaves the maker out.
     names = [str(exif.get(tag, "")).strip("\0 ") for tag in (ExifTags.Base.Make, ExifTags.Base.Model)]
@@ -176,7 +175,7 @@ def _opened(file: Path) -> Iterator[Image.Image]:
         raise MVCustomError(f"{file}: expected a photo, got something unreadable: {error}") from error
 
 
-def _positive(value: object) -> float | None:
+def _positive(value: Any) -> float | None:
     try:
         number = float(value)
     except (TypeError, ValueError, ZeroDivisionError):

@@ -6,7 +6,7 @@ import hashlib
 import json
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..cameras import Capture, SubjectFrame, load_capture
 from ..cameras.files import recognise_format
+from ..cameras.normalization import Up
 from ..errors import MVCustomError
 from ..subjects import ReferenceViews
 from .captions import read_captions, sidecars
@@ -107,7 +108,7 @@ def prepare_subject(
     token: str | None = None,
     masks: str | PathLike[str] = "auto",
     caption: str | None = None,
-    up: str | Iterable[float] | Tensor | None = "auto",
+    up: Up = "auto",
     max_size: int = 1024,
     sequence: str | None = None,
     frames: int = 40,
@@ -160,7 +161,17 @@ def prepare_subject(
     source, output = Path(source), Path(output)
     report = report or (lambda line: None)
     settings = _checked(
-        _Settings(class_noun, token, masks, caption, up, max_size, sequence, frames, features_in_masks)
+        _Settings(
+            class_noun,
+            token,
+            masks if isinstance(masks, str) else Path(masks),
+            caption,
+            up,
+            max_size,
+            sequence,
+            frames,
+            features_in_masks,
+        )
     )
     format = recognise_format(source) if source.is_dir() or source.suffix.lower() not in VIDEO_SUFFIXES else None
     if not source.exists():
@@ -194,11 +205,12 @@ def _checked(settings: _Settings) -> _Settings:
         raise MVCustomError(f"token: expected one word such as '<my-mug>', got {settings.token!r}.")
     read_captions([], settings.caption, settings.token)
     if settings.masks not in ("auto", "required", "none", "rembg"):
-        settings = replace(settings, masks=Path(settings.masks))
-        if not settings.masks.is_dir():
+        folder = Path(settings.masks)
+        if not folder.is_dir():
             raise MVCustomError(
-                f"masks: expected auto, required, none, rembg or a folder with masks, got {settings.masks}, which is none."
+                f"masks: expected auto, required, none, rembg or a folder with masks, got {folder}, which is none."
             )
+        settings = replace(settings, masks=folder)
     if settings.masks == "rembg":
         check_background_removal()
     if isinstance(settings.up, (list, tuple)):
@@ -229,7 +241,7 @@ def _fingerprint(source: Path, files: list[Path] | Capture, settings: _Settings)
     return settings.digest_of([(file.name, file_digest(file)) for file in [*photos, *others]], cameras)
 
 
-def _prepare_capture(source: Path, capture: Capture, settings: _Settings, report) -> _Prepared:
+def _prepare_capture(source: Path, capture: Capture, settings: _Settings, report: Callable[[str], None]) -> _Prepared:
     """A posed capture: its own cameras."""
     report(f"cameras are given for {len(capture)} photos")
     cameras = capture.cameras
@@ -246,12 +258,13 @@ def _prepare_capture(source: Path, capture: Capture, settings: _Settings, report
     views = dataset.views
     if removed:
         views = replace(views, masks=removed_background(views.images))
-    captions = views.captions or read_captions(capture.image_paths, settings.caption, settings.token)
+    photos = [file for file in capture.image_paths if file is not None]  # a dataset has all of them
+    captions = views.captions or read_captions(photos, settings.caption, settings.token)
     record = {"cameras": "given", "left_out": []}
     return _Prepared(replace(views, captions=captions), dataset.subject_frame, views.names, record)
 
 
-def _prepare_photos(source: Path, files: list[Path], settings: _Settings, report) -> _Prepared:
+def _prepare_photos(source: Path, files: list[Path], settings: _Settings, report: Callable[[str], None]) -> _Prepared:
     """Photos alone: cameras by structure from motion."""
     photos = read_photos(source, files)
     captions = read_captions(files, settings.caption, settings.token)

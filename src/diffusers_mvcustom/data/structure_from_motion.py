@@ -211,7 +211,9 @@ def _affordable(features: Mapping[str, Any], count: int) -> dict[str, Any]:
     return {**features, "max_num_features": features["max_num_features"] // 2}
 
 
-def _run(source: Path, folder: Path, attempt: _Attempt, groups, seed: int, threads: int) -> dict[str, Any]:
+def _run(
+    source: Path, folder: Path, attempt: _Attempt, groups: list[dict[str, Any]], seed: int, threads: int
+) -> dict[str, Any]:
     """Runs an attempt in a process of its own; Ctrl-C ends it at once."""
     run = folder / f"run-{len(list(folder.glob('run-*')))}"
     run.mkdir()
@@ -272,7 +274,9 @@ def _pose(image: Mapping[str, Any]) -> Tensor:
     return torch.linalg.inv(world_to_camera)
 
 
-def _failure(source: Path, photos, names, results: Sequence[dict[str, Any]], confirmed: set[str]) -> str:
+def _failure(
+    source: Path, photos: Sequence[Photo], names: Sequence[str], results: Sequence[dict[str, Any]], confirmed: set[str]
+) -> str:
     """What was found, why probably no more, and what to do."""
     unplaced = [photo.name for photo, name in zip(photos, names) if name not in confirmed]
     few = [photo.name for photo, name in zip(photos, names) if results[0]["keypoints"].get(name, 0) < _FEW_FEATURES]

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from ..cameras import Cameras, Capture, SubjectFrame, load_capture, normalize_cameras, undistort_image
+from ..cameras.capture import complete_paths
+from ..cameras.normalization import Up
 from ..errors import CamerasError, MVCustomError
 from ..subjects import ReferenceViews
 from ..subjects.reference_files import read_image
@@ -79,7 +81,7 @@ def load_subject_dataset(
     *,
     height: int | None = None,
     width: int | None = None,
-    up: str | Iterable[float] | Tensor | None = "auto",
+    up: Up = "auto",
     masks: str | PathLike[str] = "auto",
     sequence: str | None = None,
 ) -> SubjectDataset:
@@ -120,23 +122,24 @@ def load_subject_dataset(
     capture = load_capture(path, sequence=sequence)
     check_count(path, len(capture))
     record, names, captions = _manifest_of(path, capture)
-    without = [name for name, file in zip(names, capture.image_paths) if file is None]
-    if without:
+    photos = complete_paths(capture.image_paths)
+    if photos is None:
+        without = [name for name, file in zip(names, capture.image_paths) if file is None]
         raise MVCustomError(f"{path}: expected a photo for every camera, there is none for {enumerated(without)}.")
-    check_files(path, "photos", capture.image_paths)
-    check_no_duplicates(path, names, [file_digest(file) for file in capture.image_paths])
+    check_files(path, "photos", photos)
+    check_no_duplicates(path, names, [file_digest(file) for file in photos])
     read = capture.cameras
-    capture, alpha = _with_masks(path, capture, names, masks)
+    capture, alpha = _with_masks(path, capture, photos, names, masks)
     cameras, subject_frame = _in_subject_frame(path, capture, record, up)
     check_cameras_of_capture(path, cameras, names)
     capture = capture.with_cameras(cameras)
     views = ReferenceViews.from_capture(capture, height=height, width=width)
     check_no_duplicates(path, names, [pixel_digest(image) for image in views.images])
     if alpha:
-        views = replace(views, masks=_alpha_masks(capture, views))
+        views = replace(views, masks=_alpha_masks(capture, photos, views))
     _check_masks(path, views, names)
     if record is None and views.masks is not None:
-        _check_silhouettes(path, read, views)
+        _check_silhouettes(path, read, views, views.masks)
     return SubjectDataset(
         views=replace(views, names=names, captions=captions),
         subject_frame=subject_frame,
@@ -156,7 +159,9 @@ def _manifest_of(path: Path, capture: Capture) -> tuple[SubjectRecord | None, tu
     return record, capture.names if names is None else tuple(names), frame_texts(file, frames, "caption")
 
 
-def _in_subject_frame(path: Path, capture: Capture, record: SubjectRecord | None, up):
+def _in_subject_frame(
+    path: Path, capture: Capture, record: SubjectRecord | None, up: Up
+) -> tuple[Cameras, SubjectFrame]:
     if record is None:
         try:
             return normalize_cameras(capture.cameras, up=up)
@@ -169,18 +174,21 @@ def _in_subject_frame(path: Path, capture: Capture, record: SubjectRecord | None
     return capture.cameras, record.subject_frame
 
 
-def _with_masks(path: Path, capture: Capture, names: tuple[str, ...], masks: str | PathLike[str]):
+def _with_masks(
+    path: Path, capture: Capture, photos: list[Path], names: tuple[str, ...], masks: str | PathLike[str]
+) -> tuple[Capture, bool]:
     """The capture with the mask files that are to be used, and whether to take the alpha channels instead."""
     if not isinstance(masks, str) or masks not in _MASK_CHOICES:
-        return replace(capture, mask_paths=tuple(masks_in_folder(Path(masks), capture.image_paths))), False
+        return replace(capture, mask_paths=tuple(masks_in_folder(Path(masks), photos))), False
     if masks == "none":
         return replace(capture, mask_paths=(None,) * len(capture)), False
-    without = [name for name, file in zip(names, capture.mask_paths) if file is None]
-    if not without:
-        check_files(path, "masks", capture.mask_paths)
+    files = complete_paths(capture.mask_paths)
+    if files is not None:
+        check_files(path, "masks", files)
         return capture, False
+    without = [name for name, file in zip(names, capture.mask_paths) if file is None]
     if len(without) == len(capture):
-        without = [name for name, file in zip(names, capture.image_paths) if not has_alpha(file)]
+        without = [name for name, file in zip(names, photos) if not has_alpha(file)]
         if not without:
             return capture, True
         if len(without) == len(capture):
@@ -193,10 +201,10 @@ def _with_masks(path: Path, capture: Capture, names: tuple[str, ...], masks: str
     )
 
 
-def _alpha_masks(capture: Capture, views: ReferenceViews) -> Tensor:
+def _alpha_masks(capture: Capture, photos: list[Path], views: ReferenceViews) -> Tensor:
     """The photos' alpha channels `(N, 1, H, W)`, brought to the views' size as the photos are."""
     masks = []
-    for i, file in enumerate(capture.image_paths):
+    for i, file in enumerate(photos):
         alpha = read_image(file, "RGBA", (capture.cameras.height, capture.cameras.width))[3:]
         if capture.distortion is not None:
             alpha = undistort_image(alpha, capture.cameras.intrinsics[i], capture.distortion)
@@ -217,8 +225,8 @@ def _check_masks(path: Path, views: ReferenceViews, names: tuple[str, ...]) -> N
         )
 
 
-def _check_silhouettes(path: Path, read: Cameras, views: ReferenceViews) -> None:
-    mistake = convention_that_fits(replace(views.cameras, camera_to_world=read.camera_to_world.float()), views.masks)
+def _check_silhouettes(path: Path, read: Cameras, views: ReferenceViews, masks: Tensor) -> None:
+    mistake = convention_that_fits(replace(views.cameras, camera_to_world=read.camera_to_world.float()), masks)
     if mistake is not None:
         raise CamerasError(
             f"{path}: the masks and the cameras contradict each other. {mistake}. Give the poses in the file's own "

@@ -104,7 +104,8 @@ def clip_size(
         sample = unet_config["sample_size"]
         if sample is None:
             raise MVCustomError("resolution: expected a size, the model does not name one.")
-        resolution = tuple(side * factor for side in ((sample, sample) if isinstance(sample, int) else sample))
+        height, width = (sample, sample) if isinstance(sample, int) else sample
+        resolution = (height * factor, width * factor)
     height, width = (resolution, resolution) if isinstance(resolution, int) else resolution
     multiple = factor * 2 ** (len(unet_config["block_out_channels"]) - 1)
     if height % multiple or width % multiple or min(height, width) < multiple:

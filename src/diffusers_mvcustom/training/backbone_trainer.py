@@ -45,7 +45,7 @@ _FREE_TO_CHANGE = (
 """Settings that do not change the weights a training ends with, and may be others when it is resumed."""
 
 
-class BackboneTrainer(Trainer):
+class BackboneTrainer(Trainer[BackboneTrainingConfig]):
     """Trains the motion modules of a U-Net on videos while their attention window widens (MVCustom, stage 1).
 
     All else is frozen. What a sample is (video, place, crop, text, noise level, noise) follows from the seed and the sample's
@@ -117,7 +117,7 @@ class BackboneTrainer(Trainer):
         """
         unet = self.pipe.unet
         checkpointed = unet.is_gradient_checkpointing
-        self.loader = None
+        self.loader: ClipLoader | None = None
         try:
             return super().train()
         finally:
@@ -211,6 +211,7 @@ class BackboneTrainer(Trainer):
 
     def _backward(self, micro: int) -> dict[str, Tensor]:
         config = self.config
+        assert self.loader is not None  # set up before the first step
         samples = next(self.loader)
         self._tell_unreadable(reason for sample in samples for reason in sample.unreadable)
         torch.manual_seed(derived_seed(config.seed, "dropout", samples[0].number))
@@ -271,7 +272,7 @@ class BackboneTrainer(Trainer):
         folder, config = self.output / self.result_name, self.config
         result = self._validate(bar)
         skipped = self._sum(len(self._unreadable))
-        if self.accelerator.is_main_process:
+        if result is not None:  # on the main process
             plot_losses(self.output, self.output / "losses.png")
             windows = self.windows.at(self.step - 1)
             with self._averaged():

@@ -62,11 +62,12 @@ class BackboneValidation:
 
     def save(self, folder: Path, name: str | None = None) -> None:
         """Writes `folder/NAME.png`, the sheet, and `folder/NAME-N.gif` for each prompt."""
-        if not self.clips:
+        sheet = self.sheet()
+        if sheet is None:
             return
         name = name or f"step-{self.step:06d}"
         folder.mkdir(parents=True, exist_ok=True)
-        self.sheet().save(folder / f"{name}.png")
+        sheet.save(folder / f"{name}.png")
         for number, (first, *rest) in enumerate(self.clips):
             first.save(
                 folder / f"{name}-{number}.gif",
@@ -118,7 +119,7 @@ def generate_clips(
                 num_inference_steps=steps,
                 guidance_scale=guidance,
                 generator=torch.Generator().manual_seed(seed),
-            ).frames[0]
+            ).images[0]
             for prompt in prompts
         ]
     finally:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ..errors import MVCustomError
 from ..models import AttentionWindows
@@ -85,6 +85,6 @@ def _step(when: int | float, max_train_steps: int) -> int:
 
 def _narrows(before: WindowSetting, after: WindowSetting) -> bool:
     """For single windows; those by map size are the user's to judge."""
-    if isinstance(before, dict) or isinstance(after, dict) or after is None:
+    if isinstance(before, Mapping) or isinstance(after, Mapping) or after is None:
         return False
     return before is None or after < before

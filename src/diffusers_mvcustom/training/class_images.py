@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,6 +16,9 @@ from ..errors import MVCustomError
 from ..files.pictures import opened_picture
 from ..files.text_files import read_json, read_text
 from ..models.motion_transformer import motion_bypassed
+
+if TYPE_CHECKING:
+    from ..pipelines import MVCustomPipeline
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _RECORD_NAME = "class_images.json"
@@ -53,7 +57,14 @@ def read_class_images(folder: Path, resolution: int, default_text: str) -> tuple
 
 
 def generate_class_images(
-    pipe, folder: Path, text: str, count: int, resolution: int, *, seed: int, num_inference_steps: int = 50
+    pipe: MVCustomPipeline,
+    folder: Path,
+    text: str,
+    count: int,
+    resolution: int,
+    *,
+    seed: int,
+    num_inference_steps: int = 50,
 ) -> None:
     """Makes class images with the model as it is before training, until there are `count` in the folder.
 
@@ -88,14 +99,14 @@ def generate_class_images(
     pipe.set_progress_bar_config(disable=True)
     with motion_bypassed(pipe.unet):
         for n in tqdm(missing, desc="class images", disable=not missing):
-            frames = pipe(
+            images = pipe(
                 text,
                 cameras=camera,
                 hooks=[],
                 num_inference_steps=num_inference_steps,
                 generator=torch.Generator().manual_seed(seed + n),
-            ).frames
+            ).images
             temporary = folder / f".{n:04d}.png"
-            frames[0][0].save(temporary, format="PNG")
+            images[0][0].save(temporary, format="PNG")
             os.replace(temporary, folder / f"{n:04d}.png")
     pipe.set_progress_bar_config(disable=False)

@@ -65,7 +65,7 @@ def rgb_loss(
     Rendered colours are those of the subject before black. So photos are blackened outside the mask and then brought to the
     map's size: at the subject's rim, where a pixel of the map holds some of both, the two are the same thing.
     """
-    target, weights = subject_before_black(photos.to(rgb), masks, rgb.shape[1:3])
+    target, weights = subject_before_black(photos.to(rgb), masks, (rgb.shape[1], rgb.shape[2]))
     return _masked_mean((rgb - target).square().mean(dim=-1), weights, dim=(1, 2))
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from diffusers.optimization import get_scheduler
+from torch.optim.lr_scheduler import LRScheduler
 
 from ..errors import MVCustomError
 from .training_config import TrainingConfig
@@ -36,7 +39,7 @@ def make_optimizer(settings: TrainingConfig, groups: list[dict]) -> torch.optim.
     Raises:
         MVCustomError: if the optimiser's package is not installed.
     """
-    options = {
+    options: dict[str, Any] = {
         "lr": settings.learning_rate,
         "betas": (settings.adam_beta1, settings.adam_beta2),
         "weight_decay": settings.adam_weight_decay,
@@ -47,7 +50,7 @@ def make_optimizer(settings: TrainingConfig, groups: list[dict]) -> torch.optim.
     return optimizer_class(settings.optimizer)(groups, **options)
 
 
-def make_lr_scheduler(settings: TrainingConfig, optimizer: torch.optim.Optimizer):
+def make_lr_scheduler(settings: TrainingConfig, optimizer: torch.optim.Optimizer) -> LRScheduler:
     """The chosen schedule; it is to be stepped once an update of the weights."""
     return get_scheduler(
         settings.lr_scheduler,

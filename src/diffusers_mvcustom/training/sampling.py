@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -59,7 +60,7 @@ class SamplePlanner:
         num_crops: int,
         num_class_images: int,
         num_timesteps: int,
-        captions=None,
+        captions: Sequence[str] | None = None,
     ) -> None:
         self.config = config
         self.num_photos = num_photos

@@ -70,7 +70,7 @@ class SubjectBatches:
         parts = [self._sample(plan) for plan in plans]
         masks = None
         if self.views.masks is not None:
-            masks = torch.stack([mask for _, _, _, _, mask in parts]).to(self.device)
+            masks = torch.stack([mask for _, _, _, _, mask in parts if mask is not None]).to(self.device)
         indices = sorted({n for plan in plans for n in plan.references})
         references = self.views.references[indices] if indices else None
         reference_masks = None if references is None or references.masks is None else references.masks.to(self.device)
@@ -92,23 +92,28 @@ class SubjectBatches:
     def _sample(self, plan: SamplePlan) -> tuple[Tensor, Tensor, Cameras | None, Tensor, Tensor | None]:
         """Latents, noise, camera, image and mask of a sample."""
         generator = torch.Generator().manual_seed(plan.noise_seed)
+        camera: Cameras | None = None
+        mask: Tensor | None = None
         if plan.prior:
-            mean, std, image = (
-                source[plan.image]
-                for source in (self.class_views.means, self.class_views.stds, self.class_views.images)
-            )
-            camera, mask = None, torch.ones_like(image[:1])
+            views = self._prior_views()
+            mean, std, image = (source[plan.image] for source in (views.means, views.stds, views.images))
+            mask = torch.ones_like(image[:1])
         else:
             place = (plan.image, plan.crop)
             mean, std, image = self.views.means[place], self.views.stds[place], self.views.images[place]
             camera = self.views.cameras[plan.image][plan.crop]
-            mask = None if self.views.masks is None else self.views.masks[place]
+            if self.views.masks is not None:
+                mask = self.views.masks[place]
         latents = mean + std * torch.randn(mean.shape, generator=generator)
         return latents, torch.randn(mean.shape, generator=generator), camera, image, mask
+
+    def _prior_views(self) -> ClassViews:
+        assert self.class_views is not None  # where there are none, no sample is planned that shows one
+        return self.class_views
 
     def _text(self, plan: SamplePlan) -> str:
         if plan.prompt is None:
             return ""
         if plan.prior:
-            return self.class_views.texts[plan.image]
+            return self._prior_views().texts[plan.image]
         return plan.prompt.replace("{token}", self.token).replace("{noun}", self.class_noun)

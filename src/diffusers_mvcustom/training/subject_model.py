@@ -7,8 +7,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 import torch
-from diffusers import SchedulerMixin
+from diffusers import SchedulerMixin, UNetMotionModel
 from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from ..cameras import Cameras
 from ..models.motion_transformer import motion_bypassed
@@ -73,9 +74,9 @@ class SubjectTrainingModel(nn.Module):
         self,
         config: SubjectTrainingConfig,
         adapter: SubjectAdapter,
-        unet: nn.Module,
-        text_encoder: nn.Module,
-        tokenizer,
+        unet: UNetMotionModel,
+        text_encoder: CLIPTextModel,
+        tokenizer: CLIPTokenizer,
         token: TokenEmbedding,
         scheduler: SchedulerMixin,
     ) -> None:
@@ -92,7 +93,7 @@ class SubjectTrainingModel(nn.Module):
     @torch.no_grad()
     def reference_features(self, batch: SubjectBatch) -> dict[str, Tensor]:
         """Features of the batch's reference photos, `(V, C, h, w)` by block name; without gradients, once a batch."""
-        if not batch.reference_indices:
+        if batch.reference_latents is None:
             return {}
         prompt = self.adapter.config.reference_prompt_text
         with self._without_dropout():
@@ -129,7 +130,7 @@ class SubjectTrainingModel(nn.Module):
         """
         config, count = self.config, len(batch.plans)
         text_states = self._encode(batch.texts)
-        losses = {}
+        losses: dict[str, Tensor] = {}
         if config.train_feature_nerf:
             renderings = [self._render(batch, reference_features, text_states, i) for i in range(count)]
             self.adapter.conditioning.replace_rendered(self._conditioning(batch, renderings))
@@ -155,23 +156,25 @@ class SubjectTrainingModel(nn.Module):
 
     def _encode(self, texts: list[str]) -> Tensor:
         """Text states `(B, L, D)`; those that nothing trained reaches are computed once."""
-        states: list[Tensor | None] = [None] * len(texts)
+        states: list[Tensor] = []
         fresh: dict[str, Tensor] = {}
-        for i, text in enumerate(texts):
+        for text in texts:
             trained = self.config.train_token and self.token.token in text
             store = fresh if trained else self._text_states
             if text not in store:
                 with torch.set_grad_enabled(torch.is_grad_enabled() and trained):
                     store[text] = self.token.encode(self.tokenizer, self.text_encoder, [text])
-            states[i] = store[text]
+            states.append(store[text])
         return torch.cat(states)
 
     def _render(
         self, batch: SubjectBatch, reference_features: Mapping[str, Tensor], text_states: Tensor, i: int
     ) -> SubjectRendering | None:
-        plan = batch.plans[i]
+        plan, camera = batch.plans[i], batch.cameras[i]
         if not plan.references:
             return None
+        assert camera is not None  # class images have no references
+        assert batch.reference_cameras is not None
         chosen = [batch.reference_indices.index(n) for n in plan.references]
         return render_features(
             self.adapter,
@@ -179,8 +182,8 @@ class SubjectTrainingModel(nn.Module):
             {name: features[chosen] for name, features in reference_features.items()},
             batch.reference_cameras[chosen],
             text_states[i : i + 1],
-            batch.cameras[i],
-            tuple(batch.latents.shape[-2:]),
+            camera,
+            (batch.latents.shape[-2], batch.latents.shape[-1]),
             reference_masks=None if batch.reference_masks is None else batch.reference_masks[chosen],
             stratified=True,
             importance_sampling=plan.importance_sampling,
@@ -210,7 +213,7 @@ class SubjectTrainingModel(nn.Module):
                 if block.rgb is not None:
                     sums["rgb"].append(config.rgb_loss_weight * rgb_loss(block.rgb[0], photo, mask)[0])
                 if mask is not None:
-                    size = tuple(block.opacity.shape[-2:])
+                    size = (block.opacity.shape[-2], block.opacity.shape[-1])
                     sums["opacity"].append(config.opacity_loss_weight * opacity_loss(block.opacity[0], mask)[0])
                     sums["background"].append(
                         config.background_loss_weight

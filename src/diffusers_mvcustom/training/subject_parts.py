@@ -70,7 +70,7 @@ def load_photos(config: SubjectTrainingConfig, resolution: int) -> SubjectDatase
     up: str | list[float] = config.up
     if up != "auto":
         try:
-            up = [float(part) for part in up.split(",")]
+            up = [float(part) for part in config.up.split(",")]
         except ValueError as error:
             raise MVCustomError(f"up: expected auto or three numbers such as 0,-1,0, got {config.up!r}.") from error
     dataset = load_subject_dataset(
@@ -117,6 +117,7 @@ def make_subject_parts(
         device (`torch.device`): Where to train.
         dtype (`torch.dtype`): Of the frozen weights; what is trained is in float32.
     """
+    assert dataset.class_noun is not None  # load_photos sees to it
     check_token_is_new(pipe.tokenizer, config.token)
     torch.manual_seed(derived_seed(config.seed, "initial weights", 0))
     for part in (pipe.unet, pipe.text_encoder, pipe.vae):

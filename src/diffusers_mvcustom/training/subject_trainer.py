@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ..pipelines import MVCustomPipeline
 
 
-class SubjectTrainer(Trainer):
+class SubjectTrainer(Trainer[SubjectTrainingConfig]):
     """Learns a subject: LoRA, its word's embedding, FeatureNeRF and projections (MVCustom, stage 2).
 
     What a sample is (photo, crop, references, text, noise level, noise) follows from the seed and the sample's number
@@ -62,6 +62,8 @@ class SubjectTrainer(Trainer):
         super().__init__(config, pipe, command)
         self.resolution = resolution_of(config, pipe)
         self.dataset, self.held_out = held_out_photos(config, load_photos(config, self.resolution))
+        assert self.dataset.class_noun is not None  # load_photos sees to it
+        self.class_noun = self.dataset.class_noun
         self._resumed = self._read_checkpoint(fingerprint(config, self.dataset, pipe, self.samples_per_step))
 
     # --- once ---
@@ -76,9 +78,7 @@ class SubjectTrainer(Trainer):
             if config.cache_latents:
                 cache = Path(config.cache_dir) if config.cache_dir else self.output / "cache"
             latents = LatentCache(pipe.vae.requires_grad_(False).eval(), cache)
-            class_views = make_class_views(
-                config, pipe, self.dataset.class_noun, latents, self.resolution, self.output
-            )
+            class_views = make_class_views(config, pipe, self.class_noun, latents, self.resolution, self.output)
             factor = pipe.vae_scale_factor * 2 ** (len(pipe.unet.config.block_out_channels) - 1)
             show = self.accelerator.is_main_process
             views = make_training_views(
@@ -105,7 +105,7 @@ class SubjectTrainer(Trainer):
             views,
             class_views,
             token=config.token,
-            class_noun=self.dataset.class_noun,
+            class_noun=self.class_noun,
             device=self.device,
             dtype=self.dtype,
         )
@@ -116,7 +116,7 @@ class SubjectTrainer(Trainer):
             views,
             self.held_out.views if self.held_out else None,
             latents,
-            noun=self.dataset.class_noun,
+            noun=self.class_noun,
             resolution=self.resolution,
         )
         optimizer = make_optimizer(config, self.parts.groups)
@@ -186,7 +186,7 @@ class SubjectTrainer(Trainer):
     def _finish(self, bar: TrainingBar) -> Path:
         folder = self.output / self.result_name
         result = self._validate(bar)
-        if self.accelerator.is_main_process:
+        if result is not None:  # on the main process
             plot_losses(self.output, self.output / "losses.png")
             record = {
                 "command": self.command,

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import MVCustomError
 from ..subjects import initial_token_embedding
+
+if TYPE_CHECKING:
+    from transformers import CLIPTextModel, CLIPTokenizer
 
 
 class TokenEmbedding(nn.Module):
@@ -29,21 +33,28 @@ class TokenEmbedding(nn.Module):
         MVCustomError: if the token already is a word of the tokenizer's.
     """
 
-    def __init__(self, tokenizer, text_encoder: nn.Module, token: str, initializer_token: str, num_vectors: int = 1):
+    def __init__(
+        self,
+        tokenizer: CLIPTokenizer,
+        text_encoder: CLIPTextModel,
+        token: str,
+        initializer_token: str,
+        num_vectors: int = 1,
+    ) -> None:
         super().__init__()
         check_token_is_new(tokenizer, token)
         self.token = token
         initial = initial_token_embedding(tokenizer, text_encoder, initializer_token)
         self.embeddings = nn.Parameter(initial.expand(num_vectors, -1).clone())
 
-    def encode(self, tokenizer, text_encoder: nn.Module, texts: list[str]) -> Tensor:
+    def encode(self, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, texts: list[str]) -> Tensor:
         """Text states of prompts that may name the token, `(B, L, D)`. Gradients reach the embeddings."""
         ids, places = self._tokenize(tokenizer, texts)
         device = self.embeddings.device
         with self._replacing(text_encoder, places.to(device)):
             return text_encoder(ids.to(device))[0]
 
-    def _tokenize(self, tokenizer, texts: list[str]) -> tuple[Tensor, Tensor]:
+    def _tokenize(self, tokenizer: CLIPTokenizer, texts: list[str]) -> tuple[Tensor, Tensor]:
         """Token ids with a stand-in for the new word, and which vector goes where (-1: none), both `(B, L)`."""
         length = tokenizer.model_max_length
         stand_in = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
@@ -67,7 +78,7 @@ class TokenEmbedding(nn.Module):
         return ids, places
 
     @contextmanager
-    def _replacing(self, text_encoder: nn.Module, places: Tensor) -> Iterator[None]:
+    def _replacing(self, text_encoder: CLIPTextModel, places: Tensor) -> Iterator[None]:
         def replace(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
             ours = self.embeddings.to(output.dtype)[places.clamp(min=0)]
             return torch.where((places >= 0)[..., None], ours, output)
@@ -79,7 +90,7 @@ class TokenEmbedding(nn.Module):
             handle.remove()
 
 
-def check_token_is_new(tokenizer, token: str) -> None:
+def check_token_is_new(tokenizer: CLIPTokenizer, token: str) -> None:
     """Raises if the tokenizer knows the token as one word: prompts with it would change their meaning.
 
     Raises:

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -25,11 +25,17 @@ from .progress import TrainingBar
 from .records import Records
 
 if TYPE_CHECKING:
+    from accelerate.optimizer import AcceleratedOptimizer
+    from diffusers.training_utils import EMAModel
+    from torch.optim.lr_scheduler import LRScheduler
+
     from ..pipelines import MVCustomPipeline
     from .training_config import TrainingConfig
 
+Config = TypeVar("Config", bound="TrainingConfig")
 
-class Trainer(ABC):
+
+class Trainer(ABC, Generic[Config]):
     """Steps of a training that can be interrupted anywhere and goes on exactly as if it had not been.
 
     A subclass's samples are to follow from the seed and their numbers alone: sample n of a step is the same on one process
@@ -53,7 +59,11 @@ class Trainer(ABC):
     uses_every_weight: ClassVar[bool] = True
     """Whether every sample reaches every trained weight (DDP need not look for those it does not)."""
 
-    def __init__(self, config: TrainingConfig, pipe: MVCustomPipeline, command: str = "") -> None:
+    model: nn.Module
+    optimizer: AcceleratedOptimizer
+    lr_scheduler: LRScheduler
+
+    def __init__(self, config: Config, pipe: MVCustomPipeline, command: str = "") -> None:
         check_environment(config)
         self.config = config
         self.pipe = pipe
@@ -76,7 +86,7 @@ class Trainer(ABC):
         self.dtype = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[config.mixed_precision]
         self.step = 0
         self.trained: dict[str, nn.Parameter] = {}
-        self.ema = None
+        self.ema: EMAModel | None = None
 
     # --- what a subclass does ---
 
@@ -132,7 +142,7 @@ class Trainer(ABC):
                 values = self._update()
                 self.step += 1
                 measured = bar.update({name: values[name] for name in self.shown})
-                if main:
+                if records is not None:
                     records.append(self.step, {**values, **measured})
                 self.accelerator.log({**values, **measured}, step=self.step)
                 stop = self._any(interrupt.requested)
@@ -169,7 +179,7 @@ class Trainer(ABC):
                 for name, value in self._backward(micro).items():
                     totals[name] = totals.get(name, 0) + value / config.gradient_accumulation_steps
         totals = accelerator.reduce(totals, reduction="mean")
-        values = {name: value.item() for name, value in totals.items()}
+        values: dict[str, float] = {name: value.item() for name, value in totals.items()}
         norm = accelerator.clip_grad_norm_(parameters, config.max_grad_norm or math.inf)
         overflow = not math.isfinite(norm) and accelerator.scaler is None  # with a scaler the step is only skipped
         if overflow or not all(math.isfinite(value) for value in values.values()):
@@ -180,7 +190,7 @@ class Trainer(ABC):
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema is not None:
             self.ema.step(parameters)
-        values["learning_rate"] = self.lr_scheduler.get_last_lr()[0]
+        values["learning_rate"] = float(self.lr_scheduler.get_last_lr()[0])
         return values
 
     def _not_finite(self, values: dict[str, float]) -> str:

@@ -95,7 +95,7 @@ def make_training_views(
         means.append(mean)
         stds.append(std)
         cameras.append(Cameras.cat([crop.cameras(views.cameras[n], resolution, resolution) for crop in crops]))
-        if mask is not None:
+        if views.masks is not None:
             masks.append(torch.cat([crop.pixels(views.masks[n : n + 1], resolution, resolution) for crop in crops]))
     references = views.fit_area(resolution * resolution, multiple)
     reference_latents, _ = cache.encode(references.images)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -11,6 +13,9 @@ from torch import Tensor
 from ..cameras import Cameras
 from ..subjects import ReferenceViews, SubjectRendering
 from .losses import subject_before_black
+
+if TYPE_CHECKING:
+    from ..pipelines import MVCustomPipeline
 
 
 def masked_psnr(
@@ -23,7 +28,7 @@ def masked_psnr(
     Higher is better. Pictures show the subject before black, so photos are compared with black outside their masks,
     averaged over the picture's (larger) pixels.
     """
-    target, weights = subject_before_black(photos.to(rendered), masks, rendered.shape[1:3])
+    target, weights = subject_before_black(photos.to(rendered), masks, (rendered.shape[1], rendered.shape[2]))
     error = (rendered - target).square().mean(dim=-1)
     mean = (error * weights).sum(dim=(1, 2)) / weights.sum(dim=(1, 2)).clamp(min=1e-6)
     return -10 * mean.clamp(min=1e-12).log10()
@@ -54,7 +59,7 @@ def compare_with_photos(
 
 
 def generate_validation_views(
-    pipe,
+    pipe: MVCustomPipeline,
     embedding: Tensor | None,
     token: str,
     prompt: str,
@@ -82,7 +87,7 @@ def generate_validation_views(
             guidance_scale=guidance,
             generator=generator,
             decode_chunk_size=1,  # beside what training holds there may be no room for more
-        ).frames[0]
+        ).images[0]
     finally:
         pipe.set_progress_bar_config(**quiet)
         if embedding is not None:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from ..errors import MVCustomError
 from .video_sources import StoredFile, VideoSource
+
+if TYPE_CHECKING:
+    import av
 
 _REMEMBERED = 4096
 
@@ -89,14 +93,14 @@ def _read_image(file: StoredFile) -> np.ndarray:
         return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
 
 
-def _open(file: StoredFile):
+def _open(file: StoredFile) -> av.container.InputContainer:
     try:
         import av
     except ImportError as error:
         raise MVCustomError(
             'videos need PyAV: pip install "diffusers-mvcustom[video]". Folders of frames are read without it.'
         ) from error
-    return av.open(file.path if file.offset is None else io.BytesIO(file.read()), metadata_errors="ignore")
+    return av.open(file.path if file.offset is None else io.BytesIO(file.read()), mode="r", metadata_errors="ignore")
 
 
 def _read_frame_times(file: StoredFile) -> tuple[int, ...]:
@@ -134,7 +138,7 @@ def _decode(file: StoredFile, times: Sequence[int], start: int) -> list[np.ndarr
     raise UnreadableVideo(f"only {len(found)} of {len(wanted)} frames could be decoded")
 
 
-def _upright(frame) -> np.ndarray:
+def _upright(frame: av.VideoFrame) -> np.ndarray:
     """RGB, turned counter-clockwise by what the file says."""
     pixels = frame.to_ndarray(format="rgb24")
     turns = round(getattr(frame, "rotation", 0) / 90) % 4
