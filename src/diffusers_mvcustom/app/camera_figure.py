@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -38,9 +39,10 @@ def camera_figure(cameras: Cameras, references: Cameras | None = None) -> go.Fig
     path = cameras.centers.tolist()
     traces.append(_lines(go, path, "target cameras", color="#31688e", width=2))
     for axis, (name, color) in enumerate((("x", "#d62728"), ("y (up)", "#2ca02c"), ("z", "#1f77b4"))):
-        end = [0.0, 0.0, 0.0]
+        start: list[float | None] = [0.0, 0.0, 0.0]
+        end: list[float | None] = [0.0, 0.0, 0.0]
         end[axis] = size
-        traces.append(_lines(go, [[0.0, 0.0, 0.0], end], f"subject's {name}", color=color, width=6, legend=False))
+        traces.append(_lines(go, [start, end], f"subject's {name}", color=color, width=6, legend=False))
     hidden = {"visible": False, "showspikes": False}
     figure = go.Figure(traces)
     figure.update_layout(
@@ -77,7 +79,9 @@ def _stroke(points: Tensor) -> list[list[float | None]]:
     return [*points.tolist(), [None, None, None]]
 
 
-def _lines(go, points, name: str, *, color: str, width: float, legend: bool = True):
+def _lines(
+    go: ModuleType, points: list[list[float | None]], name: str, *, color: str, width: float, legend: bool = True
+) -> Any:
     x, y, z = (list(axis) for axis in zip(*points))
     return go.Scatter3d(
         x=x,

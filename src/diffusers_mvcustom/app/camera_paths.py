@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from ..cameras import Cameras
+from ..cameras.trajectories import ViewOptions
 from ..errors import MVCustomError
 
 PRESETS: dict[str, tuple[str, ...]] = {
@@ -71,7 +72,8 @@ class CameraPath:
                 raise MVCustomError(f"views: expected at least 1, got {views}.")
             return like[torch.linspace(0, len(like) - 1, min(views, len(like))).round().long()]
         radius = 1.0 if like is None else like.centers.float().norm(dim=-1).median().item()
-        view = {"like": like, "height": height, "width": width, "radius": radius * self.distance}
+        radius *= self.distance
+        view: ViewOptions = {"like": like, "height": height, "width": width, "radius": radius}
         azimuth, elevation = float(self.azimuth), float(self.elevation)
         if self.preset == "arc":
             ends = (azimuth - self.span / 2, azimuth + self.span / 2)
@@ -81,12 +83,13 @@ class CameraPath:
         if self.preset == "spiral":
             heights = (elevation, elevation + self.rise)
             return Cameras.spiral(views, turns=self.span / 360, azimuth=azimuth, elevation=heights, **view)
-        view |= {"azimuth": azimuth, "elevation": elevation}
         if self.preset == "lemniscate":
-            return Cameras.lemniscate(views, degrees=self.span / 2, **view)
+            return Cameras.lemniscate(views, degrees=self.span / 2, azimuth=azimuth, elevation=elevation, **view)
         if self.preset == "zoom":
-            return Cameras.zoom(views, factor=(1.0, float(self.change)), **view)
+            factor = (1.0, float(self.change))
+            return Cameras.zoom(views, factor=factor, azimuth=azimuth, elevation=elevation, **view)
         if self.preset == "sideways":
-            return Cameras.translate(views, offset=(self.shift * view["radius"], 0.0, 0.0), **view)
+            offset = (self.shift * radius, 0.0, 0.0)
+            return Cameras.translate(views, offset=offset, azimuth=azimuth, elevation=elevation, **view)
         move = Cameras.dolly if self.preset == "dolly" else Cameras.dolly_zoom
-        return move(views, distance=(float(self.change), 1.0), **view)
+        return move(views, distance=(float(self.change), 1.0), azimuth=azimuth, elevation=elevation, **view)

@@ -162,10 +162,18 @@ def build_interface(workshop: Workshop) -> gr.Blocks:
                 return {summary: _text(one_line(error), bold="not generated: ")}
             return dict(zip(results, _shown(made)))
 
-        def generate_all(values: dict[Any, Any], request: gr.Request, progress=gr.Progress()) -> dict[Any, Any]:  # noqa: B008  (gradio's form)
+        def generate_all(
+            values: dict[Any, Any],
+            request: gr.Request,
+            progress: gr.Progress = gr.Progress(),  # noqa: B008  (gradio's form)
+        ) -> dict[Any, Any]:
             return make(order_of(values), progress, request.session_hash)
 
-        def generate_preview(values: dict[Any, Any], request: gr.Request, progress=gr.Progress()) -> dict[Any, Any]:  # noqa: B008
+        def generate_preview(
+            values: dict[Any, Any],
+            request: gr.Request,
+            progress: gr.Progress = gr.Progress(),  # noqa: B008
+        ) -> dict[Any, Any]:
             return make(order_of(values).preview(), progress, request.session_hash)
 
         def stop(request: gr.Request) -> None:

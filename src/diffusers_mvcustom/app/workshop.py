@@ -183,7 +183,7 @@ class Workshop:
         running = self._running == run
         if running:
             self._cancelled.add(run)
-            self.pipe._interrupt = True  # also skips what is left of a preview pass
+            self._loaded._interrupt = True  # also skips what is left of a preview pass
         return running
 
     def close(self) -> None:

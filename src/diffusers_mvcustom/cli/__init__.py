@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -41,7 +41,7 @@ for _name, _command in (("train-lora", train_lora_command), ("train-backbone", t
     app.command(_name, context_settings=_options_of_its_own, add_help_option=False)(_command)
 
 
-_ClickError = typer.BadParameter.__mro__[2]
+_ClickError: Any = typer.BadParameter.__mro__[2]
 """Click's base of all errors in arguments. Typer brings Click along, under another name in each release."""
 
 
@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> None:
     sys.exit(code or 0)
 
 
-def _refused(error: Exception) -> int:
+def _refused(error: Any) -> int:
     """Says what is wrong with the arguments; without any, shows the help. Returns the exit code."""
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()

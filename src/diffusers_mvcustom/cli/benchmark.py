@@ -15,6 +15,7 @@ from .options import checked_device
 
 if TYPE_CHECKING:
     from ..pipelines import MVCustomPipeline
+    from ..toy import AttributeReader
 
 
 def benchmark(
@@ -68,6 +69,7 @@ def benchmark(
 
     from ..evaluation.toy_suite import CHOICES, METHODS, SuiteSettings, ToySuite, write_json, write_page, write_sheets
     from ..evaluation.toy_suite.environment import environment
+    from ..toy.splits import checked_split
 
     if suite not in ("toy", "toy-choices"):
         raise typer.BadParameter(f"--suite: expected toy or toy-choices, got {suite!r}")
@@ -78,7 +80,7 @@ def benchmark(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     size = 64
     settings = SuiteSettings(
-        split=split,
+        split=checked_split(split),
         subjects=subjects,
         prompts=prompts,
         seeds=seeds,
@@ -150,7 +152,7 @@ def _model(model: str | None, device: str) -> tuple[str, str, Callable[[], MVCus
     )
 
 
-def _reader(folder: Path | None, device: str):
+def _reader(folder: Path | None, device: str) -> tuple[AttributeReader | None, str | None, str | None]:
     """The attribute reader, its name for the record and its digest; all `None` if it is not there and was not asked for."""
     from ..errors import MVCustomError
     from ..evaluation.toy_suite.cells import folder_key

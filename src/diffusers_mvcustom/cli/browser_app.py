@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .options import checked_device
+
+if TYPE_CHECKING:
+    from ..app.workshop import Workshop
 
 
 def app_command(
@@ -64,7 +67,7 @@ def _shown(folder: Path) -> str:
     return str(folder.relative_to(here) if folder.is_relative_to(here) else folder)
 
 
-def _serve(workshop, host: str, port: int, share: bool, open_browser: bool) -> None:
+def _serve(workshop: Workshop, host: str, port: int, share: bool, open_browser: bool) -> None:
     """Serves the page until Ctrl-C."""
     import os
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .options import checked_device, checked_seed
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import SchedulerMixin
 
 SCHEDULERS = {
     "ddim": "DDIMScheduler",
@@ -191,6 +195,7 @@ def generate(
         if tally.failed:
             raise typer.Exit(1)
         return
+    assert prompt is not None  # either these or prompts of a file are given
     maker.use_subject(subject)
     targets = maker.make(prompt, seed, output)
     hooks = " + ".join(type(hook).__name__ for hook in pipe.hooks) or "no hooks"
@@ -207,7 +212,7 @@ def _window(text: str) -> int:
         raise typer.BadParameter(f"--window: expected 1, an odd number or 'full', got {text!r}") from None
 
 
-def _extra_components(motion_adapter: str | None, depth_model: str | None, dtype) -> dict:
+def _extra_components(motion_adapter: str | None, depth_model: str | None, dtype: torch.dtype) -> dict[str, Any]:
     from diffusers import MotionAdapter
     from transformers import AutoImageProcessor, AutoModelForDepthEstimation
 
@@ -220,7 +225,7 @@ def _extra_components(motion_adapter: str | None, depth_model: str | None, dtype
     return extra
 
 
-def _scheduler(name: str, current):
+def _scheduler(name: str, current: SchedulerMixin) -> SchedulerMixin:
     import diffusers
 
     return getattr(diffusers, name).from_config(current.config)

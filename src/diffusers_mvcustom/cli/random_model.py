@@ -21,6 +21,7 @@ def random_model(
     """
     from ..pipelines import MVCustomPipeline
     from ..toy import random_components
+    from ..toy.random_models import checked_size
 
-    MVCustomPipeline(**random_components(size, seed=seed)).save_pretrained(output)
+    MVCustomPipeline(**random_components(checked_size(size), seed=seed)).save_pretrained(output)
     typer.echo(f"random {size} model → {output}")

@@ -33,11 +33,12 @@ def photos(
     from ..evaluation.toy_suite.cases import ToySubject
     from ..evaluation.toy_suite.subject_training import write_training_views
     from ..toy import describe
+    from ..toy.splits import checked_split
 
     for name, value, least in (("count", count, 3), ("size", size, 16)):
         if value < least:
             raise typer.BadParameter(f"--{name}: expected at least {least}, got {value}")
-    subject = ToySubject(split, index)
+    subject = ToySubject(checked_split(split), index)
     looks = describe(subject.training_scene().attributes)
     if output.exists():
         raise MVCustomError(f"{output}: is there already; name another folder.")

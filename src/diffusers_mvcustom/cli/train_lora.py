@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import typer
 
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     run_trainer("train_lora.py", train_lora, sys.argv[1:] if arguments is None else arguments)
 
 
-def run_trainer(program: str, train, arguments: Sequence[str]) -> None:
+def run_trainer(program: str, train: Callable[[list[str]], Any], arguments: Sequence[str]) -> None:
     """Runs a trainer's command; exit code 1 after an error, 130 after Ctrl-C."""
     arguments = list(arguments)
     try:

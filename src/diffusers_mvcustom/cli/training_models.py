@@ -22,8 +22,9 @@ def load_training_model(config: TrainingConfig) -> MVCustomPipeline:
 
     if config.model in ("tiny", "sd15"):
         from ..toy import random_components
+        from ..toy.random_models import checked_size
 
-        return MVCustomPipeline(**random_components(config.model, seed=0))
+        return MVCustomPipeline(**random_components(checked_size(config.model), seed=0))
     options = {"revision": config.revision, "variant": config.variant, "local_files_only": config.offline}
     options = {name: value for name, value in options.items() if value}
     try:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from ..errors import MVCustomError
 
 if TYPE_CHECKING:
-    from ..cameras import Cameras
+    from ..cameras import Cameras, SubjectFrame
+    from ..cameras.trajectories import ViewOptions
     from ..pipelines import MVCustomPipeline
 
 _ADAPTER_NAME = "of-the-command"
@@ -79,7 +80,10 @@ class ViewMaker:
             same = record.items() >= expected.items()
             cameras = self.cameras()
             if self.saved["frame"] == "user":
-                cameras = self.pipe.subject.config.subject_frame.to_user(cameras)
+                frame = self._subject_frame()
+                if frame is None:
+                    return False
+                cameras = frame.to_user(cameras)
             return same and load_cameras(folder / "transforms.json").allclose(cameras, atol=1e-4)
         except (MVCustomError, OSError):  # no views, or not whole
             return False
@@ -93,8 +97,7 @@ class ViewMaker:
 
         from ..export import is_one_file
 
-        subject = self.pipe.subject
-        if self.saved["frame"] == "user" and (subject is None or subject.config.subject_frame is None):
+        if self.saved["frame"] == "user" and self._subject_frame() is None:
             raise MVCustomError("frame: 'user' is the world of a subject's photos; name a --subject that knows it.")
         cameras = self.cameras()
         negative = None if self.negative_prompt is None else [self.negative_prompt] * len(prompts)
@@ -112,6 +115,10 @@ class ViewMaker:
         records = [{**self._record(prompt, seed), **made} for prompt in prompts]
         result.save(output, **self.saved, records=records)
         return cameras
+
+    def _subject_frame(self) -> SubjectFrame | None:
+        """The way to the world of the subject's photos, if there is a subject that knows it."""
+        return None if self.pipe.subject is None else self.pipe.subject.config.subject_frame
 
     def _record(self, prompt: str, seed: int) -> dict[str, Any]:
         """What is known of a set of views before it is generated."""
@@ -141,10 +148,15 @@ def _cameras_of_trajectory(pipe: MVCustomPipeline, wanted: dict[str, Any], heigh
         return references.cover(height, width)
     if wanted["cameras"] is not None:
         return load_cameras(wanted["cameras"]).cover(height, width)
-    like = {"like": None if references is None else references.cover(height, width), "height": height, "width": width}
+    like: ViewOptions = {
+        "like": None if references is None else references.cover(height, width),
+        "height": height,
+        "width": width,
+    }
     if wanted["orbit"] is not None:
-        azimuth = {} if wanted["azimuth"] is None else {"azimuth": wanted["azimuth"]}
-        return Cameras.orbit(wanted["orbit"], elevation=wanted["elevation"], **azimuth, **like)
+        if wanted["azimuth"] is None:
+            return Cameras.orbit(wanted["orbit"], elevation=wanted["elevation"], **like)
+        return Cameras.orbit(wanted["orbit"], azimuth=wanted["azimuth"], elevation=wanted["elevation"], **like)
     if wanted["spiral"] is not None:
         return Cameras.spiral(wanted["spiral"], **like)
     return Cameras.lemniscate(wanted["lemniscate"], **like)

@@ -9,7 +9,11 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pycolmap
 
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
@@ -47,7 +51,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _extract(pycolmap, job: dict[str, Any]) -> None:
+def _extract(pycolmap: ModuleType, job: dict[str, Any]) -> None:
     options = pycolmap.FeatureExtractionOptions()
     options.use_gpu = False
     options.num_threads = job["threads"]
@@ -68,7 +72,7 @@ def _extract(pycolmap, job: dict[str, Any]) -> None:
         )
 
 
-def _match(pycolmap, job: dict[str, Any]) -> None:
+def _match(pycolmap: ModuleType, job: dict[str, Any]) -> None:
     options = pycolmap.FeatureMatchingOptions()
     options.use_gpu = False
     options.num_threads = job["threads"]
@@ -79,7 +83,7 @@ def _match(pycolmap, job: dict[str, Any]) -> None:
     )
 
 
-def _model(model) -> dict[str, Any]:
+def _model(model: pycolmap.Reconstruction) -> dict[str, Any]:
     return {
         "images": {
             image.name: image.cam_from_world().matrix().tolist() for image in model.images.values() if image.has_pose

@@ -101,7 +101,7 @@ def sift_features(
     if scale > 1:
         images = F.interpolate(images.float(), scale_factor=scale, mode="bicubic", align_corners=False)
     height, width = images.shape[2:]
-    sift = cv2.SIFT_create(nfeatures=_MOST_FEATURES, contrastThreshold=0.02)
+    sift = cv2.SIFT.create(nfeatures=_MOST_FEATURES, contrastThreshold=0.02)
     features = []
     for pixels in to_bytes(images):
         keypoints, descriptors = sift.detectAndCompute(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), None)

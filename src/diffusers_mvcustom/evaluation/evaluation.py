@@ -139,10 +139,13 @@ class Evaluation:
                 raise MetricUnavailable("no prompt is known")
             metric.update(images, prompt, token)
 
-        updates = {NeighbourDistance: update_neighbours, Identity: update_identity, TextAlignment: update_text}
         for name, metric in self.metrics.items():
-            if type(metric) in updates:
-                self._attempt(name, partial(updates[type(metric)], metric))
+            if isinstance(metric, NeighbourDistance):
+                self._attempt(name, partial(update_neighbours, metric))
+            elif isinstance(metric, Identity):
+                self._attempt(name, partial(update_identity, metric))
+            elif isinstance(metric, TextAlignment):
+                self._attempt(name, partial(update_text, metric))
         return said
 
     def compute(self) -> EvaluationReport:

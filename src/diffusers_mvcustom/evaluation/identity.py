@@ -139,7 +139,12 @@ class Identity(Metric):
         super().__init__()
         self.score = score
         self.worst = worst if worst is not None else (0.0 if higher_is_better else 1.0)
-        self.higher_is_better = {"score": higher_is_better}
+        self._higher_is_better = higher_is_better
+
+    @property
+    def higher_is_better(self) -> dict[str, bool]:
+        """Whether the score is a similarity."""
+        return {"score": self._higher_is_better}
 
     def update(
         self,
@@ -160,7 +165,7 @@ class Identity(Metric):
     def summarize(self, rows: Tensor) -> dict[str, float]:
         """Mean over all views that could be scored."""
         score, scored = rows.unbind(dim=1)
-        score = score.clamp(min=self.worst) if self.higher_is_better["score"] else score.clamp(max=self.worst)
+        score = score.clamp(min=self.worst) if self._higher_is_better else score.clamp(max=self.worst)
         return {
             "score": torch.where(scored > 0, score, self.worst).mean().item(),
             "views": len(rows),

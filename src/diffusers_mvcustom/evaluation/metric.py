@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 import torch.distributed
@@ -27,10 +28,18 @@ class Metric:
     """
 
     columns: ClassVar[tuple[str, ...]]
-    higher_is_better: ClassVar[dict[str, bool]]
 
     def __init__(self) -> None:
         self._rows: list[Tensor] = []
+
+    @property
+    def higher_is_better(self) -> Mapping[str, bool]:
+        """Which way each number that is a score is better."""
+        raise NotImplementedError
+
+    def update(self, *args: Any, **kwargs: Any) -> Any:
+        """Scores something and appends its rows."""
+        raise NotImplementedError
 
     def summarize(self, rows: Tensor) -> dict[str, float]:
         """Named numbers for rows `(K, len(columns))`."""

@@ -228,7 +228,9 @@ def sfm_consistency(
     return metric.summarize(metric.rows())
 
 
-def _run(folder: Path, images, cameras: Cameras, masks, names: list[str], seed: int, threads: int) -> dict[str, Any]:
+def _run(
+    folder: Path, images: Tensor, cameras: Cameras, masks: Tensor | None, names: list[str], seed: int, threads: int
+) -> dict[str, Any]:
     (folder / "images").mkdir()
     for name, pixels in zip(names, to_bytes(images)):
         Image.fromarray(pixels).save(folder / "images" / name, compress_level=1)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import colorsys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from typing import TypeVar
 
 import torch
 
 from ..errors import MVCustomError
 from .textures import Color
+
+Value = TypeVar("Value")
 
 CATEGORIES = ("car", "chair", "teddy", "house", "mug", "robot", "rocket", "duck")
 
@@ -114,7 +117,7 @@ class Chooser:
         """A whole number from `low` to `high`, both included."""
         return int(torch.randint(low, high + 1, (), generator=self._generator).item())
 
-    def choice(self, values: Sequence):
+    def choice(self, values: Sequence[Value]) -> Value:
         """One of the values."""
         return values[self.integer(0, len(values) - 1)]
 

@@ -76,22 +76,27 @@ def set_averaging_weights(vae: AutoencoderKL) -> None:
     _read(decoder.conv_norm_out, decoder.conv_out, pairs=3)
 
 
+def _bias(conv: nn.Conv2d) -> Tensor:
+    assert conv.bias is not None  # all of the autoencoder's convolutions have one
+    return conv.bias
+
+
 def _clear(conv: nn.Conv2d) -> None:
     conv.weight.zero_()
-    conv.bias.zero_()
+    _bias(conv).zero_()
 
 
 def _constant(conv: nn.Conv2d, channel: int) -> None:
-    conv.bias[channel] = _CONSTANT
+    _bias(conv)[channel] = _CONSTANT
 
 
 def _in_pairs(conv: nn.Conv2d, pairs: int = 4) -> None:
     """Channels 0, 1, 2 ... become 0, 1 of opposite sign, 2, 3 of opposite sign ... and the constant."""
     _clear(conv)
-    middle = (conv.weight.shape[2] // 2, conv.weight.shape[3] // 2)
+    y, x = conv.weight.shape[2] // 2, conv.weight.shape[3] // 2
     for channel in range(pairs):
-        conv.weight[(2 * channel, channel, *middle)] = 1.0
-        conv.weight[(2 * channel + 1, channel, *middle)] = -1.0
+        conv.weight[2 * channel, channel, y, x] = 1.0
+        conv.weight[2 * channel + 1, channel, y, x] = -1.0
     _constant(conv, 2 * pairs)
 
 
@@ -108,4 +113,4 @@ def _read(norm: nn.GroupNorm, conv: nn.Conv2d, pairs: int) -> None:
         norm.weight[2 * channel] = deviation
         norm.bias[2 * channel] = mean + _OFFSET
         conv.weight[channel, 2 * channel, 1, 1] = 1.0
-        conv.bias[channel] = -_OFFSET
+        _bias(conv)[channel] = -_OFFSET

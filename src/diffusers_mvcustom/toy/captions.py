@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
-from .attributes import CATEGORIES, COLORS, OBJECTS, Chooser, SceneAttributes
+from .attributes import CATEGORIES, COLORS, OBJECTS, Chooser, SceneAttributes, Value
 from .subjects import PART_NOUNS
 
 _PLURALS = {name: name + "s" for name in OBJECTS}
@@ -66,7 +67,7 @@ def describe(
     def named() -> bool:
         return choose is None or choose.chance(completeness)
 
-    def pick(phrases):
+    def pick(phrases: Sequence[Value]) -> Value:
         return phrases[0] if choose is None else choose.choice(phrases)
 
     words = [pick(_OPENINGS) + "a"]

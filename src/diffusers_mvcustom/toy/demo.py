@@ -148,6 +148,7 @@ def check_output(output: Path, prompts: int = len(PROMPTS)) -> None:
 def demo_cameras(pipe: MVCustomPipeline, views: int) -> Cameras:
     """Cameras on an arc at the distance and with the lens of the subject's photos, at the model's size."""
     side = pipe.unet.config.sample_size * pipe.vae_scale_factor
+    assert pipe.subject is not None  # the demo's models have one
     like = pipe.subject.references.cameras.cover(side, side)
     return Cameras.orbit(views, azimuth=AZIMUTH, elevation=ELEVATION, like=like, height=side, width=side)
 

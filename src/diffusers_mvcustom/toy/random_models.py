@@ -38,7 +38,7 @@ from .tokenizer import word_tokenizer
 
 Size = Literal["tiny", "sd15"]
 
-_UNET = {
+_UNET: dict[Size, dict[str, Any]] = {
     "tiny": {
         "sample_size": 16,
         "block_out_channels": (16, 32, 32),
@@ -60,7 +60,7 @@ _UNET = {
         "cross_attention_dim": 768,
     },
 }
-_VAE = {
+_VAE: dict[Size, dict[str, Any]] = {
     "tiny": {
         "block_out_channels": (8, 16, 16),
         "layers_per_block": 1,
@@ -75,11 +75,11 @@ _VAE = {
         "sample_size": 512,
     },
 }
-_TEXT_ENCODER = {
+_TEXT_ENCODER: dict[Size, dict[str, Any]] = {
     "tiny": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2},
     "sd15": {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12},
 }
-_IMAGE_ENCODER = {
+_IMAGE_ENCODER: dict[Size, dict[str, Any]] = {
     "tiny": {
         "hidden_size": 32,
         "intermediate_size": 64,
@@ -146,7 +146,7 @@ def random_components(
         >>> components["unet"].config.block_out_channels
         (16, 32, 32)
     """
-    _check_size(size)
+    checked_size(size)
     tokenizer = word_tokenizer(_WORDS.split(), _VOCABULARY_SIZE[size])
     components: dict[str, Any] = {"tokenizer": tokenizer, "scheduler": _scheduler()}
     with _random_weights(seed, dtype):
@@ -193,7 +193,7 @@ def random_unet2d_and_motion_adapter(
 
     `UNetMotionModel.from_unet2d(unet, motion_adapter)` makes a motion U-Net of the same shapes from them.
     """
-    _check_size(size)
+    checked_size(size)
     config = _UNET[size]
     with _random_weights(seed, dtype):
         unet = UNet2DConditionModel(**config)
@@ -225,9 +225,16 @@ def save_random_model(
     AnimateDiffPipeline(**components, motion_adapter=None).save_pretrained(folder)
 
 
-def _check_size(size: str) -> None:
-    if size not in _UNET:
-        raise MVCustomError(f"size: expected one of {sorted(_UNET)}, got {size!r}.")
+def checked_size(size: str) -> Size:
+    """A size by its name, such as a command's option has it.
+
+    Raises:
+        MVCustomError: for an unknown one; the message lists those that there are.
+    """
+    for known in _UNET:
+        if size == known:
+            return known
+    raise MVCustomError(f"size: expected one of {sorted(_UNET)}, got {size!r}.")
 
 
 @contextmanager

@@ -42,10 +42,21 @@ _SEEDS = 10_000_000
 """Scenes per split; seeds of different splits never meet."""
 
 
+def checked_split(split: str) -> Split:
+    """A split by its name, such as a command's option has it.
+
+    Raises:
+        MVCustomError: for an unknown one; the message lists those that there are.
+    """
+    for known in SPLITS:
+        if split == known:
+            return known
+    raise MVCustomError(f"split: expected one of {SPLITS}, got {split!r}.")
+
+
 def scene_seed(split: Split, index: int) -> int:
     """The seed of scene `index` of a split, different for every split and index."""
-    if split not in SPLITS:
-        raise MVCustomError(f"split: expected one of {SPLITS}, got {split!r}.")
+    checked_split(split)
     if not 0 <= index < _SEEDS:
         raise MVCustomError(f"index: expected 0 to {_SEEDS - 1}, got {index}.")
     return SPLITS.index(split) * _SEEDS + index

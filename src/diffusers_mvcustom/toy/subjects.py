@@ -196,8 +196,8 @@ def _house(paint: Paint, choose: Chooser) -> list[Part]:
     if choose.chance(0.5):
         places.append(((0.0, wall * 1.1, -depth), (width * 0.5, 0.1, 0.02)))
     for center, half in places:
-        grown = tuple(side + 0.03 if side > 0.05 else side * 0.5 for side in half)
-        parts += [Part("box", center, half, pane), Part("box", center, grown, frame)]
+        x, y, z = (side + 0.03 if side > 0.05 else side * 0.5 for side in half)
+        parts += [Part("box", center, half, pane), Part("box", center, (x, y, z), frame)]
     return parts
 
 

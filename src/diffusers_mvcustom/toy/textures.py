@@ -108,7 +108,8 @@ _PRIMES = (73856093, 19349663, 83492791)
 
 def _lattice_value(cell: Tensor, seed: int) -> Tensor:
     """A number in [0, 1) per integer cell, by mixing bits."""
-    mixed = sum(cell[:, axis] * _PRIMES[axis] for axis in range(cell.shape[1])) + seed * 2654435761
+    terms = (cell[:, axis] * _PRIMES[axis] for axis in range(cell.shape[1]))
+    mixed = sum(terms, torch.zeros_like(cell[:, 0])) + seed * 2654435761
     mixed = mixed & 0xFFFFFFFF
     for _ in range(2):
         mixed = ((mixed ^ (mixed >> 15)) * 0x2C1B3C6D) & 0xFFFFFFFF

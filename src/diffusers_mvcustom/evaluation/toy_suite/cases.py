@@ -7,11 +7,12 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ...cameras import Cameras
+from ...cameras.trajectories import ViewOptions
 from ...errors import MVCustomError
-from ...toy import SPLITS, Scene, SceneAttributes, build_scene, describe
+from ...toy import Scene, SceneAttributes, build_scene, describe
 from ...toy.attributes import GROUNDS, MAX_OBJECTS, OBJECTS, TIMES, Chooser
 from ...toy.scene import FIELD_OF_VIEW
-from ...toy.splits import sample_attributes, scene_seed
+from ...toy.splits import Split, checked_split, sample_attributes, scene_seed
 
 TOKEN = "<subject>"
 PATHS = ("rotation", "translation")
@@ -39,7 +40,7 @@ class SuiteSettings:
         size (`int`): Side of the views in pixels.
     """
 
-    split: str = "unseen_subjects"
+    split: Split = "unseen_subjects"
     subjects: int = 4
     prompts: int = 2
     seeds: int = 2
@@ -51,8 +52,7 @@ class SuiteSettings:
     size: int = 64
 
     def __post_init__(self) -> None:
-        if self.split not in SPLITS:
-            raise MVCustomError(f"split: expected one of {SPLITS}, got {self.split!r}.")
+        checked_split(self.split)
         least = {"subjects": 1, "prompts": 1, "seeds": 1, "views": 4, "steps": 1, "training_views": 3, "size": 16}
         for name, value in least.items():
             given = getattr(self, name)
@@ -74,7 +74,7 @@ class SuiteSettings:
 class ToySubject:
     """One subject of a split: what it looks like, and its seed, which is its identity."""
 
-    split: str
+    split: Split
     index: int
 
     @property
@@ -167,14 +167,16 @@ class Case:
         """The target cameras: an arc of 90° around the subject, or 0.4 sideways past it."""
         choose = Chooser(_PROMPT_SEEDS + 1000 * self.subject.seed + 17 * self.prompt_index + PATHS.index(self.path))
         azimuth, elevation = choose.uniform(0.0, 360.0), choose.uniform(12.0, 30.0)
-        options = {"field_of_view": FIELD_OF_VIEW, "height": self.size, "width": self.size}
-        if self.path == "rotation":
-            return Cameras.orbit(
-                self.views, azimuth=(azimuth - 45.0, azimuth + 45.0), elevation=elevation, radius=0.95, **options
-            )
-        return Cameras.translate(
-            self.views, offset=(0.4, 0.0, 0.0), azimuth=azimuth, elevation=elevation, radius=1.05, **options
-        )
+        rotation = self.path == "rotation"
+        view: ViewOptions = {
+            "radius": 0.95 if rotation else 1.05,
+            "field_of_view": FIELD_OF_VIEW,
+            "height": self.size,
+            "width": self.size,
+        }
+        if rotation:
+            return Cameras.orbit(self.views, azimuth=(azimuth - 45.0, azimuth + 45.0), elevation=elevation, **view)
+        return Cameras.translate(self.views, offset=(0.4, 0.0, 0.0), azimuth=azimuth, elevation=elevation, **view)
 
 
 def subjects_of(settings: SuiteSettings) -> list[ToySubject]:

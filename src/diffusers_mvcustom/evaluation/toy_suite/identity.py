@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -81,11 +82,11 @@ def structural_similarity(
 ) -> Tensor:
     """SSIM at every pixel, mean over the channels: `(N, 1, H, W)` (Wang et al., 2004; flat windows)."""
     images, others = images.double(), others.double()  # variances are small differences of squares
-    options = {"kernel_size": _WINDOW, "stride": 1, "padding": _WINDOW // 2, "count_include_pad": False}
-    mean, mean_other = F.avg_pool2d(images, **options), F.avg_pool2d(others, **options)
-    variance = F.avg_pool2d(images.square(), **options) - mean.square()
-    variance_other = F.avg_pool2d(others.square(), **options) - mean_other.square()
-    covariance = F.avg_pool2d(images * others, **options) - mean * mean_other
+    mean_around = partial(F.avg_pool2d, kernel_size=_WINDOW, stride=1, padding=_WINDOW // 2, count_include_pad=False)
+    mean, mean_other = mean_around(images), mean_around(others)
+    variance = mean_around(images.square()) - mean.square()
+    variance_other = mean_around(others.square()) - mean_other.square()
+    covariance = mean_around(images * others) - mean * mean_other
     c1, c2 = 0.01**2, 0.03**2
     numerator = (2 * mean * mean_other + c1) * (2 * covariance + c2)
     denominator = (mean.square() + mean_other.square() + c1) * (variance + variance_other + c2)

@@ -122,6 +122,7 @@ def generate(pipe: MVCustomPipeline, method: Method, case: Case, settings: Suite
         return Generated(None, cost, str(error))
     finally:
         pipe.set_attention_window(window)
+    assert isinstance(frames, Tensor)  # of output_type pt
     images = frames[0].detach().float().cpu()
     if not images.isfinite().all():
         return Generated(None, cost, "the views hold NaN or infinite values")

@@ -40,8 +40,7 @@ def repetition(
     """
     patterns = local_patterns(images.float())
     unseen = unseen_by(known, anchor) & (known.surroundings()[:, 0] > 0.5)
-    mine = [_unseen_windows(patterns[view], unseen[view]) for view in range(len(images)) if view != anchor]
-    mine = torch.cat(mine)
+    mine = torch.cat([_unseen_windows(patterns[view], unseen[view]) for view in range(len(images)) if view != anchor])
     if len(mine) == 0:
         return WORST_REPETITION
     alike, by_nature = (

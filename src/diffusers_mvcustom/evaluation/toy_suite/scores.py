@@ -133,6 +133,7 @@ def summarized(scores: Sequence[ViewScores]) -> dict[str, float | None]:
     Returns:
         `dict`: the columns of the table; `None` for what could not be measured at all, for want of a reader.
     """
+    texts = [one.text for one in scores if one.text is not None]
     values: dict[str, float | None] = {
         "subject RRA@15": mean(right for one in scores for right in one.subject_right),
         "subject degrees": median(degrees for one in scores for degrees in one.subject_degrees),
@@ -143,7 +144,7 @@ def summarized(scores: Sequence[ViewScores]) -> dict[str, float | None]:
         "surroundings consistency": mean(one.surroundings_consistency for one in scores),
         **{f"identity {name}": mean(one.identity[name] for one in scores) for name in scores[0].identity},
         "repetition": mean(one.repetition for one in scores),
-        "text": None if scores[0].text is None else mean(one.text["all"] for one in scores),
+        "text": mean(text["all"] for text in texts) if texts else None,
     }
     values["not found"] = mean(degrees == WORST_DEGREES for one in scores for degrees in one.subject_degrees)
     values["failed"] = sum(one.error is not None for one in scores)
@@ -161,10 +162,10 @@ def mean_and_spread(by_seed: Sequence[dict[str, float | None]]) -> dict[str, dic
         >>> mean_and_spread([{"text": 0.5}])
         {'text': {'mean': 0.5, 'spread': None}}
     """
-    result = {}
+    result: dict[str, dict[str, float | None]] = {}
     for name in by_seed[0]:
-        values = [numbers[name] for numbers in by_seed]
-        if any(value is None for value in values):
+        values = [value for numbers in by_seed if (value := numbers[name]) is not None]
+        if len(values) < len(by_seed):
             result[name] = {"mean": None, "spread": None}
             continue
         spread = stdev(values) if len(values) > 1 else None

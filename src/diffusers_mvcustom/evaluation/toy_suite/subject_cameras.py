@@ -129,7 +129,7 @@ def find_subject(
             candidates += [(v, k, scale, place) for v, k in zip(top.values.tolist(), top.indices.tolist())]
     candidates = sorted(candidates, key=lambda candidate: -candidate[0])[:6]
     # 3. Fine: pixels of the full picture around the best ones.
-    found: tuple[float, int, tuple[float, float], float] | None = None
+    found: tuple[float, int, tuple[int, int], float] | None = None
     for _, k, scale, (x, y) in candidates:
         one, mask = gallery.images[k : k + 1], gallery.masks[k : k + 1]
         if scale != 1:
@@ -138,6 +138,7 @@ def find_subject(
             value = _evidence(image, one, mask, shift).item()
             if found is None or value > found[0]:
                 found = value, k, shift, mask.sum().item()
+    assert found is not None  # every gallery has candidates
     value, k, shift, area = found
     return FoundSubject(gallery.directions[k], (float(shift[0]), float(shift[1])), value / max(area, 1.0))
 
@@ -218,8 +219,9 @@ def _surroundings_log_density(image: Tensor, inside: Tensor) -> Tensor:
 
 def _from_all_sides(light: Light) -> Light:
     """The light without its side: two thirds from above, some of the rest from everywhere, as on average over its sides."""
-    ambient = tuple(low + 0.2 * high for low, high in zip(light.ambient, light.sun))
-    return replace(light, direction=(0.0, 1.0, 0.0), sun=tuple(0.65 * high for high in light.sun), ambient=ambient)
+    red, green, blue = (low + 0.2 * high for low, high in zip(light.ambient, light.sun))
+    sun_red, sun_green, sun_blue = (0.65 * high for high in light.sun)
+    return replace(light, direction=(0.0, 1.0, 0.0), sun=(sun_red, sun_green, sun_blue), ambient=(red, green, blue))
 
 
 def _moved(value: Tensor, shift: tuple[int, int]) -> Tensor:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...cameras import SubjectFrame
-from ...data.manifest import SUBJECT_KEY, SubjectRecord, manifest_file
+from ...data.manifest import MANIFEST_NAME, SUBJECT_KEY, SubjectRecord
 from ...subjects import ReferenceViews
 from ...toy import describe, render
 from ...toy.attributes import Chooser
@@ -41,7 +41,7 @@ def write_training_views(folder: Path, subject: ToySubject, count: int, size: in
     views = render(scene, subject.training_cameras(count, size))
     captions = [describe(scene.attributes, Chooser(i), token="{token}", completeness=0.9) for i in range(count)]
     ReferenceViews(views.images, views.cameras, views.masks, captions=captions).save(folder)
-    file = manifest_file(folder)
+    file = folder / MANIFEST_NAME
     content = json.loads(file.read_text(encoding="utf-8"))
     record = SubjectRecord(SubjectFrame.identity(), subject.attributes.category, TOKEN)
     file.write_text(json.dumps({SUBJECT_KEY: record.to_dict(), **content}, indent=1) + "\n", encoding="utf-8")

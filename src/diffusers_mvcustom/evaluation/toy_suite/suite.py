@@ -18,7 +18,7 @@ from ...toy import AttributeReader
 from .cases import Case, SuiteSettings, ToySubject, cases_of, subjects_of
 from .cells import Cells, load_images, save_images
 from .controls import CONTROLS
-from .methods import METHODS, Method, generate
+from .methods import METHODS, Method, SubjectKind, generate
 from .peak_memory import Cost
 from .scores import SCORES_VERSION, Ruler, ViewScores, mean_and_spread, summarized
 from .subject_training import SubjectTrainings
@@ -26,7 +26,7 @@ from .subject_training import SubjectTrainings
 if TYPE_CHECKING:
     from ...pipelines import MVCustomPipeline
 
-_KINDS = ("pose-conditioned", "lora")
+_KINDS: tuple[SubjectKind, ...] = ("pose-conditioned", "lora")
 
 
 class ToySuite:
@@ -115,7 +115,7 @@ class ToySuite:
 
     # --- what there is to do ---
 
-    def _kinds(self) -> list[str]:
+    def _kinds(self) -> list[SubjectKind]:
         return [kind for kind in _KINDS if any(method.subject == kind for method in self.methods)]
 
     def _titles(self) -> list[str]:
@@ -124,15 +124,16 @@ class ToySuite:
     def _work(self, subjects: list[ToySubject]) -> list[tuple[ToySubject, Case | None, Method | str]]:
         """In order: a subject's trainings, then each of its cases by all methods and as all controls."""
         work: list[tuple[ToySubject, Case | None, Method | str]] = []
+        everything: list[Method | str] = [*self.methods, *CONTROLS]
         for subject in subjects:
             work += [(subject, None, kind) for kind in self._kinds()]
             for case in cases_of(self.settings, subject):
-                work += [(subject, case, what) for what in (*self.methods, *CONTROLS)]
+                work += [(subject, case, what) for what in everything]
         return work
 
     def _pipeline(self, subject: ToySubject) -> MVCustomPipeline:
         """The model with a subject's trainings loaded; kept until the next subject."""
-        if self._loaded != subject:
+        if self._pipe is None or self._loaded != subject:
             self._pipe, self._loaded = None, None  # frees memory first
             self._pipe = self.load_model()
             self._pipe.set_progress_bar_config(disable=True)
@@ -202,7 +203,7 @@ class ToySuite:
             by_seed.append(numbers)
         return mean_and_spread(by_seed)
 
-    def _training_costs(self, subjects: list[ToySubject], kind: str) -> dict[str, Any]:
+    def _training_costs(self, subjects: list[ToySubject], kind: SubjectKind) -> dict[str, Any]:
         costs = [self.trainings.cost(subject, kind) for subject in subjects]
         return {
             title: {

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -156,10 +157,12 @@ def _correlations(source: Tensor, target: Tensor, allowed: Tensor, moved: Tensor
 
 def local_patterns(images: Tensor) -> Tensor:
     """Images `(N, 3, H, W)` without each pixel's neighbourhood mean, divided by its contrast."""
-    options = {"kernel_size": _NEIGHBOURHOOD, "stride": 1, "padding": _NEIGHBOURHOOD // 2, "count_include_pad": False}
-    mean = F.avg_pool2d(images, **options)
+    mean_around = partial(
+        F.avg_pool2d, kernel_size=_NEIGHBOURHOOD, stride=1, padding=_NEIGHBOURHOOD // 2, count_include_pad=False
+    )
+    mean = mean_around(images)
     centered = images - mean
-    contrast = F.avg_pool2d(centered.square().mean(dim=1, keepdim=True), **options).sqrt()
+    contrast = mean_around(centered.square().mean(dim=1, keepdim=True)).sqrt()
     return centered / (contrast + _CONTRAST_FLOOR)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -25,7 +26,7 @@ def text_scores(reader: AttributeReader, images: Tensor, prompt: str) -> dict[st
     return compared(found, read_caption(prompt))
 
 
-def compared(found: Sequence[Mapping[str, object]], asked: Mapping[str, object]) -> dict[str, float]:
+def compared(found: Sequence[Mapping[str, Any]], asked: Mapping[str, Any]) -> dict[str, float]:
     """See [`text_scores`].
 
     Args:

@@ -23,6 +23,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ..attribute_reader import AttributeReader
+from ..splits import Split
 from .assembly import assemble, assemble_reader
 from .attribute_reader import reader_run, train_reader
 from .autoencoder import autoencoder_run, decoder_run, latent_autoencoder, train_autoencoder
@@ -83,7 +84,7 @@ def main() -> None:
         settings = {"max_steps": options.max_steps or STEPS["text"], "batch_size": options.batch_size or BATCH["text"]}
         train_text_encoder(text_run(options.output / "text", **settings, device=options.device, seed=options.seed))
         return
-    split = "reader" if options.stage == "reader" else "train"
+    split: Split = "reader" if options.stage == "reader" else "train"
     scenes = options.scenes or SCENES[split]
     store = ViewStore(options.output / ("views" if split == "train" else f"{split}-views"), split, scenes)
     if options.stage in ("views", "reader"):

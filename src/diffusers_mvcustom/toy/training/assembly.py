@@ -12,6 +12,7 @@ from torch import nn
 
 from ...errors import MVCustomError
 from ...training import fresh_motion_adapter
+from ..attribute_reader import AttributeReader
 from .attribute_reader import reader_accuracy, reader_run
 from .autoencoder import decoder_run, latent_autoencoder, reconstruction_psnr
 from .depth_model import depth_error, depth_image_processor, depth_run
@@ -22,7 +23,7 @@ from .view_store import ViewStore
 HISTORY = "history.md"
 """Written by hand into the folder of the stages, for the card: what steps do not tell, such as settings that changed."""
 
-ANY = {"max_steps": 1, "batch_size": 1, "device": "cpu", "seed": 0}
+ANY: dict[str, Any] = {"max_steps": 1, "batch_size": 1, "device": "cpu", "seed": 0}
 """Settings of a stage that is only read."""
 
 
@@ -109,6 +110,7 @@ def assemble_reader(folder: Path, destination: Path) -> dict[str, float]:
     run = _trained(reader_run(folder / "reader", **ANY))
     run.use_averaged_weights()
     reader = run.modules["reader"]
+    assert isinstance(reader, AttributeReader)
     accuracy = reader_accuracy(reader, ViewStore.at(folder / "validation-views"))
     reader.half().save_pretrained(destination)
     lines = [

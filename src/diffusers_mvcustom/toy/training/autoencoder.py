@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -132,7 +133,7 @@ def train_autoencoder(run: TrainingRun, vae: AutoencoderKL, store: ViewStore) ->
 def finished_autoencoder(run: TrainingRun, store: ViewStore, views: int = 512) -> AutoencoderKL:
     """The averaged weights, with the scale that gives latents unit variance."""
     run.use_averaged_weights()
-    vae = run.modules["vae"]
+    vae: AutoencoderKL = run.modules["vae"]
     latents = torch.cat(
         [
             vae.encode(store.pixels(list(range(start, start + 32))).to(run.device)).latent_dist.mode()
@@ -143,7 +144,9 @@ def finished_autoencoder(run: TrainingRun, store: ViewStore, views: int = 512) -
     return vae
 
 
-def latent_autoencoder(folder: Path, store: ViewStore, start_from: Path | None = None, **settings) -> AutoencoderKL:
+def latent_autoencoder(
+    folder: Path, store: ViewStore, start_from: Path | None = None, **settings: Any
+) -> AutoencoderKL:
     """The autoencoder that latents come from: of the stage in `folder`, else of the model folder `start_from`.
 
     Raises:

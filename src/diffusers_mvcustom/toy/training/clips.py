@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import multiprocessing
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import torch
@@ -23,7 +25,15 @@ NUM_FRAMES = 12
 _FIRST_SCENE = 1_000_000  # scenes that the single views do not have
 
 
-def export_clips(folder: Path, split: Split, count: int, *, size: int = 64, progress=iter, workers: int = 1) -> None:
+def export_clips(
+    folder: Path,
+    split: Split,
+    count: int,
+    *,
+    size: int = 64,
+    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+    workers: int = 1,
+) -> None:
     """Writes clips as folders of frames, `000123/00.png ...`, each with its caption in `000123.txt` beside it.
 
     A clip is written under another name first, so an interrupted export goes on where it stopped.
@@ -69,7 +79,7 @@ def path_cameras(split: Split, number: int, size: int, count: int = NUM_FRAMES) 
     choose = Chooser(104_729 * (number + 1) + hash_of(split))
     azimuth, elevation = choose.uniform(0.0, 360.0), choose.uniform(6.0, 36.0)
     radius, field_of_view = choose.uniform(0.85, 1.15), FIELD_OF_VIEW + choose.uniform(-2.0, 2.0)
-    options = {"field_of_view": field_of_view, "height": size, "width": size}
+    orbit = partial(Cameras.orbit, field_of_view=field_of_view, height=size, width=size)
     if choose.chance(0.7):
         span = choose.uniform(20.0, 110.0) * (1 if choose.chance(0.5) else -1)
         rise = min(max(elevation + choose.uniform(-12.0, 12.0), 4.0), 42.0) - elevation
@@ -77,18 +87,17 @@ def path_cameras(split: Split, number: int, size: int, count: int = NUM_FRAMES) 
         shares = [frame / (count - 1) for frame in range(count)]
         return Cameras.cat(
             [
-                Cameras.orbit(
+                orbit(
                     1,
                     azimuth=(azimuth + span * share,) * 2,
                     elevation=elevation + rise * share,
                     radius=radius + nearer * share,
-                    **options,
                 )
                 for share in shares
             ]
         )
     # Past it: the camera moves along its own x axis and keeps its direction.
-    middle = Cameras.orbit(1, azimuth=(azimuth, azimuth), elevation=elevation, radius=radius * 1.1, **options)
+    middle = orbit(1, azimuth=(azimuth, azimuth), elevation=elevation, radius=radius * 1.1)
     reach = choose.uniform(0.06, 0.2) * (1 if choose.chance(0.5) else -1)
     right = middle.camera_to_world[0, :3, 0]
     poses = middle.camera_to_world.repeat(count, 1, 1)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -104,7 +106,7 @@ class LatentStore:
     def __len__(self) -> int:
         return 2 * len(self.store)
 
-    def fill(self, progress=iter, block: int = 64) -> None:
+    def fill(self, progress: Callable[[Iterable[Any]], Iterable[Any]] = iter, block: int = 64) -> None:
         """Encodes what is missing so far, ahead of a training that reads the same folder."""
         for start in progress(range(0, len(self), block)):
             _ = self[list(range(start, min(start + block, len(self))))]
@@ -205,7 +207,8 @@ def train_image_model(
         compiled (`bool`): Run the U-Net through `torch.compile`: a quarter faster on a CPU, after a minute and a half.
     """
     tokenizer, scheduler = toy_tokenizer(), DDPMScheduler.from_config(toy_scheduler().config)
-    text_encoder, unet = run.modules["text_encoder"], run.modules["unet"]
+    text_encoder: CLIPTextModel = run.modules["text_encoder"]
+    unet: UNet2DConditionModel = run.modules["unet"]
     if run.device.type == "cpu" and run.autocast == torch.bfloat16:
         # The fused attention's backward pass is slow there.
         unet.set_attn_processor(AttnProcessor())

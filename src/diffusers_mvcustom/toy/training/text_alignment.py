@@ -99,7 +99,7 @@ def measure_text_alignment(
     generator = torch.Generator().manual_seed(seed)
     camera = Cameras.orbit(1, height=size, width=size)
     for start in progress(range(0, count, BATCH)):
-        views = pipe(
+        frames = pipe(
             captions[start : start + BATCH],
             cameras=camera,
             hooks=[],
@@ -108,7 +108,8 @@ def measure_text_alignment(
             generator=generator,
             output_type="pt",
         ).frames
-        generated.append(views[:, 0].float().cpu())
+        assert isinstance(frames, Tensor)  # of output_type pt
+        generated.append(frames[:, 0].float().cpu())
     images = torch.cat(generated)
     reader = reader.to(device).eval()
     asked = [read_caption(caption) for caption in captions]

@@ -49,6 +49,7 @@ def train_text_encoder(run: TrainingRun) -> None:
     """Trains to the end: from the state of a caption's last token to all attributes that the caption names."""
     tokenizer = toy_tokenizer()
     text_encoder, answers = run.modules["text_encoder"], run.modules["answers"]
+    assert isinstance(answers, nn.ModuleDict)
 
     def loss(step: int, numbers: list[int]) -> dict[str, Tensor]:
         scenes = torch.randint(SCENES, (len(numbers),)).tolist()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.training_utils import EMAModel
@@ -23,7 +24,7 @@ def fast_dtype(device: torch.device) -> torch.dtype:
     if device.type != "cpu":
         return torch.bfloat16
     # Not in every torch of the supported range; without it float32 is right everywhere.
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return torch.bfloat16 if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else torch.float32
 
 
@@ -67,7 +68,8 @@ class TrainingRun:
         self.learning_rate, self.warm_up, self.decay_from = learning_rate, warm_up, decay_from
         self.autocast = fast_dtype(self.device) if autocast is None else autocast
         for module in self.modules.values():
-            module.to(self.device, memory_format=torch.channels_last).train()
+            # torch's own annotations leave this argument out of some forms of the call.
+            module.to(self.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.weights = {
             f"{part}.{name}": weight for part, module in modules.items() for name, weight in module.named_parameters()
         }
@@ -134,7 +136,7 @@ class TrainingRun:
     def save(self) -> None:
         """Writes a checkpoint."""
         tensors, values = optimizer_state(self.optimizer)
-        state = TrainingState(self.step, {"weights": self.weights, "optimizer": tensors}, {"optimizer": values})
+        state = TrainingState(self.step, {"weights": dict(self.weights), "optimizer": tensors}, {"optimizer": values})
         if self.ema is not None:
             ema = self.ema.state_dict()
             state.tensors["ema"] = dict(zip(self.weights, ema.pop("shadow_params")))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -72,7 +73,9 @@ class ViewStore:
     def __len__(self) -> int:
         return self.rendered_scenes * VIEWS_PER_SCENE
 
-    def fill(self, progress=iter, block: int = 50, workers: int = 1) -> None:
+    def fill(
+        self, progress: Callable[[Iterable[Any]], Iterable[Any]] = iter, block: int = 50, workers: int = 1
+    ) -> None:
         """Renders what is missing, in `workers` processes."""
         blocks = [
             range(start, min(start + block, self.num_scenes))
