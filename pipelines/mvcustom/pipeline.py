@@ -5193,6 +5193,8 @@ class PipelinePart:
     load_textual_inversion: Callable[..., None]
     unload_textual_inversion: Callable[..., None]
     load_lora_weights: Callable[..., None]
+    load_lora_into_unet: Callable[..., None]
+    lora_state_dict: Callable[..., Any]
     unload_lora_weights: Callable[..., None]
     delete_adapters: Callable[..., None]
     _upload_folder: Callable[..., Any]
@@ -8223,7 +8225,7 @@ class SubjectLoadingMixin(PipelinePart):
             if subject.learned_embeddings:
                 self.load_textual_inversion(dict(subject.learned_embeddings), token=subject.config.token)
             if subject.lora_state_dict:
-                self.load_lora_weights(dict(subject.lora_state_dict), adapter_name=_lora_name(name))
+                self._load_lora(dict(subject.lora_state_dict), _lora_name(name))
         except Exception as error:
             self._take_out(name)
             if isinstance(error, MVCustomError):
@@ -8232,6 +8234,13 @@ class SubjectLoadingMixin(PipelinePart):
                 f"subject {subject.config.token!r}: its LoRA or its embedding does not fit this model: {error}"
             ) from error
         self._active_subject = name
+
+    def _load_lora(self, weights: dict[str, Tensor], name: str) -> None:
+        if any(weight.startswith("text_encoder") for weight in weights):
+            self.load_lora_weights(weights, adapter_name=name)
+        else:  # which is usual, and of which load_lora_weights warns
+            state, alphas = self.lora_state_dict(weights)
+            self.load_lora_into_unet(state, alphas, self.unet, adapter_name=name, _pipeline=self)
 
     def _deactivate(self) -> None:
         if self._active_subject is not None:

@@ -1,5 +1,8 @@
 """Subjects in the pipeline: loading, switching, taking out, saving, and what they do to a generation."""
 
+import io
+import logging
+
 import numpy as np
 import pytest
 import torch
@@ -57,6 +60,17 @@ def assert_same_state(one, other):
         assert first.keys() == second.keys()
         assert all(torch.equal(first[name], second[name]) for name in first)
     assert one[2] == other[2]
+
+
+def test_loading_a_subject_warns_of_nothing(pipe, make_subject):
+    said = io.StringIO()
+    handler = logging.StreamHandler(said)
+    logging.getLogger("diffusers").addHandler(handler)
+    try:
+        pipe.load_subject(make_subject(pipe))
+    finally:
+        logging.getLogger("diffusers").removeHandler(handler)
+    assert said.getvalue() == ""
 
 
 def test_an_untrained_subject_changes_nothing(pipe, run, make_subject):

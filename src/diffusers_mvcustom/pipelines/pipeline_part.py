@@ -35,6 +35,8 @@ class PipelinePart:
     load_textual_inversion: Callable[..., None]
     unload_textual_inversion: Callable[..., None]
     load_lora_weights: Callable[..., None]
+    load_lora_into_unet: Callable[..., None]
+    lora_state_dict: Callable[..., Any]
     unload_lora_weights: Callable[..., None]
     delete_adapters: Callable[..., None]
     _upload_folder: Callable[..., Any]

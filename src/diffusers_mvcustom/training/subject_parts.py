@@ -123,7 +123,9 @@ def make_subject_parts(
     for part in (pipe.unet, pipe.text_encoder, pipe.vae):
         part.requires_grad_(False).eval()
     for part in (pipe.unet, pipe.text_encoder):
-        part.to(device, dtype)
+        part.to(device)
+        if part.dtype != dtype:
+            part.to(dtype)
     adapter = SubjectAdapter.create(
         pipe.unet,
         dataset.views,
