@@ -10,7 +10,14 @@ from diffusers_mvcustom import Cameras, MVCustomPipeline
 from diffusers_mvcustom.errors import MVCustomError
 from diffusers_mvcustom.toy import caption_words
 from diffusers_mvcustom.toy.training.assembly import assemble, image_components
-from diffusers_mvcustom.toy.training.attribute_reader import reader_accuracy, reader_run, train_reader, view_labels
+from diffusers_mvcustom.toy.training.attribute_reader import (
+    SHIFT,
+    reader_accuracy,
+    reader_run,
+    shifted,
+    train_reader,
+    view_labels,
+)
 from diffusers_mvcustom.toy.training.autoencoder import (
     autoencoder_run,
     decoder_run,
@@ -167,3 +174,16 @@ def test_the_reader_trains_on_the_attributes_in_view(tmp_path):
     accuracy = reader_accuracy(run.modules["reader"], store)
     assert accuracy.keys() >= {"category", "color", "all"}
     assert all(0 <= share <= 1 for share in accuracy.values())
+
+
+def test_pictures_are_moved_each_by_its_own_few_pixels():
+    torch.manual_seed(0)
+    pixels = torch.zeros(40, 1, 24, 20)
+    pixels[:, :, 12, 10] = 1
+    moved = shifted(pixels)
+    assert moved.shape == pixels.shape
+    y, x = moved.flatten(1).argmax(1) // 20 - 12, moved.flatten(1).argmax(1) % 20 - 10
+    assert moved.sum() == 40
+    for way in (y, x):
+        assert way.min() == -SHIFT
+        assert way.max() == SHIFT

@@ -53,7 +53,7 @@ def train_reader(run: TrainingRun, store: ViewStore, reconstructions: Tensor | N
         if reconstructions is not None:
             through = (torch.rand(len(indices)) < 0.5) & (indices < len(reconstructions))
             pixels[through] = reconstructions[indices[through]].float() / 127.5 - 1
-        pixels = degraded(flipped(pixels)).to(run.device)
+        pixels = degraded(shifted(flipped(pixels))).to(run.device)
         scores = reader(pixels / 2 + 0.5)
         truth = {name: label[indices].to(run.device) for name, label in labels.items()}
         losses = {name: answer_loss(name, scores[name].float(), truth) for name in scores}
@@ -79,6 +79,18 @@ def view_labels(store: ViewStore, indices: range) -> dict[str, Tensor]:
         attributes = store.attributes(index)
         rows.append(attributes.labels() | {"object_count": store.object_count(index)})
     return {name: torch.tensor([row[name] for row in rows]) for name in ATTRIBUTE_VALUES}
+
+
+SHIFT = 4
+"""Pixels by which a picture is moved at most."""
+
+
+def shifted(pixels: Tensor) -> Tensor:
+    """Every picture `(N, C, H, W)` moved by up to [`SHIFT`] pixels each way, its border repeated."""
+    height, width = pixels.shape[-2:]
+    padded = F.pad(pixels, (SHIFT,) * 4, mode="replicate")
+    places = torch.randint(2 * SHIFT + 1, (len(pixels), 2)).tolist()
+    return torch.stack([view[:, y : y + height, x : x + width] for view, (y, x) in zip(padded, places)])
 
 
 def degraded(pixels: Tensor) -> Tensor:
