@@ -1,5 +1,7 @@
 """The shipped model, end to end, against what it gave when it was shipped (`shipped_model_values.py` says how)."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -19,6 +21,7 @@ from toy.shipped_model_values import (
 from diffusers_mvcustom import Cameras, MVCustomPipeline, ReferenceViews, SubjectAdapter
 from diffusers_mvcustom.toy import AttributeReader, render, sample_scene
 from diffusers_mvcustom.toy.shipped import shipped_folder
+from diffusers_mvcustom.toy.training.image_model import toy_tokenizer
 
 RECORD = "python tests/toy/shipped_model_values.py"
 
@@ -135,3 +138,9 @@ def test_tolerances_bound_mean_and_outliers():
     spots[0, 0, 0, :6] = 0.04  # one in fifty
     assert beyond_tolerance(spots, expected, tolerance).keys() == {"most"}
     assert beyond_tolerance(spots * np.nan, expected, tolerance).keys() == {"mean", "most"}
+
+
+def test_the_tokenizer_is_what_its_words_make_in_any_process(tmp_path):
+    toy_tokenizer().save_pretrained(tmp_path)
+    shipped = shipped_folder("toy") / "tokenizer" / "tokenizer.json"
+    assert json.loads((tmp_path / "tokenizer.json").read_text()) == json.loads(shipped.read_text())

@@ -41,13 +41,14 @@ def _ranked(chains: list[list[tuple[str, str]]], merges: list[tuple[str, str]]) 
     Of all pairs that a text holds the first in this order is merged. So a word's chain has to come before the merges
     that other words have for letters further on in it ("of" must not be found in "roof").
     """
-    after: dict[tuple[str, str], set[tuple[str, str]]] = {merge: set() for merge in merges}
+    # Not sets: the order is to be the same in every process.
+    after: dict[tuple[str, str], dict[tuple[str, str], None]] = {merge: {} for merge in merges}
     for chain in chains:
         letters = [chain[0][0], *(right for _, right in chain)] if chain else []
         for place in range(1, len(letters) - 1):
             other = (letters[place], letters[place + 1])
             if other in after:
-                after[other].update(merge for merge in chain[:place] if merge != other)
+                after[other].update(dict.fromkeys(merge for merge in chain[:place] if merge != other))
     try:
         return list(TopologicalSorter(after).static_order())
     except CycleError:
