@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ def pytest_configure() -> None:
     On a busy machine that waiting is most of the time (measured: 22 s with one thread, 52 s with two, 230 s with two on
     a loaded machine).
     """
+    # Ctrl-C is ignored where a script starts pytest in its background; the tests of it need it.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
         os.environ["OMP_NUM_THREADS"] = "1"

@@ -120,7 +120,9 @@ def _check_installation(arguments: Sequence[str]) -> None:
     """What is installed is this package, with extras that it has."""
     extras = importlib.metadata.metadata("diffusers-mvcustom").get_all("Provides-Extra")
     assert arguments[0] == "install", arguments
-    wanted = [word for word in arguments[1:] if not word.startswith("-") and word != "constraints.txt"]
+    constraints = [after for word, after in zip(arguments, arguments[1:]) if word == "-c"]
+    assert all((ROOT / file).is_file() for file in constraints), constraints
+    wanted = [word for word in arguments[1:] if not word.startswith("-") and word not in constraints]
     for word in wanted:
         name, _, listed = word.removesuffix("]").partition("[")
         assert name in ("diffusers-mvcustom", "."), word
