@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.metadata
+import itertools
 import re
 import shlex
 from collections.abc import Callable, Sequence
@@ -120,7 +121,7 @@ def _check_installation(arguments: Sequence[str]) -> None:
     """What is installed is this package, with extras that it has."""
     extras = importlib.metadata.metadata("diffusers-mvcustom").get_all("Provides-Extra")
     assert arguments[0] == "install", arguments
-    constraints = [after for word, after in zip(arguments, arguments[1:]) if word == "-c"]
+    constraints = [after for word, after in itertools.pairwise(arguments) if word == "-c"]
     assert all((ROOT / file).is_file() for file in constraints), constraints
     wanted = [word for word in arguments[1:] if not word.startswith("-") and word not in constraints]
     for word in wanted:
