@@ -84,7 +84,23 @@ def test_a_damaged_one_and_a_wrong_name_are_told(tmp_path):
         load_checkpoint(folder)
 
 
-@pytest.mark.parametrize("kind", ["adamw", "prodigy"])
+class NestingAdamW(torch.optim.AdamW):
+    """Nests its state's tensors, as bitsandbytes' optimisers do."""
+
+    def state_dict(self):
+        state = super().state_dict()
+        nested = {
+            index: {"step": entries["step"], "deep": {"er": {key: entries[key] for key in ("exp_avg", "exp_avg_sq")}}}
+            for index, entries in state["state"].items()
+        }
+        return {**state, "state": nested}
+
+    def load_state_dict(self, state_dict):
+        flat = {i: {"step": entries["step"], **entries["deep"]["er"]} for i, entries in state_dict["state"].items()}
+        super().load_state_dict({**state_dict, "state": flat})
+
+
+@pytest.mark.parametrize("kind", ["adamw", "nesting", "prodigy"])
 def test_an_optimiser_goes_on_as_if_it_had_not_stopped(kind, tmp_path):
     def make():
         torch.manual_seed(0)
@@ -92,6 +108,8 @@ def test_an_optimiser_goes_on_as_if_it_had_not_stopped(kind, tmp_path):
         groups = [{"params": model[0].parameters(), "lr": 0.1}, {"params": model[1].parameters(), "weight_decay": 0.0}]
         if kind == "adamw":
             return model, torch.optim.AdamW(groups, lr=0.01)
+        if kind == "nesting":
+            return model, NestingAdamW(groups, lr=0.01)
         prodigyopt = pytest.importorskip("prodigyopt")
         for group in groups:
             group["lr"] = 1.0

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -153,12 +153,11 @@ def optimizer_state(optimizer: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """An optimiser's state as tensors by name and JSON values; the inverse is [`restore_optimizer`]."""
     state = optimizer.state_dict()
     tensors, values = {}, {}
-    for index, entries in state["state"].items():
-        for name, value in entries.items():
-            if isinstance(value, Tensor):
-                tensors[f"{index}.{name}"] = value
-            else:
-                values[f"{index}.{name}"] = value
+    for name, value in _leaves(state["state"]):
+        if isinstance(value, Tensor):
+            tensors[name] = value
+        else:
+            values[name] = value
     groups = [
         {name: _plain(value) for name, value in group.items() if name != "params"} for group in state["param_groups"]
     ]
@@ -176,8 +175,11 @@ def restore_optimizer(optimizer: Any, tensors: Mapping[str, Tensor], values: Map
         raise MVCustomError("resume_from_checkpoint: the checkpoint has other groups of parameters.")
     entries: dict[int, dict[str, Any]] = {}
     for name, value in {**tensors, **values["state"]}.items():
-        index, _, key = name.partition(".")
-        entries.setdefault(int(index), {})[key] = value
+        index, *folders, key = name.split(".")
+        place = entries.setdefault(int(index), {})
+        for folder in folders:
+            place = place.setdefault(folder, {})
+        place[key] = value
     groups = [
         {**saved, "betas": tuple(saved["betas"]), "params": group["params"]}
         for saved, group in zip(values["groups"], current["param_groups"])
@@ -188,6 +190,15 @@ def restore_optimizer(optimizer: Any, tensors: Mapping[str, Tensor], values: Map
             if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
                 # Fused updates walk through both in memory order; files keep no memory format.
                 state[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+def _leaves(entries: Mapping[Any, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """What is in nested dicts, by the keys that lead there, joined by dots: 8-bit optimisers nest their tensors."""
+    for key, value in entries.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{before}{key}.")
+        else:
+            yield f"{before}{key}", value
 
 
 def _plain(value: Any) -> Any:
