@@ -42,6 +42,7 @@ def benchmark(
     views: Annotated[int, typer.Option(help="Views on a camera path.")] = 8,
     steps: Annotated[int, typer.Option(help="Denoising steps.")] = 25,
     guidance: Annotated[float, typer.Option(help="Text guidance scale.")] = 5.0,
+    reference_guidance: Annotated[float | None, typer.Option(help="Guidance by the subject's photos.")] = None,
     training_views: Annotated[int, typer.Option(help="Views that a subject is learnt from.")] = 30,
     training: Annotated[
         str, typer.Option(help="Settings of the subject trainer: a preset's name or a yaml file.")
@@ -87,6 +88,7 @@ def benchmark(
         views=views,
         steps=steps,
         guidance_scale=guidance,
+        reference_guidance_scale=reference_guidance,
         training_views=training_views,
         size=size,
     )

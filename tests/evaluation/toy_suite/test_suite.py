@@ -148,11 +148,12 @@ def test_only_lora_and_token_alone_are_blind_to_cameras(finished):
 def test_choices_change_one_setting_each(finished):
     suite, _, _ = finished
     assert len({method.name for method in CHOICES}) == len({method.title for method in CHOICES}) == len(CHOICES)
-    changed = [method for method in CHOICES if method.hook_settings or method.anchor]
+    changed = [method for method in CHOICES if method.hook_settings or method.anchor or method.guidance]
+    assert len(changed) == len(CHOICES) - 3  # besides full and the two without hooks
     for method in changed:
-        settings = [*method.hook_settings.values(), *([method.anchor] if method.anchor else [])]
+        settings = [*method.hook_settings.values(), *(one for one in (method.anchor, method.guidance) if one)]
         assert [len(setting) for setting in settings] == [1], method.name
-        assert {"hook_settings", "anchor"} & set(method.to_dict())
+        assert {"hook_settings", "anchor", "guidance"} & set(method.to_dict())
     case = next(cases_of(SETTINGS, subjects_of(SETTINGS)[0]))
     pipe = suite.load_model()
     pipe.set_progress_bar_config(disable=True)
@@ -166,8 +167,12 @@ def test_choices_change_one_setting_each(finished):
             Method("layers", "", hooks=hooks, hook_settings={hooks[0]: {"layers": r"up_blocks\.0\..*"}}),
             Method("anchor", "", hooks=hooks, anchor={"frames": 0}),
             Method("same", "", hooks=hooks, anchor={"align": True}),
+            Method("guided", "", hooks=hooks, guidance={"reference_guidance_scale": 3.0}),
         )
     }
+    guided = replace(SETTINGS, reference_guidance_scale=3.0)
+    assert torch.equal(views["guided"], generate(pipe, METHODS[0], case, guided).images)
+    assert not torch.equal(views["guided"], views["full"])
     assert torch.equal(views["same"], views["full"])
     assert not torch.equal(views["layers"], views["full"])
     assert not torch.equal(views["anchor"], views["full"])

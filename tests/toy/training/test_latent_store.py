@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from diffusers_mvcustom.toy.training.autoencoder import new_autoencoder
-from diffusers_mvcustom.toy.training.image_model import LatentStore
+from diffusers_mvcustom.toy.training.image_model import LatentStore, view_weights
 
 
 @pytest.fixture(scope="module")
@@ -46,3 +46,11 @@ def test_filling_encodes_everything_once(small_store, vae, tmp_path):
     one_by_one = LatentStore(small_store, vae, tmp_path / "single")
     for sample in (0, 5, 23):
         assert torch.allclose(latents[[sample]], one_by_one[[sample]], atol=2e-3)
+
+
+def test_views_are_trained_on_the_more_often_the_more_objects_they_show(small_store):
+    weights = view_weights(small_store)
+    assert weights.shape == (len(small_store),)
+    assert len(set(small_store.objects[: len(small_store)].tolist())) > 1
+    for weight, objects in zip(weights.tolist(), small_store.objects.tolist()):
+        assert weight == 1 + 3 * objects

@@ -36,6 +36,7 @@ class SuiteSettings:
         views (`int`): Views on a path.
         steps (`int`): Denoising steps.
         guidance_scale (`float`): Text guidance.
+        reference_guidance_scale (`float`, *optional*): Guidance by the subject's photos, of methods with FeatureNeRF.
         training_views (`int`): Views that a subject is learnt from.
         size (`int`): Side of the views in pixels.
     """
@@ -48,6 +49,7 @@ class SuiteSettings:
     views: int = 8
     steps: int = 25
     guidance_scale: float = 5.0
+    reference_guidance_scale: float | None = None
     training_views: int = 30
     size: int = 64
 

@@ -31,6 +31,11 @@ CHOICES: tuple[Method, ...] = (
     _full("clc_long", "CLC to 40 % of the steps", hook_settings={CLC: {"end": 0.4}}),
     _full("preview_short", "preview of 12 % of the steps", anchor={"preview": 0.12}),
     _full("preview_long", "preview of 40 % of the steps", anchor={"preview": 0.4}),
+    _full("text_guidance_3", "text guidance 3", guidance={"guidance_scale": 3.0}),
+    _full("text_guidance_5", "text guidance 5", guidance={"guidance_scale": 5.0}),
+    _full("reference_guidance_none", "no reference guidance", guidance={"reference_guidance_scale": None}),
+    _full("reference_guidance_2", "reference guidance 2", guidance={"reference_guidance_scale": 2.0}),
+    _full("reference_guidance_4", "reference guidance 4", guidance={"reference_guidance_scale": 4.0}),
     _full("depth_as_estimated", "depth not aligned to the subject", anchor={"align": False}),
 )
 """The first is the pipeline with its defaults, of which every other one changes one setting."""

@@ -36,6 +36,7 @@ class Method:
         single_views (`bool`): Motion modules off, so that every view is generated on its own.
         hook_settings (`dict[str, dict]`): Fields of the hooks to change, by the hook's name.
         anchor (`dict`): Fields of [`AnchorSettings`] to change.
+        guidance (`dict`): `guidance_scale` or `reference_guidance_scale` in the place of the suite's.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Method:
     single_views: bool = False
     hook_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     anchor: Mapping[str, Any] = field(default_factory=dict)
+    guidance: Mapping[str, float | None] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; settings that are the pipeline's own are left out."""
@@ -97,6 +99,13 @@ def generate(pipe: MVCustomPipeline, method: Method, case: Case, settings: Suite
     shape = (1, pipe.unet.config.in_channels, case.views, side, side)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(case.seed))
     window = pipe.config.attention_window
+    # Without FeatureNeRF there is nothing to render and nothing to be guided by.
+    posed = method.subject == "pose-conditioned"
+    guidance = {
+        "guidance_scale": settings.guidance_scale,
+        "reference_guidance_scale": settings.reference_guidance_scale if posed else None,
+        **method.guidance,
+    }
     if method.one_dimensional:
         pipe.set_attention_window(1)
     try:
@@ -105,7 +114,6 @@ def generate(pipe: MVCustomPipeline, method: Method, case: Case, settings: Suite
                 case.prompt,
                 cameras=case.cameras(),
                 num_inference_steps=settings.steps,
-                guidance_scale=settings.guidance_scale,
                 latents=noise.to(device, pipe.unet.dtype),
                 generator=torch.Generator(device).manual_seed(case.seed),
                 hooks=[
@@ -114,9 +122,9 @@ def generate(pipe: MVCustomPipeline, method: Method, case: Case, settings: Suite
                     if hook.name in method.hooks
                 ],
                 anchor=AnchorSettings(**method.anchor) if method.anchor else None,
-                # Without FeatureNeRF there is nothing to render.
-                pose_guidance_end=1.0 if method.subject == "pose-conditioned" else 0.0,
+                pose_guidance_end=1.0 if posed else 0.0,
                 output_type="pt",
+                **guidance,
             ).frames
     except MVCustomError as error:
         return Generated(None, cost, str(error))

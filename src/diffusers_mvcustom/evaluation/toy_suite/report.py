@@ -61,7 +61,8 @@ def _page(results: dict[str, Any], sheets: list[str]) -> list[str]:
         "",
         f"{settings['subjects']} subjects of the split `{settings['split']}`, {settings['prompts']} prompts each, "
         f"{len(settings['paths'])} camera paths ({', '.join(settings['paths'])}), {settings['seeds']} seeds: {cases} "
-        f"sets of {settings['views']} views a method. {settings['steps']} steps, guidance {settings['guidance_scale']:g}.",
+        f"sets of {settings['views']} views a method. {settings['steps']} steps, guidance "
+        f"{settings['guidance_scale']:g} by text and {settings['reference_guidance_scale'] or 'none'} by references.",
         "",
         *_table(results["methods"], list(COLUMNS)),
         "",

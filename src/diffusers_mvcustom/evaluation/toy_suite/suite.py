@@ -145,7 +145,8 @@ class ToySuite:
     # --- cells ---
 
     def _content(self, case: Case, method: Method) -> dict[str, Any]:
-        settings = {name: getattr(self.settings, name) for name in ("steps", "guidance_scale")}
+        names = ("steps", "guidance_scale", "reference_guidance_scale")
+        settings = {name: getattr(self.settings, name) for name in names}
         return {
             "subject": self.trainings.content(case.subject, method.subject),
             "case": _plain(case),
