@@ -69,6 +69,13 @@ def test_objects_out_of_view_are_not_named(attributes, count):
     assert found.get("object_count", 0) == count
 
 
+@MANY
+@given(ATTRIBUTES, st.sets(st.sampled_from(["pattern", "second_color"])))
+def test_what_is_not_in_view_is_not_named(attributes, unseen):
+    expected = {name: value for name, value in sayable(attributes).items() if name not in unseen}
+    assert read_caption(describe(attributes, unseen=unseen)) == expected
+
+
 def test_articles():
     orange = SceneAttributes("car", "orange", "orange", "plain", "sand", "dusk", "tree", 0)
     assert describe(orange) == "an orange car with an orange roof on sand at dusk"

@@ -4,9 +4,9 @@ import torch
 from diffusers_mvcustom import Cameras
 from diffusers_mvcustom.errors import MVCustomError
 from diffusers_mvcustom.geometry.rays import camera_rays, pixel_centers, project
-from diffusers_mvcustom.toy import render, sample_scene
-from diffusers_mvcustom.toy.rendering import SKY_RADIUS
-from diffusers_mvcustom.toy.scene import FIRST_OBJECT, GROUND, SKY, SUBJECT
+from diffusers_mvcustom.toy import SceneAttributes, build_scene, render, sample_scene
+from diffusers_mvcustom.toy.rendering import SHOWN, SKY_RADIUS
+from diffusers_mvcustom.toy.scene import FIELD_OF_VIEW, FIRST_OBJECT, GROUND, SKY, SUBJECT
 from diffusers_mvcustom.toy.subjects import SUBJECT_RADIUS
 
 
@@ -40,7 +40,7 @@ def world_points(views):
 
 def test_shapes_ranges_and_dtypes(views):
     assert views.images.shape == (2, 3, 48, 64)
-    assert views.depth.shape == views.masks.shape == views.index.shape == (2, 1, 48, 64)
+    assert views.depth.shape == views.masks.shape == views.index.shape == views.shows.shape == (2, 1, 48, 64)
     assert views.images.min() >= 0
     assert views.images.max() <= 1
     assert views.images.std() > 0.05
@@ -124,8 +124,29 @@ def test_other_objects_in_view_are_counted(views):
         shares = [
             (views.index[view] == which).float().mean().item() for which in range(FIRST_OBJECT, FIRST_OBJECT + 2)
         ]
-        assert count == sum(share >= 0.004 for share in shares)
+        assert count == sum(share >= 0.01 for share in shares)
     assert (views.visible_objects(0.9) == 0).all()
+
+
+def test_which_attributes_of_the_subject_show():
+    """A duck's beak is seen from the front and not from behind; its patterned body from both."""
+    attributes = SceneAttributes("duck", "yellow", "red", "striped", "sand", "noon", "tree", 0)
+    scene = build_scene(attributes, subject_seed=1, surroundings_seed=1)
+    views = render(
+        scene, Cameras.orbit(2, azimuth=(0, 180), elevation=25, field_of_view=FIELD_OF_VIEW, height=64, width=64)
+    )
+    assert [views.unseen(view) for view in range(2)] == [set(), {"second_color"}]
+    assert ((views.shows == 0) | (views.index == SUBJECT)).all()
+    red = views.images[0, 0] - views.images[0, 1]
+    beak = views.shows[0, 0] == 1 + SHOWN.index("second_color")
+    assert red[beak].mean() > red[(views.shows == 1 + SHOWN.index("pattern"))[0, 0]].mean() + 0.2
+    shares = views.shares()
+    assert shares.shape == (2, 4)
+    assert (shares[:, 2:] == 0).all()
+    for column, name in enumerate(SHOWN):
+        torch.testing.assert_close(
+            shares[:, column], (views.shows == 1 + column).float().mean(dim=(1, 2, 3)), msg=name
+        )
 
 
 @pytest.mark.parametrize("supersampling", [0, -1, True])

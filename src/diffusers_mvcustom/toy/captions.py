@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from .attributes import CATEGORIES, COLORS, OBJECTS, Chooser, SceneAttributes, Value
 from .subjects import PART_NOUNS
@@ -37,6 +37,7 @@ def describe(
     *,
     token: str | None = None,
     object_count: int | None = None,
+    unseen: Collection[str] = (),
     completeness: float = 0.8,
 ) -> str:
     """A caption of a scene.
@@ -48,6 +49,7 @@ def describe(
         token (`str`, *optional*): A subject's token. It takes the place of what the subject looks like: its colours
             and pattern are left out, as in `"a <my-car> car on sand"`.
         object_count (`int`, *optional*): How many of the other objects are in view, by default all.
+        unseen (collection of `str`, *optional*): Of `"pattern"` and `"second_color"` those that are not in view: not named.
         completeness (`float`, *optional*, defaults to 0.8): Probability of naming an attribute. The category is always
             named.
 
@@ -74,12 +76,12 @@ def describe(
     if token is not None:
         words.append(token)
     else:
-        if attributes.pattern != "plain" and named():
+        if attributes.pattern != "plain" and "pattern" not in unseen and named():
             words.append(attributes.pattern)
         if named():
             words.append(attributes.color)
     words.append(attributes.category)
-    if token is None and named():
+    if token is None and "second_color" not in unseen and named():
         article = "an" if attributes.second_color[0] in "aeiou" else "a"
         words.append(f"with {article} {attributes.second_color} {PART_NOUNS[attributes.category]}")
     where = [pick(_GROUND_PHRASES[attributes.ground])] if named() else []

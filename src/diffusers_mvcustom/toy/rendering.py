@@ -10,6 +10,7 @@ from torch import Tensor
 from ..cameras import Cameras
 from ..errors import MVCustomError
 from ..geometry.rays import camera_rays, pixel_centers
+from .attributes import MAX_OBJECTS
 from .ray_casting import Solids, cast_rays, local_points, surface_normals
 from .scene import FIRST_OBJECT, GROUND, SKY, SUBJECT, Scene
 from .sky_and_ground import ground_colors, sky_colors
@@ -17,6 +18,13 @@ from .textures import texture_colors
 
 SKY_RADIUS = 30.0
 """Radius of the dome around the origin that the sky is painted on: far, yet every pixel has a depth."""
+
+SHOWN = ("pattern", "second_color")
+"""Attributes of a subject that only some of its parts show."""
+
+LEAST_SHARES = {"pattern": 0.03, "second_color": 0.005, "objects": 0.01}
+"""Of a view's pixels, that the parts which show an attribute, or one of the other objects, have to cover for a person
+to tell: 123, 21 and 41 of 64 × 64."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +37,8 @@ class RenderedViews:
         masks (`torch.Tensor` of shape `(V, 1, H, W)`): 1 where the pixel's centre shows the subject, else 0.
         index (`torch.Tensor` of shape `(V, 1, H, W)`, int64): What the pixel's centre shows: 0 sky, 1 ground,
             2 subject, from 3 on the scene's other objects.
+        shows (`torch.Tensor` of shape `(V, 1, H, W)`, int64): Which attribute of the subject the pixel's centre shows:
+            0 none, from 1 on those of `SHOWN`.
         cameras ([`Cameras`]): Where from.
     """
 
@@ -36,13 +46,23 @@ class RenderedViews:
     depth: Tensor  # [V, 1, H, W]
     masks: Tensor  # [V, 1, H, W]
     index: Tensor  # [V, 1, H, W]
+    shows: Tensor  # [V, 1, H, W]
     cameras: Cameras
 
-    def visible_objects(self, least_share: float = 0.004) -> Tensor:
+    def shares(self) -> Tensor:
+        """Shares of the pixels that show each of `SHOWN` and then each of `MAX_OBJECTS` other objects: `(V, 2 + 2)`."""
+        masks = [self.shows == which + 1 for which in range(len(SHOWN))]
+        masks += [self.index == FIRST_OBJECT + which for which in range(MAX_OBJECTS)]
+        return torch.stack([mask.float().mean(dim=(1, 2, 3)) for mask in masks], dim=1)
+
+    def visible_objects(self, least_share: float = LEAST_SHARES["objects"]) -> Tensor:
         """How many of the other objects each view shows in at least this share of its pixels: `(V,)`, int64."""
-        flat = self.index.flatten(1)
-        shares = torch.stack([(flat == which).float().mean(1) for which in range(FIRST_OBJECT, FIRST_OBJECT + 3)])
-        return (shares >= least_share).sum(0)
+        return (self.shares()[:, len(SHOWN) :] >= least_share).sum(1)
+
+    def unseen(self, view: int) -> set[str]:
+        """Those of `SHOWN` that a view does not show enough of, by `LEAST_SHARES`, to be named."""
+        shares = self.shares()[view].tolist()
+        return {name for name, share in zip(SHOWN, shares) if share < LEAST_SHARES[name]}
 
 
 @torch.no_grad()
@@ -84,7 +104,8 @@ def render(scene: Scene, cameras: Cameras, *, supersampling: int = 2, shadows: b
     traced = world.trace(cameras)
     depth = traced.t.view(views, 1, height, width)
     index = traced.index.view(views, 1, height, width)
-    return RenderedViews(images.clamp(0, 1), depth, (index == SUBJECT).to(depth.dtype), index, cameras)
+    shows = world.shows(traced).view(views, 1, height, width)
+    return RenderedViews(images.clamp(0, 1), depth, (index == SUBJECT).to(depth.dtype), index, shows, cameras)
 
 
 @dataclass(frozen=True)
@@ -131,6 +152,12 @@ class _World:
         index = torch.where(on_solid, self.owners[hits.solids.clamp(min=0)], index)
         solids = torch.where(on_solid, hits.solids, -1)
         return _Traced(directions, origins + t[:, None] * directions, t, solids, index)
+
+    def shows(self, traced: _Traced) -> Tensor:
+        """Which attribute of the subject every ray hits, `(R,)`: 0 none, from 1 on those of `SHOWN`."""
+        each = [1 + SHOWN.index(texture.shows) if texture.shows else 0 for texture in self.textures]
+        table = torch.tensor([0, *each], device=traced.solids.device)
+        return table[traced.solids + 1]
 
     def colors(self, traced: _Traced, shadows: bool) -> Tensor:
         """Colours of all rays, `(R, 3)`."""

@@ -65,9 +65,10 @@ def build_subject(category: str, color: str, second_color: str, pattern: str, se
         _PATTERNS[pattern],
         choose.uniform(0.32, 0.50),
         (choose.uniform(0, 1), choose.uniform(0, 1), choose.uniform(0, 1)),
+        shows="pattern",
     )
     accent = Texture(choose.shade(choose.choice(("yellow", "blue", "green", "pink", "orange", "white"))))
-    paint = Paint(body, Texture(base), Texture(second), accent)
+    paint = Paint(body, Texture(base), Texture(second, shows="second_color"), accent)
     return fitted(_BUILDERS[category](paint, choose), SUBJECT_RADIUS)
 
 

@@ -25,6 +25,7 @@ class Texture:
         pattern (`str`, *optional*, defaults to `"plain"`): One of `PATTERNS`.
         period (`float`, *optional*, defaults to 0.1): Length of one repeat, in world units.
         offset (`tuple`, *optional*): Where the pattern begins, in periods, along the solid's axes.
+        shows (`str`, *optional*): The attribute of the subject that is seen here, `"pattern"` or `"second_color"`.
     """
 
     color: Color
@@ -32,6 +33,7 @@ class Texture:
     pattern: str = "plain"
     period: float = 0.1
     offset: Color = (0.0, 0.0, 0.0)
+    shows: str | None = None
 
     def __post_init__(self) -> None:
         if self.pattern not in PATTERNS:

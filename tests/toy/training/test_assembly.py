@@ -12,6 +12,7 @@ from diffusers_mvcustom.toy import caption_words
 from diffusers_mvcustom.toy.training.assembly import assemble, image_components
 from diffusers_mvcustom.toy.training.attribute_reader import (
     SHIFT,
+    answer_loss,
     reader_accuracy,
     reader_run,
     shifted,
@@ -159,21 +160,32 @@ def test_an_untrained_autoencoder_keeps_mean_colours(trained):
     assert reconstruction_psnr(new_autoencoder().eval(), store) == pytest.approx(expected, abs=1.0)
 
 
-def test_the_reader_trains_on_the_attributes_in_view(tmp_path):
-    store = ViewStore(tmp_path / "views", "reader", num_scenes=8, size=32)
+def test_the_reader_trains_on_the_attributes_in_view(trained, tmp_path):
+    store = ViewStore(tmp_path / "views", "reader", num_scenes=8)
     store.fill()
     labels = view_labels(store, range(len(store)))
     for index in range(len(store)):
         assert labels["category"][index] == store.attributes(index).labels()["category"]
         assert labels["object_count"][index] == store.object_count(index)
+        assert labels["pattern shows"][index] == ("pattern" not in store.unseen(index))
     run = reader_run(tmp_path / "reader", max_steps=2, batch_size=4, device="cpu", seed=0)
     before = run.modules["reader"].answers["color"].weight.clone()
-    train_reader(run, store)
+    train_reader(run, [store, ViewStore.at(trained / "views")])
     assert not torch.equal(run.modules["reader"].answers["color"].weight, before)
     run.use_averaged_weights()
     accuracy = reader_accuracy(run.modules["reader"], store)
     assert accuracy.keys() >= {"category", "color", "all"}
     assert all(0 <= share <= 1 for share in accuracy.values())
+
+
+def test_what_a_view_does_not_show_is_not_learnt_from_it():
+    scores = torch.randn(4, 10, generator=torch.Generator().manual_seed(0))
+    label, shows = torch.tensor([3, 3, 0, 9]), torch.tensor([True, False, True, False])
+    truth = {"second_color": label, "second_color shows": shows, "color": label}
+    seen = answer_loss("second_color", scores, truth)
+    torch.testing.assert_close(seen, answer_loss("color", scores[shows], {"color": label[shows]}))
+    truth["second_color shows"] = torch.zeros(4, dtype=torch.bool)
+    assert answer_loss("second_color", scores, truth) == 0
 
 
 def test_pictures_are_moved_each_by_its_own_few_pixels():

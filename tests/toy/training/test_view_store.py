@@ -9,7 +9,7 @@ from diffusers_mvcustom.toy.training.view_store import VIEWS_PER_SCENE, ViewStor
 
 
 def contents(store):
-    return [np.array(part) for part in (store.images, store.depth, store.objects)]
+    return [np.array(part) for part in (store.images, store.depth, store.shares)]
 
 
 def test_it_holds_renders_of_the_split(small_store):
@@ -18,7 +18,9 @@ def test_it_holds_renders_of_the_split(small_store):
     indices = [2 * VIEWS_PER_SCENE, 2 * VIEWS_PER_SCENE + 1]
     assert torch.allclose((small_store.pixels(indices) + 1) / 2, views.images, atol=0.5 / 255 + 1e-6)
     assert torch.allclose(small_store.depths(indices), views.depth[:, 0], rtol=1e-3)
-    assert small_store.objects[indices].tolist() == views.visible_objects().tolist()
+    assert [small_store.object_count(index) for index in indices] == views.visible_objects().tolist()
+    assert small_store.object_counts()[indices].tolist() == views.visible_objects().tolist()
+    assert [small_store.unseen(index) for index in indices] == [views.unseen(0), views.unseen(1)]
     assert small_store.attributes(5) == sample_attributes("train", 2)
     # Each view has a camera of its own.
     assert not np.array_equal(small_store.images[4], small_store.images[5])
@@ -61,6 +63,7 @@ def test_captions_name_only_what_the_view_shows(small_store):
             found = read_caption(small_store.caption(index, wording))
             assert found["category"] == attributes.category
             assert found.get("object_count", count) == count
+            assert not set(found) & small_store.unseen(index)
     assert len({small_store.caption(0, wording) for wording in range(20)}) > 5
     assert small_store.caption(0, 3) == small_store.caption(0, 3)
 

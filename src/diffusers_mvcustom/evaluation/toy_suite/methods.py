@@ -101,11 +101,9 @@ def generate(pipe: MVCustomPipeline, method: Method, case: Case, settings: Suite
     window = pipe.config.attention_window
     # Without FeatureNeRF there is nothing to render and nothing to be guided by.
     posed = method.subject == "pose-conditioned"
-    guidance = {
-        "guidance_scale": settings.guidance_scale,
-        "reference_guidance_scale": settings.reference_guidance_scale if posed else None,
-        **method.guidance,
-    }
+    by_text = method.guidance.get("guidance_scale", settings.guidance_scale)
+    assert by_text is not None  # there is always some
+    by_references = method.guidance.get("reference_guidance_scale", settings.reference_guidance_scale)
     if method.one_dimensional:
         pipe.set_attention_window(1)
     try:
@@ -114,6 +112,8 @@ def generate(pipe: MVCustomPipeline, method: Method, case: Case, settings: Suite
                 case.prompt,
                 cameras=case.cameras(),
                 num_inference_steps=settings.steps,
+                guidance_scale=by_text,
+                reference_guidance_scale=by_references if posed else None,
                 latents=noise.to(device, pipe.unet.dtype),
                 generator=torch.Generator(device).manual_seed(case.seed),
                 hooks=[
@@ -124,7 +124,6 @@ def generate(pipe: MVCustomPipeline, method: Method, case: Case, settings: Suite
                 anchor=AnchorSettings(**method.anchor) if method.anchor else None,
                 pose_guidance_end=1.0 if posed else 0.0,
                 output_type="pt",
-                **guidance,
             ).frames
     except MVCustomError as error:
         return Generated(None, cost, str(error))

@@ -109,8 +109,8 @@ def _measure(options: argparse.Namespace) -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     head = (
         f"{len(measured.captions)} captions of scenes whose pairs of category and colour never occur in training; each "
-        "names every attribute; one view each, 25 steps, guidance 5. Read by the attribute reader; true renders of the same "
-        "scenes tell what it can see at best."
+        "names every attribute that a view of its scene shows; one view each, 25 steps, guidance 5. Read by the attribute "
+        "reader; true renders of the same scenes tell what it can see at best."
     )
     (options.output / "toy_text_alignment.md").write_text(f"{head}\n\n{measured.table()}\n", encoding="utf-8")
     measured.save_sheet(options.output / "toy_samples.png")
@@ -129,7 +129,10 @@ def _train(options: argparse.Namespace, store: ViewStore) -> None:
     elif options.stage == "depth":
         train_depth_model(depth_run(folder, **settings, start_from=options.start_from), store)
     elif options.stage == "reader":
-        train_reader(reader_run(folder, **settings), store)
+        stores = [store]
+        if (options.output / "views" / "views.json").is_file():
+            stores.append(ViewStore.at(options.output / "views"))  # what the images are trained on, if it is there
+        train_reader(reader_run(folder, **settings), stores)
     else:
         only_read = {**settings, "max_steps": 1, "batch_size": 1}
         vae = latent_autoencoder(options.output, store, options.start_from, **only_read)

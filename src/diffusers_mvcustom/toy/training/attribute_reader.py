@@ -1,7 +1,8 @@
-"""Training of the attribute reader, on scenes of its own in which every combination of attributes occurs."""
+"""Training of the attribute reader, on scenes in which every combination of attributes occurs, and more if there are any."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..attribute_reader import AttributeReader, text_alignment
-from ..attributes import ATTRIBUTE_VALUES
+from ..rendering import SHOWN
 from .autoencoder import flipped
 from .training_run import TrainingRun
 from .view_store import ViewStore
@@ -35,24 +36,21 @@ def reader_run(folder: Path, *, max_steps: int, batch_size: int, device: str, se
     )
 
 
-def train_reader(run: TrainingRun, store: ViewStore, reconstructions: Tensor | None = None) -> None:
+def train_reader(run: TrainingRun, stores: Sequence[ViewStore]) -> None:
     """Trains to the end.
 
     Args:
         run ([`TrainingRun`]): From [`reader_run`].
-        store ([`ViewStore`]): Of the split `reader`.
-        reconstructions (`torch.Tensor` of shape `(N, 3, H, W)`, *optional*, uint8): The store's first N views through
-            the autoencoder, so that what an autoencoder does to a picture does not mislead.
+        stores (sequence of [`ViewStore`]): All views are learnt from alike: those of the split `reader`, and of others.
     """
     reader = run.modules["reader"]
-    labels = view_labels(store, range(len(store)))
+    places = [(store, index) for store in stores for index in range(len(store))]
+    each = [view_labels(store, range(len(store))) for store in stores]
+    labels = {name: torch.cat([one[name] for one in each]) for name in each[0]}
 
     def loss(step: int, numbers: list[int]) -> dict[str, Tensor]:
-        indices = torch.randint(len(labels["category"]), (len(numbers),))
-        pixels = store.pixels(indices.tolist())
-        if reconstructions is not None:
-            through = (torch.rand(len(indices)) < 0.5) & (indices < len(reconstructions))
-            pixels[through] = reconstructions[indices[through]].float() / 127.5 - 1
+        indices = torch.randint(len(places), (len(numbers),))
+        pixels = torch.cat([store.pixels([index]) for store, index in (places[i] for i in indices.tolist())])
         pixels = degraded(shifted(flipped(pixels))).to(run.device)
         scores = reader(pixels / 2 + 0.5)
         truth = {name: label[indices].to(run.device) for name, label in labels.items()}
@@ -64,21 +62,29 @@ def train_reader(run: TrainingRun, store: ViewStore, reconstructions: Tensor | N
 
 
 def answer_loss(name: str, scores: Tensor, truth: dict[str, Tensor]) -> Tensor:
-    """Cross entropy; the kind of other objects counts only where there are any."""
+    """Cross entropy where there is something to see: of other objects where there are any, of the subject's pattern and
+    second colour where enough of them shows.
+    """
     each = F.cross_entropy(scores, truth[name], reduction="none", label_smoothing=0.02)
     if name == "objects":
         some = truth["object_count"] > 0
-        return (each * some).sum() / some.sum().clamp(min=1)
-    return each.mean()
+    elif name in SHOWN:
+        some = truth[f"{name} shows"]
+    else:
+        return each.mean()
+    return (each * some).sum() / some.sum().clamp(min=1)
 
 
 def view_labels(store: ViewStore, indices: range) -> dict[str, Tensor]:
-    """Labels of a store's views, `(N,)` each. Of other objects those in view count."""
+    """Labels of a store's views, `(N,)` each. Of other objects those in view count; `"pattern shows"` and
+    `"second_color shows"` say where those can be seen.
+    """
     rows = []
     for index in indices:
-        attributes = store.attributes(index)
-        rows.append(attributes.labels() | {"object_count": store.object_count(index)})
-    return {name: torch.tensor([row[name] for row in rows]) for name in ATTRIBUTE_VALUES}
+        labels = store.attributes(index).labels() | {"object_count": store.object_count(index)}
+        unseen = store.unseen(index)
+        rows.append(labels | {f"{name} shows": name not in unseen for name in SHOWN})
+    return {name: torch.tensor([row[name] for row in rows]) for name in rows[0]}
 
 
 SHIFT = 4
@@ -104,14 +110,13 @@ def degraded(pixels: Tensor) -> Tensor:
 
 @torch.no_grad()
 def reader_accuracy(reader: AttributeReader, store: ViewStore, views: int = 512) -> dict[str, float]:
-    """Share of a store's views whose attribute is read correctly, by attribute."""
+    """Share of a store's views whose attribute is read correctly, by attribute, where it can be seen."""
     found, truth = [], []
     for start in range(0, min(views, len(store)), 32):
         indices = list(range(start, min(start + 32, views, len(store))))
         found += reader.read(store.pixels(indices).to(reader.device) / 2 + 0.5)
         for index in indices:
             attributes = vars(store.attributes(index)) | {"object_count": store.object_count(index)}
-            if attributes["object_count"] == 0:
-                del attributes["objects"]
-            truth.append(attributes)
+            unseen = store.unseen(index) | ({"objects"} if attributes["object_count"] == 0 else set())
+            truth.append({name: value for name, value in attributes.items() if name not in unseen})
     return text_alignment(found, truth)

@@ -66,9 +66,12 @@ def _export_clip(folder: Path, split: Split, size: int, number: int) -> None:
     temporary.mkdir()
     for frame, image in enumerate((views.images * 255).round().byte().permute(0, 2, 3, 1).numpy()):
         Image.fromarray(image).save(temporary / f"{frame:02d}.png")
-    seen = int(views.visible_objects().max())
     caption = describe(
-        scene.attributes, Chooser(number), object_count=min(seen, scene.attributes.object_count), completeness=0.9
+        scene.attributes,
+        Chooser(number),
+        object_count=int(views.visible_objects().max()),
+        unseen=set.intersection(*(views.unseen(view) for view in range(len(views.images)))),
+        completeness=0.9,
     )
     final.with_suffix(".txt").write_text(caption + "\n", encoding="utf-8")
     temporary.rename(final)

@@ -203,7 +203,7 @@ def view_weights(store: ViewStore) -> Tensor:
     Only a quarter of the views show any of the other objects and one in forty two of them, each in a few dozen pixels;
     drawn evenly, the words for them are hardly ever practised. Captions say what is in view, so what they mean stays.
     """
-    return 1 + OBJECT_WEIGHT * torch.from_numpy(store.objects[: len(store)].astype(np.float32))
+    return 1 + OBJECT_WEIGHT * torch.from_numpy(store.object_counts().astype(np.float32))
 
 
 def train_image_model(

@@ -76,7 +76,7 @@ def measure_text_alignment(
     seed: int = 0,
     progress: Callable = iter,
 ) -> TextAlignment:
-    """Generates one view for each of a split's captions, which name everything, and reads it.
+    """Generates one view for each of a split's captions, which name all that a view of the scene shows, and reads it.
 
     Args:
         pipe ([`MVCustomPipeline`]): The model; without a subject.
@@ -93,8 +93,8 @@ def measure_text_alignment(
     for index in range(count):
         views = render(sample_scene(split, index), view_cameras(split, index, size, 1))
         attributes = sample_attributes(split, index)
-        in_view = min(int(views.visible_objects()[0]), attributes.object_count)
-        captions.append(describe(attributes, object_count=in_view))
+        in_view = int(views.visible_objects()[0])
+        captions.append(describe(attributes, object_count=in_view, unseen=views.unseen(0)))
         truths.append(views.images)
     generator = torch.Generator().manual_seed(seed)
     camera = Cameras.orbit(1, height=size, width=size)

@@ -15,18 +15,19 @@ from torch import Tensor
 
 from ...cameras import Cameras
 from ...errors import MVCustomError
-from ..attributes import Chooser, SceneAttributes
+from ..attributes import MAX_OBJECTS, Chooser, SceneAttributes
 from ..captions import describe
-from ..rendering import render
+from ..rendering import LEAST_SHARES, SHOWN, render
 from ..scene import FIELD_OF_VIEW
 from ..splits import Split, sample_attributes, sample_scene
 
 VIEWS_PER_SCENE = 2
 _RECORD_NAME = "views.json"
+_FORMAT = 2
 
 
 class ViewStore:
-    """Single views of a split's scenes, two a scene, from cameras all around: pixels, depth and how many objects show.
+    """Single views of a split's scenes, two a scene, from cameras all around: pixels, depth and what captions may name.
 
     Filled from the first scene on and at any time as full as `rendered_scenes` says, so it can be read while another
     process fills it, and filling goes on where it stopped.
@@ -44,8 +45,8 @@ class ViewStore:
         count = num_scenes * VIEWS_PER_SCENE
         self.images = self._file("images", (count, 3, size, size), np.uint8)
         self.depth = self._file("depth", (count, size, size), np.float16)
-        self.objects = self._file("objects", (count,), np.uint8)
-        record = {"split": split, "num_scenes": num_scenes, "size": size}
+        self.shares = self._file("shares", (count, len(SHOWN) + MAX_OBJECTS), np.float16)
+        record = {"format": _FORMAT, "split": split, "num_scenes": num_scenes, "size": size}
         if not (folder / _RECORD_NAME).exists():
             self._write({**record, "rendered_scenes": 0})
         stored = {name: value for name, value in self._record().items() if name in record}
@@ -94,10 +95,10 @@ class ViewStore:
         return _render_block((self.split, self.size, scenes))
 
     def _store(self, blocks: Iterable[range], rendered: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> None:
-        for scenes, (images, depth, objects) in zip(blocks, rendered):
+        for scenes, (images, depth, shares) in zip(blocks, rendered):
             where = slice(scenes.start * VIEWS_PER_SCENE, scenes.stop * VIEWS_PER_SCENE)
-            self.images[where], self.depth[where], self.objects[where] = images, depth, objects
-            for file in (self.images, self.depth, self.objects):
+            self.images[where], self.depth[where], self.shares[where] = images, depth, shares
+            for file in (self.images, self.depth, self.shares):
                 file.flush()
             self._write({**self._record(), "rendered_scenes": scenes.stop})
 
@@ -111,7 +112,12 @@ class ViewStore:
 
     def caption(self, index: int, wording: int) -> str:
         """A caption of a view: `wording` chooses the words and which attributes are named."""
-        return describe(self.attributes(index), Chooser(wording), object_count=self.object_count(index))
+        return describe(
+            self.attributes(index),
+            Chooser(wording),
+            object_count=self.object_count(index),
+            unseen=self.unseen(index),
+        )
 
     def attributes(self, index: int) -> SceneAttributes:
         """The attributes of a view's scene."""
@@ -119,7 +125,15 @@ class ViewStore:
 
     def object_count(self, index: int) -> int:
         """How many of the scene's other objects a view shows."""
-        return min(int(self.objects[index]), self.attributes(index).object_count)
+        return int((self.shares[index, len(SHOWN) :] >= LEAST_SHARES["objects"]).sum())
+
+    def object_counts(self) -> np.ndarray:
+        """[`object_count`] of all views rendered so far, `(N,)`."""
+        return (self.shares[: len(self), len(SHOWN) :] >= LEAST_SHARES["objects"]).sum(1)
+
+    def unseen(self, index: int) -> set[str]:
+        """Those of `rendering.SHOWN` that a view does not show enough of to be named."""
+        return {name for name, share in zip(SHOWN, self.shares[index].tolist()) if share < LEAST_SHARES[name]}
 
     def _file(self, name: str, shape: tuple[int, ...], dtype: type) -> np.memmap:
         path = self.folder / f"{name}.npy"
@@ -137,13 +151,13 @@ class ViewStore:
 
 
 def _render_block(job: tuple[Split, int, range]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pixels, depth and how many objects show, of all views of some scenes."""
+    """Pixels, depth and shares (see `RenderedViews.shares`) of all views of some scenes."""
     split, size, scenes = job
     each = [render(sample_scene(split, index), view_cameras(split, index, size)) for index in scenes]
     return (
         np.concatenate([(views.images * 255).round().byte().numpy() for views in each]),
         np.concatenate([views.depth[:, 0].numpy().astype(np.float16) for views in each]),
-        np.concatenate([views.visible_objects().numpy() for views in each]),
+        np.concatenate([views.shares().numpy().astype(np.float16) for views in each]),
     )
 
 
