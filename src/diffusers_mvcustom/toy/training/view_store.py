@@ -42,16 +42,16 @@ class ViewStore:
     def __init__(self, folder: Path, split: Split = "train", num_scenes: int = 40_000, size: int = 64) -> None:
         self.folder, self.split, self.num_scenes, self.size = folder, split, num_scenes, size
         folder.mkdir(parents=True, exist_ok=True)
-        count = num_scenes * VIEWS_PER_SCENE
-        self.images = self._file("images", (count, 3, size, size), np.uint8)
-        self.depth = self._file("depth", (count, size, size), np.float16)
-        self.shares = self._file("shares", (count, len(SHOWN) + MAX_OBJECTS), np.float16)
         record = {"format": _FORMAT, "split": split, "num_scenes": num_scenes, "size": size}
         if not (folder / _RECORD_NAME).exists():
             self._write({**record, "rendered_scenes": 0})
         stored = {name: value for name, value in self._record().items() if name in record}
         if stored != record:
             raise MVCustomError(f"{folder}: holds views of {stored}, expected {record}.")
+        count = num_scenes * VIEWS_PER_SCENE
+        self.images = self._file("images", (count, 3, size, size), np.uint8)
+        self.depth = self._file("depth", (count, size, size), np.float16)
+        self.shares = self._file("shares", (count, len(SHOWN) + MAX_OBJECTS), np.float16)
 
     @classmethod
     def at(cls, folder: Path) -> ViewStore:
