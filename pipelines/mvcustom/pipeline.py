@@ -1471,6 +1471,15 @@ class FeatureWarp:
         mesh = feature_mesh_from_depth(depth, anchor_camera, discontinuity=discontinuity, valid=valid)
         return cls.from_rasterization(rasterize(mesh, cameras, near=near), mesh)
 
+    def for_noise(self) -> FeatureWarp:
+        """The warp that keeps white noise white in strength: weights of square sum 1, where those of features have sum 1.
+
+        Independent numbers of variance 1 come out with variance 1 at every pixel. Where the source is magnified, neighbours
+        share numbers.
+        """
+        length = self.weights.square().sum(dim=-1, keepdim=True).sqrt()
+        return replace(self, weights=torch.where(length > 0, self.weights / length, self.weights))
+
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> FeatureWarp:
         """The warp on another device, or with weights and depth in another floating dtype.
 
@@ -1877,15 +1886,34 @@ class AnchorGeometry:
         Returns:
             `torch.Tensor` of the same shape.
         """
-        channels, height, width = hidden_states.shape[1:]
-        warps = self.warps(height, width)
-        features = hidden_states.reshape(-1, len(warps), len(self.cameras), channels, height, width)
+        return self._rendered(hidden_states, self.warps(*hidden_states.shape[-2:]))
+
+    def render_noise(
+        self,
+        noise: Tensor,  # [B, C, F, h, w]
+    ) -> Tensor:
+        """Replaces noise by the anchors' noise wherever the anchors saw the surface; its variance stays.
+
+        Args:
+            noise (`torch.Tensor` of shape `(batch, C, frames, h, w)`): White noise of all frames.
+
+        Returns:
+            `torch.Tensor` of the same shape.
+        """
+        warps = [warp.for_noise() for warp in self.warps(*noise.shape[-2:])]
+        maps = self._rendered(noise.transpose(1, 2).flatten(0, 1), warps)
+        return maps.unflatten(0, (len(noise), -1)).transpose(1, 2)
+
+    def _rendered(self, maps: Tensor, warps: Sequence[FeatureWarp]) -> Tensor:
+        """Maps `(guidance * batch * frames, C, h, w)`, the anchors' in the place of what the anchors saw."""
+        channels, height, width = maps.shape[1:]
+        features = maps.reshape(-1, len(warps), len(self.cameras), channels, height, width)
         rendered = []
         for b, warp in enumerate(warps):
             frames = features[:, b]  # [guidance, frames, C, h, w]
             source = frames[:, list(self.anchors)].transpose(1, 2).flatten(2, 3)  # [guidance, C, anchors * h, w]
             rendered.append(torch.where(warp.visibility[:, None], warp.warp(source), frames))
-        return torch.stack(rendered, dim=1).reshape(hidden_states.shape)
+        return torch.stack(rendered, dim=1).reshape(maps.shape)
 
     def _merged_warp(self, depth: Tensor, cameras: Cameras) -> FeatureWarp:
         """One warp from the anchors of one batch element: at each pixel the surface in front, by the nearest anchor."""
@@ -8659,21 +8687,24 @@ class DepthAwareFeatureRendering(DenoisingHook):
     replaced features are the inputs of the chosen motion modules, so the dense spatio-temporal attention sees them.
     Mesh, visibility and barycentrics do not depend on the step: a step is a gather.
 
-    The last up block is left out by default. What it computes becomes the predicted noise, so with the anchor's features in
-    its place a view would be told the anchor's noise instead of its own, and what is between the two stays in it.
+    The initial noise is rendered in the same way, its variance kept. What the last layers compute becomes the predicted
+    noise: with the anchor's features in its place but noise of its own, a view is told another's noise, and what is between
+    the two stays in it as blotches. With the anchor's noise the two agree, and fine structure moves with the camera.
 
-    Source: MVCustom (arXiv 2510.13702), depth-aware feature rendering.
+    Source: MVCustom (arXiv 2510.13702), depth-aware feature rendering; the noise is not the paper's (docs/method.md).
 
     Args:
         start (`float`, defaults to 0.0): Share of the steps after which it begins to act.
         end (`float`, defaults to 0.7): Share of the steps after which it ends (35 of 50 in the paper).
         layers (`str`, *optional*): Regular expression that names the motion modules (as in `unet.named_modules()`) whose
-            inputs are replaced; by default those of all up blocks but the last.
+            inputs are replaced; by default those of all up blocks, and without `carry_noise` of all but the last.
+        carry_noise (`bool`, defaults to `True`): Whether views start from the anchor's noise where the anchor saw them.
     """
 
     start: float = 0.0
     end: float = 0.7
     layers: str | None = None
+    carry_noise: bool = True
 
     name: ClassVar[str] = "depth_aware_feature_rendering"
     needs_several_frames: ClassVar[bool] = True
@@ -8681,6 +8712,10 @@ class DepthAwareFeatureRendering(DenoisingHook):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not isinstance(self.carry_noise, bool):
+            raise MVCustomError(
+                f"DepthAwareFeatureRendering.carry_noise: expected true or false, got {self.carry_noise!r}."
+            )
         try:
             re.compile("" if self.layers is None else self.layers)
         except (re.error, TypeError) as error:
@@ -8689,11 +8724,11 @@ class DepthAwareFeatureRendering(DenoisingHook):
             ) from error
 
     def prepare(self, run: DenoisingRun) -> None:
-        """Finds the motion modules and computes the warps of their sizes."""
+        """Finds the motion modules, computes the warps of their sizes, and lets the views start from the anchor's noise."""
         height, width = run.latents.shape[-2:]
         sizes = motion_module_sizes(run.unet, height, width)
         if self.layers is None:
-            names = _all_up_blocks_but_the_last(sizes)
+            names = _up_blocks(sizes, but_the_last=not self.carry_noise)
         else:
             names = {name for name in sizes if re.fullmatch(self.layers, name)}
         chosen = {name: size for name, size in sizes.items() if name in names}
@@ -8705,6 +8740,8 @@ class DepthAwareFeatureRendering(DenoisingHook):
         geometry = run.anchor_geometry()
         for size in set(chosen.values()):
             geometry.warps(*size)
+        if self.carry_noise:
+            run.latents = geometry.render_noise(run.latents)
         run.state[id(self)] = (list(chosen), geometry)
 
     def before_step(self, run: DenoisingRun, step: DenoisingStep) -> None:
@@ -8715,10 +8752,11 @@ class DepthAwareFeatureRendering(DenoisingHook):
             step.during_unet_call.enter_context(motion_inputs_replaced(modules, geometry.render))
 
 
-def _all_up_blocks_but_the_last(names: Iterable[str]) -> set[str]:
+def _up_blocks(names: Iterable[str], *, but_the_last: bool) -> set[str]:
+    """Those of the motion modules that are in up blocks."""
     numbers = {name: int(match[1]) for name in names if (match := _UP_BLOCK.fullmatch(name))}
     last = max(numbers.values(), default=0)
-    return {name for name, number in numbers.items() if number < last or last == 0}
+    return {name for name, number in numbers.items() if number < last or last == 0 or not but_the_last}
 
 
 # --- hooks/built_in_hooks.py: The hooks whose settings are saved with a pipeline.

@@ -53,6 +53,21 @@ def test_depth_to_warped_features_agrees_with_ray_casting():
         torch.testing.assert_close(warped[n], expected, rtol=0, atol=1e-5)
 
 
+def test_noise_keeps_its_variance():
+    warp = a_warp()
+    noise = torch.randn(20_000, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(0))
+    warped = warp.for_noise().warp(noise)  # [N, 20,000, H, W]
+    variance = warped.var(dim=1)
+    assert (variance[~warp.visibility] == 0).all()
+    torch.testing.assert_close(variance[warp.visibility], torch.ones(int(warp.visibility.sum())), atol=0.06, rtol=0)
+    plain = warp.warp(noise).var(dim=1)[warp.visibility]
+    assert plain.mean() < 0.7  # a mean of several is weaker than each
+    camera = anchor_camera()
+    own = FeatureWarp.from_depth(stepped_depth(HEIGHT, WIDTH, 1), camera, camera).for_noise()
+    seen = own.visibility[0]
+    torch.testing.assert_close(own.warp(noise[:4])[0][:, seen], noise[:4, seen], atol=1e-3, rtol=0)
+
+
 @pytest.mark.parametrize("leading", [(), (2,), (3,), (1, 2), (3, 3)])
 @pytest.mark.parametrize("count", [1, 3])
 def test_any_leading_dimensions(leading, count):

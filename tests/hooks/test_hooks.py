@@ -107,16 +107,49 @@ def test_rendering_acts_in_its_share_of_the_steps_and_layers(components):
     assert armed == [layers if 2 <= index < 5 else [] for index in range(10)]
 
 
-def test_the_last_up_block_predicts_the_views_own_noise(components):
-    """By default its inputs are left alone; layers that are named are taken as they are named."""
-    for layers, blocks in ((None, {0, 1}), (r"up_blocks\.\d+\.motion_modules\.\d+", {0, 1, 2})):
-        run = make_run(components)
-        hook = DepthAwareFeatureRendering(layers=layers)
-        hook.prepare(run)
-        with ExitStack() as during:
-            hook.before_step(run, DenoisingStep(0, run.timesteps[0], during))
-            armed = [name for name in motion_module_sizes(run.unet, 12, 16) if armed_module(run.unet, name)]
-        assert {int(name.split(".")[1]) for name in armed} == blocks
+@pytest.mark.parametrize(
+    ("settings", "blocks"),
+    [
+        ({}, {0, 1, 2}),
+        ({"carry_noise": False}, {0, 1}),
+        ({"carry_noise": False, "layers": r"up_blocks\.\d+\.motion_modules\.\d+"}, {0, 1, 2}),
+    ],
+)
+def test_the_last_up_block_is_replaced_where_the_noise_is(components, settings, blocks):
+    """It predicts the noise: by default its inputs are left alone without the anchor's noise."""
+    run = make_run(components)
+    hook = DepthAwareFeatureRendering(**settings)
+    hook.prepare(run)
+    with ExitStack() as during:
+        hook.before_step(run, DenoisingStep(0, run.timesteps[0], during))
+        armed = [name for name in motion_module_sizes(run.unet, 12, 16) if armed_module(run.unet, name)]
+    assert {int(name.split(".")[1]) for name in armed} == blocks
+
+
+def test_views_start_from_the_anchors_noise_where_it_saw_them(components):
+    run = make_run(components)
+    before = run.latents.clone()
+    DepthAwareFeatureRendering(carry_noise=False).prepare(run)
+    assert torch.equal(run.latents, before)
+    DepthAwareFeatureRendering().prepare(run)
+    visible = run.anchor_geometry().visibility(12, 16)[:, None].expand_as(before)
+    assert torch.equal(run.latents[~visible], before[~visible])
+    assert torch.equal(run.latents[:, :, 1], before[:, :, 1])  # the anchor
+    warp = run.anchor_geometry().warps(12, 16)[0]
+    source = before[0, :, 1].flatten(1)  # [C, pixels]
+    for frame in (0, 2):
+        seen = warp.visibility[frame].flatten().nonzero().squeeze(1).tolist()
+        assert len(seen) > 50
+        for pixel in seen:
+            weights = warp.weights[frame, pixel]
+            expected = (source[:, warp.indices[frame, pixel]] * weights).sum(-1) / weights.norm()
+            torch.testing.assert_close(run.latents[0, :, frame].flatten(1)[:, pixel], expected)
+
+
+@pytest.mark.parametrize("value", [1, "yes", None])
+def test_carrying_noise_is_a_yes_or_no(value):
+    with pytest.raises(MVCustomError, match="carry_noise: expected true or false"):
+        DepthAwareFeatureRendering(carry_noise=value)
 
 
 def test_completion_is_its_formula(components):

@@ -92,6 +92,15 @@ class FeatureWarp:
         mesh = feature_mesh_from_depth(depth, anchor_camera, discontinuity=discontinuity, valid=valid)
         return cls.from_rasterization(rasterize(mesh, cameras, near=near), mesh)
 
+    def for_noise(self) -> FeatureWarp:
+        """The warp that keeps white noise white in strength: weights of square sum 1, where those of features have sum 1.
+
+        Independent numbers of variance 1 come out with variance 1 at every pixel. Where the source is magnified, neighbours
+        share numbers.
+        """
+        length = self.weights.square().sum(dim=-1, keepdim=True).sqrt()
+        return replace(self, weights=torch.where(length > 0, self.weights / length, self.weights))
+
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> FeatureWarp:
         """The warp on another device, or with weights and depth in another floating dtype.
 

@@ -152,15 +152,34 @@ class AnchorGeometry:
         Returns:
             `torch.Tensor` of the same shape.
         """
-        channels, height, width = hidden_states.shape[1:]
-        warps = self.warps(height, width)
-        features = hidden_states.reshape(-1, len(warps), len(self.cameras), channels, height, width)
+        return self._rendered(hidden_states, self.warps(*hidden_states.shape[-2:]))
+
+    def render_noise(
+        self,
+        noise: Tensor,  # [B, C, F, h, w]
+    ) -> Tensor:
+        """Replaces noise by the anchors' noise wherever the anchors saw the surface; its variance stays.
+
+        Args:
+            noise (`torch.Tensor` of shape `(batch, C, frames, h, w)`): White noise of all frames.
+
+        Returns:
+            `torch.Tensor` of the same shape.
+        """
+        warps = [warp.for_noise() for warp in self.warps(*noise.shape[-2:])]
+        maps = self._rendered(noise.transpose(1, 2).flatten(0, 1), warps)
+        return maps.unflatten(0, (len(noise), -1)).transpose(1, 2)
+
+    def _rendered(self, maps: Tensor, warps: Sequence[FeatureWarp]) -> Tensor:
+        """Maps `(guidance * batch * frames, C, h, w)`, the anchors' in the place of what the anchors saw."""
+        channels, height, width = maps.shape[1:]
+        features = maps.reshape(-1, len(warps), len(self.cameras), channels, height, width)
         rendered = []
         for b, warp in enumerate(warps):
             frames = features[:, b]  # [guidance, frames, C, h, w]
             source = frames[:, list(self.anchors)].transpose(1, 2).flatten(2, 3)  # [guidance, C, anchors * h, w]
             rendered.append(torch.where(warp.visibility[:, None], warp.warp(source), frames))
-        return torch.stack(rendered, dim=1).reshape(hidden_states.shape)
+        return torch.stack(rendered, dim=1).reshape(maps.shape)
 
     def _merged_warp(self, depth: Tensor, cameras: Cameras) -> FeatureWarp:
         """One warp from the anchors of one batch element: at each pixel the surface in front, by the nearest anchor."""

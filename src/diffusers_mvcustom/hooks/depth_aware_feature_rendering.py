@@ -24,21 +24,24 @@ class DepthAwareFeatureRendering(DenoisingHook):
     replaced features are the inputs of the chosen motion modules, so the dense spatio-temporal attention sees them.
     Mesh, visibility and barycentrics do not depend on the step: a step is a gather.
 
-    The last up block is left out by default. What it computes becomes the predicted noise, so with the anchor's features in
-    its place a view would be told the anchor's noise instead of its own, and what is between the two stays in it.
+    The initial noise is rendered in the same way, its variance kept. What the last layers compute becomes the predicted
+    noise: with the anchor's features in its place but noise of its own, a view is told another's noise, and what is between
+    the two stays in it as blotches. With the anchor's noise the two agree, and fine structure moves with the camera.
 
-    Source: MVCustom (arXiv 2510.13702), depth-aware feature rendering.
+    Source: MVCustom (arXiv 2510.13702), depth-aware feature rendering; the noise is not the paper's (docs/method.md).
 
     Args:
         start (`float`, defaults to 0.0): Share of the steps after which it begins to act.
         end (`float`, defaults to 0.7): Share of the steps after which it ends (35 of 50 in the paper).
         layers (`str`, *optional*): Regular expression that names the motion modules (as in `unet.named_modules()`) whose
-            inputs are replaced; by default those of all up blocks but the last.
+            inputs are replaced; by default those of all up blocks, and without `carry_noise` of all but the last.
+        carry_noise (`bool`, defaults to `True`): Whether views start from the anchor's noise where the anchor saw them.
     """
 
     start: float = 0.0
     end: float = 0.7
     layers: str | None = None
+    carry_noise: bool = True
 
     name: ClassVar[str] = "depth_aware_feature_rendering"
     needs_several_frames: ClassVar[bool] = True
@@ -46,6 +49,10 @@ class DepthAwareFeatureRendering(DenoisingHook):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not isinstance(self.carry_noise, bool):
+            raise MVCustomError(
+                f"DepthAwareFeatureRendering.carry_noise: expected true or false, got {self.carry_noise!r}."
+            )
         try:
             re.compile("" if self.layers is None else self.layers)
         except (re.error, TypeError) as error:
@@ -54,11 +61,11 @@ class DepthAwareFeatureRendering(DenoisingHook):
             ) from error
 
     def prepare(self, run: DenoisingRun) -> None:
-        """Finds the motion modules and computes the warps of their sizes."""
+        """Finds the motion modules, computes the warps of their sizes, and lets the views start from the anchor's noise."""
         height, width = run.latents.shape[-2:]
         sizes = motion_module_sizes(run.unet, height, width)
         if self.layers is None:
-            names = _all_up_blocks_but_the_last(sizes)
+            names = _up_blocks(sizes, but_the_last=not self.carry_noise)
         else:
             names = {name for name in sizes if re.fullmatch(self.layers, name)}
         chosen = {name: size for name, size in sizes.items() if name in names}
@@ -70,6 +77,8 @@ class DepthAwareFeatureRendering(DenoisingHook):
         geometry = run.anchor_geometry()
         for size in set(chosen.values()):
             geometry.warps(*size)
+        if self.carry_noise:
+            run.latents = geometry.render_noise(run.latents)
         run.state[id(self)] = (list(chosen), geometry)
 
     def before_step(self, run: DenoisingRun, step: DenoisingStep) -> None:
@@ -80,7 +89,8 @@ class DepthAwareFeatureRendering(DenoisingHook):
             step.during_unet_call.enter_context(motion_inputs_replaced(modules, geometry.render))
 
 
-def _all_up_blocks_but_the_last(names: Iterable[str]) -> set[str]:
+def _up_blocks(names: Iterable[str], *, but_the_last: bool) -> set[str]:
+    """Those of the motion modules that are in up blocks."""
     numbers = {name: int(match[1]) for name in names if (match := _UP_BLOCK.fullmatch(name))}
     last = max(numbers.values(), default=0)
-    return {name for name, number in numbers.items() if number < last or last == 0}
+    return {name for name, number in numbers.items() if number < last or last == 0 or not but_the_last}

@@ -74,7 +74,7 @@ def test_a_store_of_something_else_is_refused(small_store, tmp_path):
     with pytest.raises(MVCustomError, match=r"holds views of .*'train'.*, expected .*'validation'"):
         ViewStore(small_store.folder, "validation", num_scenes=6, size=16)
     (tmp_path / "views.json").write_text(json.dumps({"split": "train", "num_scenes": 6, "size": 16}))
-    with pytest.raises(MVCustomError, match="expected .*'format': 2"):  # of before captions knew what views show
+    with pytest.raises(MVCustomError, match=r"expected .*'format': 2"):  # of before captions knew what views show
         ViewStore(tmp_path, "train", num_scenes=6, size=16)
     assert [path.name for path in tmp_path.iterdir()] == ["views.json"]
     with pytest.raises(MVCustomError, match="there are no rendered views; run the stage `views` first"):

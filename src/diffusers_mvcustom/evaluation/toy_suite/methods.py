@@ -59,6 +59,12 @@ METHODS = (
     Method("full", "full", hooks=(DFR, CLC)),
     Method("without_clc", "without CLC", hooks=(DFR,)),
     Method("without_dfr_clc", "without DFR and CLC"),
+    Method(
+        "own_noise",
+        "full, each view from noise of its own",
+        hooks=(DFR, CLC),
+        hook_settings={DFR: {"carry_noise": False}},
+    ),
     Method("one_dimensional", "1-D attention, with DFR and CLC", hooks=(DFR, CLC), one_dimensional=True),
     Method("lora", "LoRA and token only (DreamBooth-LoRA)", subject="lora"),
     Method("single_views", "single views with FeatureNeRF (CustomDiffusion360)", single_views=True),
