@@ -68,9 +68,10 @@ KNOBS: dict[str, tuple[str, list[Row]]] = {
         ],
     ),
     "hooks": (
-        "views with DFR and CLC, with one of them, with none",
+        "views with DFR and CLC, with DFR of features alone, with one of the hooks, with none",
         [
             Row("DFR and CLC", hooks=(DFR, CLC)),
+            Row("each from noise of its own", hooks=(DepthAwareFeatureRendering(carry_noise=False), CLC)),
             Row("DFR alone", hooks=(DFR,)),
             Row("CLC alone", hooks=(CLC,)),
             Row("neither", hooks=()),
