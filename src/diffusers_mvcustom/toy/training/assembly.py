@@ -122,8 +122,8 @@ def assemble_reader(folder: Path, destination: Path) -> dict[str, float]:
         "",
         "A small convolutional classifier that reads what captions say off a picture: the ruler for text alignment. Trained "
         f"for {run.step:,} steps of 32 views on scenes of a split of its own, which has every combination of attributes, "
-        "and on those that images are trained on, where they are at hand. What a view does not show, or too small to tell, is "
-        "neither learnt nor counted.",
+        "and on those that images are trained on, where they are at hand. What a view does not show, or too small to tell, "
+        "is neither learnt nor counted.",
         "",
         "| attribute | right on held-out views |",
         "|---|---|",
