@@ -167,10 +167,10 @@ def test_choices_change_one_setting_each(finished):
             Method("layers", "", hooks=hooks, hook_settings={hooks[0]: {"layers": r"up_blocks\.0\..*"}}),
             Method("anchor", "", hooks=hooks, anchor={"frames": 0}),
             Method("same", "", hooks=hooks, anchor={"align": True}),
-            Method("guided", "", hooks=hooks, guidance={"reference_guidance_scale": 3.0}),
+            Method("guided", "", hooks=hooks, guidance={"reference_guidance_scale": 6.0}),
         )
     }
-    guided = replace(SETTINGS, reference_guidance_scale=3.0)
+    guided = replace(SETTINGS, reference_guidance_scale=6.0)
     assert torch.equal(views["guided"], generate(pipe, METHODS[0], case, guided).images)
     assert not torch.equal(views["guided"], views["full"])
     assert torch.equal(views["same"], views["full"])
