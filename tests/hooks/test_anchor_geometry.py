@@ -88,6 +88,34 @@ def test_half_precision_features():
     torch.testing.assert_close(half.float(), geometry.render(features), rtol=1e-2, atol=1e-2)
 
 
+def test_a_subject_that_is_left_out_is_neither_rendered_nor_rendered_over():
+    """Everything moves by two pixels; the subject covers columns 4 and 5 of the anchor, and 1 of the other view."""
+    cameras = row_of_cameras([0.0, 0.5])
+    opacity = torch.zeros(2, 6, 8)
+    opacity[0, :, 4:6], opacity[1, :, 1] = 1.0, 1.0
+    depth = torch.full((1, 1, 6, 8), 2.0)
+    geometry = AnchorGeometry(depth, (0,), cameras, subject=opacity)
+    features = torch.randn(2, 3, 6, 8, generator=torch.Generator().manual_seed(0))
+    rendered = geometry.render(features)
+    assert torch.equal(rendered[0], features[0])
+    seen = geometry.warps(6, 8)[0].visibility[1]
+    # Column x shows the column x + 2 of the anchor: there is no surface in 4 and 5, nor between them and their neighbours.
+    assert seen.any(0).tolist() == [True, False, False, False, True, True, False, False]
+    for column in (0, 4, 5):
+        torch.testing.assert_close(rendered[1, :, :, column], features[0, :, :, column + 2])
+    for column in (1, 2, 3, 6, 7):
+        assert torch.equal(rendered[1, :, :, column], features[1, :, :, column])
+    visible = geometry.visibility(6, 8)[0]
+    assert visible[0].all()
+    assert torch.equal(visible[1], seen | (opacity[1] > 0))  # it is known what stands there
+    everything = AnchorGeometry(depth, (0,), cameras).visibility(6, 8)[0, 1]
+    assert everything.sum() > seen.sum()
+    half = geometry.visibility(3, 4)[0, 1]  # a third of a coarse pixel is enough
+    assert half[:, 0].all()
+    with pytest.raises(MVCustomError, match=r"subject: expected shape \(2, h, w\)"):
+        AnchorGeometry(depth, (0,), cameras, subject=opacity[:1])
+
+
 @pytest.mark.parametrize(
     "depth", [torch.ones(1, 2, 6, 8), torch.zeros(1, 1, 6, 8), torch.full((1, 1, 6, 8), torch.nan)]
 )
@@ -107,7 +135,7 @@ def test_settings():
     assert AnchorSettings.from_dict(settings.to_dict()) == settings
     assert settings.with_frames(2).frames == 2
     assert settings.with_frames(None) is settings
-    for wrong in ({"preview": 0.0}, {"discontinuity": -1.0}):
+    for wrong in ({"preview": 0.0}, {"discontinuity": -1.0}, {"render_subject": 1}, {"align": None}):
         with pytest.raises(MVCustomError, match="AnchorSettings"):
             AnchorSettings(**wrong)
     for frames in (16, [], [1, 1], [1, -15], 1.5, True):

@@ -12,6 +12,7 @@ from peft import LoraConfig
 from diffusers_mvcustom import Cameras, MVCustomPipeline, ReferenceViews, SubjectAdapter
 from diffusers_mvcustom.cameras import load_capture
 from diffusers_mvcustom.errors import MVCustomError
+from diffusers_mvcustom.hooks import AnchorSettings, DepthAwareFeatureRendering
 from diffusers_mvcustom.subjects import initial_token_embedding
 
 PROMPT = "a <cube> toy by a lake"
@@ -176,6 +177,18 @@ def test_reference_guidance(pipe, run, make_subject):
     assert not torch.allclose(guided, plain)
     split = run(pipe, PROMPT, hooks=[], reference_guidance_scale=3.0, split_guidance=True)
     torch.testing.assert_close(split, guided, rtol=1e-3, atol=1e-3)
+
+
+def test_the_subject_is_left_to_its_own_rendering_unless_asked_for(pipe, run, make_subject):
+    def views(render_subject, prompt):
+        anchor = AnchorSettings(render_subject=render_subject)
+        return run(pipe, prompt, anchor=anchor, hooks=[DepthAwareFeatureRendering()], num_inference_steps=2)
+
+    assert torch.equal(views(False, "a mug"), views(True, "a mug"))  # there is no subject
+    pipe.load_subject(make_subject(pipe))
+    own = views(False, PROMPT)
+    assert torch.equal(own, run(pipe, PROMPT, hooks=[DepthAwareFeatureRendering()], num_inference_steps=2))
+    assert not torch.equal(own, views(True, PROMPT))
 
 
 def test_pose_guidance_share(pipe, run, make_subject):

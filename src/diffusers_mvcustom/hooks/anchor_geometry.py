@@ -15,6 +15,9 @@ from ..errors import MVCustomError
 from ..geometry import DEFAULT_DISCONTINUITY, SAME_SURFACE, FeatureWarp
 from .denoising_hook import settings_from_dict
 
+_LEFT_OUT = 0.3
+"""Opacity from which on a pixel is the subject's: more than at a half, as features reach beyond its rim."""
+
 
 @dataclass(frozen=True)
 class AnchorSettings:
@@ -32,6 +35,9 @@ class AnchorSettings:
             the origin. A view that is handed over to the next window is fitted to what earlier anchors saw of it, too.
         keep_first (`bool`, defaults to `False`): In a path that is generated window by window (`views_at_a_time`),
             whether the first anchor is a second anchor of every later window, beside the nearest view.
+        render_subject (`bool`, defaults to `False`): Whether the anchor's subject is rendered into the other views like all
+            else that it saw, as in the paper. By default the subject is left to FeatureNeRF, which knows it from all sides,
+            and the anchor's geometry is that of its surroundings. Without a subject there is no difference.
     """
 
     frames: int | tuple[int, ...] | None = None
@@ -39,6 +45,7 @@ class AnchorSettings:
     discontinuity: float | None = None
     align: bool = True
     keep_first: bool = False
+    render_subject: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.frames, Sequence):
@@ -47,6 +54,9 @@ class AnchorSettings:
             raise MVCustomError(
                 f"AnchorSettings.preview: expected a share of the steps in (0, 1], got {self.preview!r}."
             )
+        for name in ("align", "keep_first", "render_subject"):
+            if not isinstance(getattr(self, name), bool):
+                raise MVCustomError(f"AnchorSettings.{name}: expected true or false, got {getattr(self, name)!r}.")
         if self.discontinuity is not None and not self.discontinuity > 0:
             raise MVCustomError(
                 f"AnchorSettings.discontinuity: expected a number above 0, got {self.discontinuity!r}."
@@ -103,6 +113,8 @@ class AnchorGeometry:
         anchors (`tuple` of `int`): The anchors' frame indices.
         cameras (`Cameras`): The cameras of all frames, at any resolution.
         discontinuity (`float`, *optional*): See [`AnchorSettings`].
+        subject (`torch.Tensor` of shape `(frames, h, w)`, *optional*): Opacity of what is left out of the geometry: the
+            anchors' pixels there get no surface, and in the other frames nothing is rendered there.
     """
 
     def __init__(
@@ -111,6 +123,7 @@ class AnchorGeometry:
         anchors: tuple[int, ...],
         cameras: Cameras,
         discontinuity: float | None = None,
+        subject: Tensor | None = None,  # [F, h, w]
     ) -> None:
         if depth.ndim != 4 or depth.shape[1] != len(anchors):
             raise MVCustomError(
@@ -118,10 +131,15 @@ class AnchorGeometry:
             )
         if not (depth.isfinite().all() and (depth > 0).all()):
             raise MVCustomError("depth: expected finite z-depth above 0 at every pixel of the anchor frames.")
+        if subject is not None and (subject.ndim != 3 or len(subject) != len(cameras)):
+            raise MVCustomError(
+                f"subject: expected shape ({len(cameras)}, h, w), one opacity map per frame, got {tuple(subject.shape)}."
+            )
         self.depth = depth.float()
         self.anchors = anchors
         self.cameras = cameras.to(dtype=torch.float32)
         self.discontinuity = discontinuity
+        self.subject = subject
         self._warps: dict[tuple[int, int], list[FeatureWarp]] = {}
 
     def warps(self, height: int, width: int) -> list[FeatureWarp]:
@@ -137,9 +155,13 @@ class AnchorGeometry:
         return self._warps[height, width]
 
     def visibility(self, height: int, width: int) -> Tensor:
-        """`(batch, frames, height, width)` bool: what any anchor saw; the anchors themselves saw all of their own."""
+        """`(batch, frames, height, width)` bool: what any anchor saw; the anchors themselves saw all of their own, and a
+        subject that is left out counts as seen: what it looks like is known.
+        """
         visibility = torch.stack([warp.visibility for warp in self.warps(height, width)])
         visibility[:, list(self.anchors)] = True
+        if self.subject is not None:
+            visibility |= self._left_out(height, width)
         return visibility
 
     def render(self, hidden_states: Tensor) -> Tensor:
@@ -184,8 +206,15 @@ class AnchorGeometry:
     def _merged_warp(self, depth: Tensor, cameras: Cameras) -> FeatureWarp:
         """One warp from the anchors of one batch element: at each pixel the surface in front, by the nearest anchor."""
         discontinuity = DEFAULT_DISCONTINUITY if self.discontinuity is None else self.discontinuity
+        left_out = None if self.subject is None else self._left_out(*depth.shape[-2:])
         warps = [
-            FeatureWarp.from_depth(anchor_depth, cameras[anchor], cameras, discontinuity=discontinuity)
+            FeatureWarp.from_depth(
+                anchor_depth,
+                cameras[anchor],
+                cameras,
+                discontinuity=discontinuity,
+                valid=None if left_out is None else ~left_out[anchor],
+            )
             for anchor, anchor_depth in zip(self.anchors, depth)
         ]
         frames = len(cameras)
@@ -199,6 +228,8 @@ class AnchorGeometry:
         weights = torch.stack([warp.weights for warp in warps])
         visibility = torch.stack([warp.visibility for warp in warps]).any(dim=0)
         visibility[list(self.anchors)] = False
+        if left_out is not None:
+            visibility &= ~left_out
         triple = flat.expand(1, -1, -1, 3)
         return FeatureWarp(
             indices=indices.gather(0, triple)[0],
@@ -207,3 +238,9 @@ class AnchorGeometry:
             depth=surface.gather(0, chosen[None])[0],
             source_size=(len(warps) * depth.shape[-2], depth.shape[-1]),
         )
+
+    def _left_out(self, height: int, width: int) -> Tensor:
+        """`(frames, height, width)` bool: where the subject is that is no part of the geometry."""
+        assert self.subject is not None
+        shares = F.interpolate(self.subject[None].float(), size=(height, width), mode="area")[0]
+        return shares > _LEFT_OUT

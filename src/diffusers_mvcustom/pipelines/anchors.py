@@ -146,8 +146,11 @@ class AnchorPreparation:
             self.views.used.update(dict.fromkeys(anchors))
             depth = self.views.stacked_depth(anchors, (self.cameras.height, self.cameras.width))
             places = tuple(self.window.frames.index(frame) for frame in anchors)
+            left_out = None
+            if self.subject is not None and not self.settings.render_subject:
+                left_out = self.subject.opacity.to(self.latents.device)
             self.prepared = AnchorGeometry(
-                depth.to(self.latents.device), places, self.cameras, self.settings.discontinuity
+                depth.to(self.latents.device), places, self.cameras, self.settings.discontinuity, left_out
             )
         return self.prepared
 

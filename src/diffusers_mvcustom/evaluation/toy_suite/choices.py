@@ -38,6 +38,7 @@ CHOICES: tuple[Method, ...] = (
     _full("reference_guidance_none", "no reference guidance", guidance={"reference_guidance_scale": None}),
     _full("reference_guidance_2", "reference guidance 2", guidance={"reference_guidance_scale": 2.0}),
     _full("reference_guidance_4", "reference guidance 4", guidance={"reference_guidance_scale": 4.0}),
+    _full("subject_rendered", "the subject is rendered too", anchor={"render_subject": True}),
     _full("depth_as_estimated", "depth not aligned to the subject", anchor={"align": False}),
 )
 """The first is the pipeline with its defaults, of which every other one changes one setting."""

@@ -60,10 +60,11 @@ METHODS = (
     Method("without_clc", "without CLC", hooks=(DFR,)),
     Method("without_dfr_clc", "without DFR and CLC"),
     Method(
-        "own_noise",
-        "full, each view from noise of its own",
+        "features_only",
+        "full, as in the paper: features alone, and the subject's too",
         hooks=(DFR, CLC),
         hook_settings={DFR: {"carry_noise": False}},
+        anchor={"render_subject": True},
     ),
     Method("one_dimensional", "1-D attention, with DFR and CLC", hooks=(DFR, CLC), one_dimensional=True),
     Method("lora", "LoRA and token only (DreamBooth-LoRA)", subject="lora"),
