@@ -1750,7 +1750,7 @@ def settings_from_dict(cls: type, settings: dict[str, Any]) -> Any:
 # --- hooks/anchor_geometry.py: What the anchor frames see of the scene: depth, feature mesh and visibility, prepared once for all steps.
 
 
-_LEFT_OUT = 0.3
+LEFT_OUT = 0.3
 """Opacity from which on a pixel is the subject's: more than at a half, as features reach beyond its rim."""
 
 
@@ -1772,7 +1772,8 @@ class AnchorSettings:
             whether the first anchor is a second anchor of every later window, beside the nearest view.
         render_subject (`bool`, defaults to `False`): Whether the anchor's subject is rendered into the other views like all
             else that it saw, as in the paper. By default the subject is left to FeatureNeRF, which knows it from all sides,
-            and the anchor's geometry is that of its surroundings. Without a subject there is no difference.
+            and the anchor's geometry is that of its surroundings. Without a subject there is no difference, nor with one that
+            is opaque almost everywhere, as untrained ones are.
     """
 
     frames: int | tuple[int, ...] | None = None
@@ -1978,7 +1979,7 @@ class AnchorGeometry:
         """`(frames, height, width)` bool: where the subject is that is no part of the geometry."""
         assert self.subject is not None
         shares = F.interpolate(self.subject[None].float(), size=(height, width), mode="area")[0]
-        return shares > _LEFT_OUT
+        return shares > LEFT_OUT
 
 
 # --- files/pictures.py: Pictures, opened within bounds.
@@ -5047,6 +5048,9 @@ logger = logging.get_logger(__name__)
 _OPAQUE = 0.5
 """Opacity above which a pixel of the rendered subject gives the depth estimate something to be fitted to."""
 
+_EVERYTHING = 0.9
+"""Share of opaque pixels from which on a rendered subject cannot be told from its surroundings."""
+
 
 def resolve_anchor_depth(depth: Tensor, batch_size: int, num_anchors: int) -> Tensor:
     """Given z-depth of the anchor frames as `(batch, anchors, H, W)`, from any accepted shape.
@@ -5166,13 +5170,23 @@ class AnchorPreparation:
             self.views.used.update(dict.fromkeys(anchors))
             depth = self.views.stacked_depth(anchors, (self.cameras.height, self.cameras.width))
             places = tuple(self.window.frames.index(frame) for frame in anchors)
-            left_out = None
-            if self.subject is not None and not self.settings.render_subject:
-                left_out = self.subject.opacity.to(self.latents.device)
+            left_out = self._left_out(places)
             self.prepared = AnchorGeometry(
                 depth.to(self.latents.device), places, self.cameras, self.settings.discontinuity, left_out
             )
         return self.prepared
+
+    def _left_out(self, places: tuple[int, ...]) -> Tensor | None:
+        """Opacity `(frames, h, w)` of the subject, if it is left out of the geometry of the anchors at `places`."""
+        if self.subject is None or self.settings.render_subject:
+            return None
+        if (self.subject.opacity[list(places)] > LEFT_OUT).float().mean() > _EVERYTHING:
+            logger.info(
+                "The subject's rendering is opaque almost everywhere in the anchor views, as that of an untrained subject "
+                "is. So that there are surroundings, it is not left out of their geometry."
+            )
+            return None
+        return self.subject.opacity.to(self.latents.device)
 
     def hand_over(self, frames: Collection[int]) -> None:
         """Notes for later windows where the anchors' surfaces are in `frames`."""

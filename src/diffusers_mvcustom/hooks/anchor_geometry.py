@@ -15,7 +15,7 @@ from ..errors import MVCustomError
 from ..geometry import DEFAULT_DISCONTINUITY, SAME_SURFACE, FeatureWarp
 from .denoising_hook import settings_from_dict
 
-_LEFT_OUT = 0.3
+LEFT_OUT = 0.3
 """Opacity from which on a pixel is the subject's: more than at a half, as features reach beyond its rim."""
 
 
@@ -37,7 +37,8 @@ class AnchorSettings:
             whether the first anchor is a second anchor of every later window, beside the nearest view.
         render_subject (`bool`, defaults to `False`): Whether the anchor's subject is rendered into the other views like all
             else that it saw, as in the paper. By default the subject is left to FeatureNeRF, which knows it from all sides,
-            and the anchor's geometry is that of its surroundings. Without a subject there is no difference.
+            and the anchor's geometry is that of its surroundings. Without a subject there is no difference, nor with one that
+            is opaque almost everywhere, as untrained ones are.
     """
 
     frames: int | tuple[int, ...] | None = None
@@ -243,4 +244,4 @@ class AnchorGeometry:
         """`(frames, height, width)` bool: where the subject is that is no part of the geometry."""
         assert self.subject is not None
         shares = F.interpolate(self.subject[None].float(), size=(height, width), mode="area")[0]
-        return shares > _LEFT_OUT
+        return shares > LEFT_OUT

@@ -15,6 +15,7 @@ from ..cameras import Cameras
 from ..errors import MVCustomError
 from ..geometry import align_depth, align_median_depth
 from ..hooks import AnchorGeometry, AnchorSettings, estimate_depth, predicts_disparity
+from ..hooks.anchor_geometry import LEFT_OUT
 from .guidance import Conditions
 from .subject_features import SubjectFeatures
 from .view_windows import ViewWindow
@@ -26,6 +27,9 @@ logger = logging.get_logger(__name__)
 
 _OPAQUE = 0.5
 """Opacity above which a pixel of the rendered subject gives the depth estimate something to be fitted to."""
+
+_EVERYTHING = 0.9
+"""Share of opaque pixels from which on a rendered subject cannot be told from its surroundings."""
 
 
 def resolve_anchor_depth(depth: Tensor, batch_size: int, num_anchors: int) -> Tensor:
@@ -146,13 +150,23 @@ class AnchorPreparation:
             self.views.used.update(dict.fromkeys(anchors))
             depth = self.views.stacked_depth(anchors, (self.cameras.height, self.cameras.width))
             places = tuple(self.window.frames.index(frame) for frame in anchors)
-            left_out = None
-            if self.subject is not None and not self.settings.render_subject:
-                left_out = self.subject.opacity.to(self.latents.device)
+            left_out = self._left_out(places)
             self.prepared = AnchorGeometry(
                 depth.to(self.latents.device), places, self.cameras, self.settings.discontinuity, left_out
             )
         return self.prepared
+
+    def _left_out(self, places: tuple[int, ...]) -> Tensor | None:
+        """Opacity `(frames, h, w)` of the subject, if it is left out of the geometry of the anchors at `places`."""
+        if self.subject is None or self.settings.render_subject:
+            return None
+        if (self.subject.opacity[list(places)] > LEFT_OUT).float().mean() > _EVERYTHING:
+            logger.info(
+                "The subject's rendering is opaque almost everywhere in the anchor views, as that of an untrained subject "
+                "is. So that there are surroundings, it is not left out of their geometry."
+            )
+            return None
+        return self.subject.opacity.to(self.latents.device)
 
     def hand_over(self, frames: Collection[int]) -> None:
         """Notes for later windows where the anchors' surfaces are in `frames`."""
