@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -60,9 +61,13 @@ class RenderedViews:
         return (self.shares()[:, len(SHOWN) :] >= least_share).sum(1)
 
     def unseen(self, view: int) -> set[str]:
-        """Those of `SHOWN` that a view does not show enough of, by `LEAST_SHARES`, to be named."""
-        shares = self.shares()[view].tolist()
-        return {name for name, share in zip(SHOWN, shares) if share < LEAST_SHARES[name]}
+        """Those of `SHOWN` that a view does not show enough of to be named, see [`unseen_attributes`]."""
+        return unseen_attributes(self.shares()[view].tolist())
+
+
+def unseen_attributes(shares: Sequence[float]) -> set[str]:
+    """Those of `SHOWN` that a view, of [`RenderedViews.shares`] `(2 + 2,)`, shows less of than `LEAST_SHARES`."""
+    return {name for name, share in zip(SHOWN, shares) if share < LEAST_SHARES[name]}
 
 
 @torch.no_grad()

@@ -3,7 +3,13 @@ import pytest
 import torch
 
 from diffusers_mvcustom.toy.training.autoencoder import new_autoencoder
-from diffusers_mvcustom.toy.training.image_model import LatentStore, view_weights
+from diffusers_mvcustom.toy.training.image_model import (
+    LatentStore,
+    image_model_run,
+    train_image_model,
+    view_weights,
+)
+from diffusers_mvcustom.toy.training.view_store import ViewStore
 
 
 @pytest.fixture(scope="module")
@@ -54,3 +60,27 @@ def test_views_are_trained_on_the_more_often_the_more_objects_they_show(small_st
     counts = [small_store.object_count(view) for view in range(len(small_store))]
     assert len(set(counts)) > 1
     assert weights.tolist() == [1 + 3 * count for count in counts]
+
+
+def test_views_that_are_rendered_during_the_training_are_trained_on(vae, tmp_path):
+    store = ViewStore(tmp_path / "views", num_scenes=4)
+    store.fill(lambda blocks: blocks[:1], block=2)  # as far as another process has come
+    latents = LatentStore(store, vae, tmp_path / "latents")
+    run = image_model_run(tmp_path / "images", max_steps=2, batch_size=16, device="cpu", seed=0)
+    train_image_model(run, latents, until=1)
+    first = 2 * len(store)
+    assert latents.encoded[:first].any()
+    assert not latents.encoded[first:].any()
+    progress = iter(range(3))
+
+    class Filling(LatentStore):
+        """Another process renders the rest once the training has begun."""
+
+        def __getitem__(self, samples):
+            if next(progress) == 0:
+                store.fill()
+            return super().__getitem__(samples)
+
+    run.max_steps = 4
+    train_image_model(run, Filling(store, vae, tmp_path / "latents"))
+    assert latents.encoded[first:].any()

@@ -227,9 +227,12 @@ def train_image_model(
     predict = torch.compile(unet) if compiled else unet
     side = unet.config.sample_size
     weights = centre_weights(side, side).to(run.device)
-    often = view_weights(latents.store)
+    often = torch.empty(0)
 
     def loss(step: int, numbers: list[int]) -> dict[str, Tensor]:
+        nonlocal often
+        if len(often) != len(latents.store):  # views may still be rendered while they are learnt from
+            often = view_weights(latents.store)
         views = torch.multinomial(often, len(numbers), replacement=True)
         samples = (2 * views + torch.randint(2, views.shape)).tolist()  # half of them mirrored
         dropped = (torch.rand(len(numbers)) < TEXT_DROPOUT).tolist()

@@ -17,7 +17,7 @@ from ...cameras import Cameras
 from ...errors import MVCustomError
 from ..attributes import MAX_OBJECTS, Chooser, SceneAttributes
 from ..captions import describe
-from ..rendering import LEAST_SHARES, SHOWN, render
+from ..rendering import LEAST_SHARES, SHOWN, render, unseen_attributes
 from ..scene import FIELD_OF_VIEW
 from ..splits import Split, sample_attributes, sample_scene
 
@@ -133,7 +133,7 @@ class ViewStore:
 
     def unseen(self, index: int) -> set[str]:
         """Those of `rendering.SHOWN` that a view does not show enough of to be named."""
-        return {name for name, share in zip(SHOWN, self.shares[index].tolist()) if share < LEAST_SHARES[name]}
+        return unseen_attributes(self.shares[index].tolist())
 
     def _file(self, name: str, shape: tuple[int, ...], dtype: type) -> np.memmap:
         path = self.folder / f"{name}.npy"
