@@ -8,6 +8,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from diffusers import MotionAdapter
 from diffusers.callbacks import SDCFGCutoffCallback
 
 from diffusers_mvcustom import (
@@ -17,6 +18,7 @@ from diffusers_mvcustom import (
     MVCustomError,
     MVCustomPipeline,
 )
+from diffusers_mvcustom.toy.random_models import random_unet2d_and_motion_adapter
 
 OPTIONAL = ["feature_extractor", "image_encoder", "motion_adapter", "depth_estimator", "depth_image_processor"]
 
@@ -263,3 +265,17 @@ def test_both_hooks_alone_and_together_change_the_views(pipe, run):
     for i, first in enumerate(results):
         for second in results[i + 1 :]:
             assert not torch.allclose(first, second)
+
+
+def test_a_motion_adapter_takes_the_place_of_the_models_own_motion_modules(make_pipe, tmp_path):
+    pipe = make_pipe()
+    pipe.save_pretrained(tmp_path / "model")
+    _, adapter = random_unet2d_and_motion_adapter("tiny", seed=5)
+    loaded = MVCustomPipeline.from_pretrained(tmp_path / "model", motion_adapter=adapter)
+    given, own = adapter.state_dict(), pipe.unet.state_dict()
+    for name, weight in loaded.unet.state_dict().items():
+        assert torch.equal(weight, given[name] if name in given else own[name]), name
+    assert any(not torch.equal(given[name], own[name]) for name in given)
+    other = MotionAdapter(block_out_channels=(32, 64), motion_layers_per_block=1, motion_num_attention_heads=2)
+    with pytest.raises(MVCustomError, match="motion_adapter: it does not fit the model's U-Net"):
+        MVCustomPipeline.from_pretrained(tmp_path / "model", motion_adapter=other)

@@ -9,6 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from diffusers import MotionAdapter
 from training.backbone_small import SMALL, reset_accelerate, write_moving_squares
@@ -57,6 +58,21 @@ def test_the_script_shows_its_help(monkeypatch, capsys):
     shown = " ".join(capsys.readouterr().out.split())
     assert "--window_schedule" in shown
     assert "When which attention window begins" in shown
+
+
+def test_training_goes_on_from_the_motion_adapter_that_is_named(tmp_path):
+    """Also where the model has motion modules of its own, which diffusers would keep."""
+    from diffusers_mvcustom.toy.random_models import random_unet2d_and_motion_adapter, save_random_model
+
+    _, adapter = random_unet2d_and_motion_adapter("tiny", seed=5)
+    adapter.save_pretrained(tmp_path / "adapter")
+    save_random_model(tmp_path / "video")
+    for model in (str(tmp_path / "video"), "tiny"):
+        config = BackboneTrainingConfig(model, "d", "o", motion_adapter=str(tmp_path / "adapter"))
+        _, pipe = load_backbone(config)
+        loaded = {name: weight for name, weight in pipe.unet.state_dict().items() if "motion_modules." in name}
+        assert loaded.keys() == adapter.state_dict().keys()
+        assert all(torch.equal(weight, adapter.state_dict()[name]) for name, weight in loaded.items())
 
 
 def test_an_image_model_is_given_new_motion_modules(make_components, tmp_path):

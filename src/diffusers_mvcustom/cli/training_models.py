@@ -24,7 +24,12 @@ def load_training_model(config: TrainingConfig) -> MVCustomPipeline:
         from ..toy import random_components
         from ..toy.random_models import checked_size
 
-        return MVCustomPipeline(**random_components(checked_size(config.model), seed=0))
+        pipe = MVCustomPipeline(**random_components(checked_size(config.model), seed=0))
+        if config.motion_adapter is not None:
+            pipe.load_motion_adapter(
+                MotionAdapter.from_pretrained(config.motion_adapter, local_files_only=config.offline)
+            )
+        return pipe
     options = {"revision": config.revision, "variant": config.variant, "local_files_only": config.offline}
     options = {name: value for name, value in options.items() if value}
     try:

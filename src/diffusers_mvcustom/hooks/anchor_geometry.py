@@ -16,7 +16,7 @@ from ..geometry import DEFAULT_DISCONTINUITY, SAME_SURFACE, FeatureWarp
 from .denoising_hook import settings_from_dict
 
 LEFT_OUT = 0.3
-"""Opacity from which on a pixel is the subject's: more than at a half, as features reach beyond its rim."""
+"""Opacity above which a pixel of a feature map is the subject's: less than a half, as features reach beyond its rim."""
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ class DepthAwareFeatureRendering(DenoisingHook):
 
 
 def _up_blocks(names: Iterable[str], *, but_the_last: bool) -> set[str]:
-    """Those of the motion modules that are in up blocks."""
+    """Those of the motion modules that are in up blocks; `but_the_last` leaves out the last block if there are several."""
     numbers = {name: int(match[1]) for name in names if (match := _UP_BLOCK.fullmatch(name))}
     last = max(numbers.values(), default=0)
     return {name for name, number in numbers.items() if number < last or last == 0 or not but_the_last}

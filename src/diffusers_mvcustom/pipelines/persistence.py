@@ -15,6 +15,7 @@ from ..files.whole import replaced_folder
 from .subject_loading import SubjectLoadingMixin
 
 if TYPE_CHECKING:
+    from diffusers import MotionAdapter
     from typing_extensions import Self
 
 SUBJECT_FOLDER = "subject"
@@ -32,15 +33,30 @@ class PersistenceMixin(SubjectLoadingMixin):
             pretrained_model_name_or_path (`str` or path): A folder or Hub id in the layout of this pipeline, of
                 `AnimateDiffPipeline`, or of Stable Diffusion 1.5 together with `motion_adapter=`.
             kwargs: As in diffusers' `DiffusionPipeline.from_pretrained`, and this pipeline's own settings. Without `dtype`
-                all components are float32.
+                all components are float32. A `motion_adapter` takes the place of motion modules that the model has.
         """
         if "torch_dtype" not in kwargs:
             # Else diffusers loads its own models in float32, and those of transformers as they are stored.
             kwargs.setdefault("dtype", torch.float32)
         pipe = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         if isinstance(pipe, PersistenceMixin):
+            if kwargs.get("motion_adapter") is not None:
+                pipe.load_motion_adapter(kwargs["motion_adapter"])
             pipe._restore_saved_subject(**{name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs})
         return pipe
+
+    def load_motion_adapter(self, motion_adapter: MotionAdapter) -> None:
+        """Puts a motion adapter's weights in the place of the motion modules'; the attention window stays as it is.
+
+        `AnimateDiffPipeline` joins an adapter with a 2-D U-Net only, and ignores it beside one that has motion modules.
+
+        Raises:
+            MVCustomError: if it is of another shape.
+        """
+        try:
+            self.unet.load_motion_modules(motion_adapter)
+        except (AttributeError, IndexError, RuntimeError) as error:
+            raise MVCustomError(f"motion_adapter: it does not fit the model's U-Net: {error}") from error
 
     def _restore_saved_subject(self, **hub_arguments: Any) -> None:
         """Loads the subject saved with the pipeline, unless it was loaded, replaced or taken out before.
