@@ -3,7 +3,7 @@
     python -m benchmarks.gpu.wheels                            # where there is a network
     python -m benchmarks.gpu --wheels benchmarks/gpu/wheels    # on the GPU machine
 
-The GPU machine brings torch, transformers, accelerate and peft of its own; only what it lacks is gathered, without
+The GPU machine brings torch, transformers and accelerate of its own; only what it lacks is gathered, without
 dependencies. The versions are those of `constraints.txt` where they stand there.
 """
 
@@ -18,7 +18,11 @@ from pathlib import Path
 from .slice import ROOT
 
 FOLDER = Path(__file__).parent / "wheels"
-PACKAGES = ("diffusers", "importlib_metadata", "xformers")
+PACKAGES = (
+    *("diffusers", "importlib_metadata", "lazy-importer"),  # the latter for the former
+    *("jsonargparse", "docstring-parser", "typeshed-client"),  # of the trainers' command lines
+    *("peft", "xformers"),
+)
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 
 

@@ -21,7 +21,7 @@ from toy.shipped_model_values import (
 from diffusers_mvcustom import Cameras, MVCustomPipeline, ReferenceViews, SubjectAdapter
 from diffusers_mvcustom.toy import AttributeReader, render, sample_scene
 from diffusers_mvcustom.toy.shipped import shipped_folder
-from diffusers_mvcustom.toy.training.image_model import toy_tokenizer
+from diffusers_mvcustom.toy.tokenizer import toy_tokenizer
 
 RECORD = "python tests/toy/shipped_model_values.py"
 

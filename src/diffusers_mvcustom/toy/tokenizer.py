@@ -1,4 +1,4 @@
-"""CLIP tokenizers with a vocabulary of given words."""
+"""CLIP tokenizers with a vocabulary of given words, and the toy world's."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from graphlib import CycleError, TopologicalSorter
 
 from transformers import CLIPTokenizer
+
+from .captions import caption_words
 
 
 def word_tokenizer(words: Iterable[str], vocabulary_size: int | None = None, *, max_length: int = 77) -> CLIPTokenizer:
@@ -60,3 +62,8 @@ def _byte_characters() -> list[str]:
     printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)]
     rest = [byte for byte in range(256) if byte not in printable]
     return [chr(byte) for byte in printable] + [chr(256 + i) for i in range(len(rest))]
+
+
+def toy_tokenizer() -> CLIPTokenizer:
+    """One token for every word of the captions; other words fall into letters."""
+    return word_tokenizer(caption_words(), max_length=32)

@@ -2,13 +2,14 @@ import numpy as np
 import pytest
 import torch
 
+from diffusers_mvcustom.toy.tokenizer import toy_tokenizer
 from diffusers_mvcustom.toy.training.autoencoder import new_autoencoder
 from diffusers_mvcustom.toy.training.image_model import (
     LatentStore,
     image_model_run,
     train_image_model,
-    view_weights,
 )
+from diffusers_mvcustom.toy.training.view_draws import ViewDraws, view_weights
 from diffusers_mvcustom.toy.training.view_store import ViewStore
 
 
@@ -84,3 +85,29 @@ def test_views_that_are_rendered_during_the_training_are_trained_on(vae, tmp_pat
     run.max_steps = 4
     train_image_model(run, Filling(store, vae, tmp_path / "latents"))
     assert latents.encoded[first:].any()
+
+
+def test_draws_follow_from_seed_and_step_alone(small_store):
+    def drawn(seed, first, workers=0):
+        draws = ViewDraws(small_store.folder, batch_size=6, max_steps=4, seed=seed)
+        return [(step.samples, step.token_ids.tolist()) for step in draws.ahead(first, workers)]
+
+    whole = drawn(0, 0)
+    assert len(whole) == 4
+    assert drawn(0, 2) == whole[2:]
+    assert drawn(0, 0, workers=2) == whole
+    assert drawn(1, 0) != whole
+    assert all(0 <= sample < 2 * len(small_store) for samples, _ in whole for sample in samples)
+
+
+def test_captions_are_of_the_views_drawn(small_store):
+    draws = ViewDraws(small_store.folder, batch_size=40, max_steps=1, seed=0)
+    drawn = draws[0]
+    tokenizer = toy_tokenizer()
+    texts = tokenizer.batch_decode(drawn.token_ids, skip_special_tokens=True)
+    empty = sum(not text.strip() for text in texts)
+    assert 0 < empty < 20
+    for number, (sample, text) in enumerate(zip(drawn.samples, texts)):
+        if text.strip():
+            again = tokenizer(small_store.caption(sample // 2, number)).input_ids
+            assert text == tokenizer.decode(again, skip_special_tokens=True)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from diffusers_mvcustom.errors import MVCustomError
+from diffusers_mvcustom.toy.training import training_run
 from diffusers_mvcustom.toy.training.training_run import TrainingRun
 
 STEPS = 7
@@ -155,3 +156,22 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     run.train(random_loss(run), until=1)
     with pytest.raises(MVCustomError, match="its checkpoint is of another model; take another folder"):
         new_run(tmp_path / "run", width=7)
+
+
+def test_it_ends_after_its_seconds_with_the_learning_rate_down(tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(training_run.time, "monotonic", lambda: now[0])
+    run = new_run(tmp_path, max_steps=1000, max_seconds=20.0, decay_from=0.5)
+    rates = []
+
+    def a_second_passes(step):
+        now[0] += 1.0
+        rates.append(run.optimizer.param_groups[0]["lr"])
+
+    run.train(random_loss(run, a_second_passes))
+    assert run.step == 20
+    assert run.checkpoints.latest() is not None
+    assert new_run(tmp_path, max_steps=1000).step == 20
+    assert rates[5] == pytest.approx(1e-2)
+    assert run.optimizer.param_groups[0]["lr"] == pytest.approx(5e-4)
+    assert rates[10:] == sorted(rates[10:], reverse=True)

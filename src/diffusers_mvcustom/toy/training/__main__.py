@@ -36,6 +36,7 @@ from .view_store import ViewStore
 
 STEPS = {"text": 600, "autoencoder": 3_000, "decoder": 3_000, "images": 60_000, "depth": 6_000, "reader": 3_000}
 BATCH = {"text": 128, "autoencoder": 16, "decoder": 16, "images": 32, "depth": 16, "reader": 32}
+TIMED = ("autoencoder", "images", "depth", "reader")
 SCENES = {"train": 40_000, "reader": 4_000}
 
 
@@ -59,10 +60,17 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--learning-rate", type=float, help="images: instead of 0.0006, for larger batches")
+    parser.add_argument("--seconds", type=float, help="autoencoder, images, depth, reader: end after so long")
+    parser.add_argument("--loaders", type=int, default=0, help="images: processes that draw views ahead, for a GPU")
     parser.add_argument("--compile", action="store_true", help="images: torch.compile the U-Net; needs a C++ compiler")
     options = parser.parse_args()
     if options.compile and options.stage != "images":
         parser.error(f"--compile: only of the stage images, not of {options.stage}")
+    if options.stage != "images" and (options.learning_rate is not None or options.loaders):
+        parser.error(f"--learning-rate, --loaders: only of the stage images, not of {options.stage}")
+    if options.seconds is not None and options.stage not in TIMED:
+        parser.error(f"--seconds: only of the stages {', '.join(TIMED)}, not of {options.stage}")
     if options.stage == "clips":
         export_clips(options.output / "clips", "train", options.clips, progress=tqdm, workers=options.workers)
         return
@@ -94,7 +102,7 @@ def main() -> None:
         return
     while len(store) < min(2_000, 2 * scenes):
         print(f"waiting for views: {len(store)} so far")
-        time.sleep(20)
+        time.sleep(2)
     _train(options, store)
 
 
@@ -123,8 +131,10 @@ def _train(options: argparse.Namespace, store: ViewStore) -> None:
     if options.stage in STEPS:
         settings["max_steps"] = options.max_steps or STEPS[options.stage]
         settings["batch_size"] = options.batch_size or BATCH[options.stage]
+    if options.stage in TIMED:
+        settings["max_seconds"] = options.seconds
     if options.stage == "autoencoder":
-        run = autoencoder_run(folder, **settings)
+        run = autoencoder_run(folder, **settings, start_from=options.start_from)
         train_autoencoder(run, run.modules["vae"], store)
     elif options.stage == "depth":
         train_depth_model(depth_run(folder, **settings, start_from=options.start_from), store)
@@ -134,7 +144,7 @@ def _train(options: argparse.Namespace, store: ViewStore) -> None:
             stores.append(ViewStore.at(options.output / "views"))  # what the images are trained on, if it is there
         train_reader(reader_run(folder, **settings), stores)
     else:
-        only_read = {**settings, "max_steps": 1, "batch_size": 1}
+        only_read = {"device": options.device, "seed": options.seed, "max_steps": 1, "batch_size": 1}
         vae = latent_autoencoder(options.output, store, options.start_from, **only_read)
         if options.stage == "decoder":
             train_autoencoder(decoder_run(folder, vae, **settings), vae, store)
@@ -144,8 +154,10 @@ def _train(options: argparse.Namespace, store: ViewStore) -> None:
             latents.fill(tqdm)
         else:
             text_encoder = trained_text_encoder(options.output / "text", options.device)
+            if options.learning_rate is not None:
+                settings["learning_rate"] = options.learning_rate
             run = image_model_run(folder, **settings, start_from=options.start_from, text_encoder=text_encoder)
-            train_image_model(run, latents, compiled=options.compile)
+            train_image_model(run, latents, compiled=options.compile, workers=options.loaders)
 
 
 if __name__ == "__main__":

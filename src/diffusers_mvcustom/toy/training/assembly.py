@@ -13,10 +13,11 @@ from torch import nn
 from ...errors import MVCustomError
 from ...training import fresh_motion_adapter
 from ..attribute_reader import AttributeReader
+from ..tokenizer import toy_tokenizer
 from .attribute_reader import reader_accuracy, reader_run
 from .autoencoder import decoder_run, latent_autoencoder, reconstruction_psnr
 from .depth_model import depth_error, depth_image_processor, depth_run
-from .image_model import image_model_run, toy_scheduler, toy_tokenizer
+from .image_model import image_model_run, toy_scheduler
 from .training_run import TrainingRun
 from .view_store import ViewStore
 

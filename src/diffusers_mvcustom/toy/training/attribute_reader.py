@@ -16,7 +16,9 @@ from .training_run import TrainingRun
 from .view_store import ViewStore
 
 
-def reader_run(folder: Path, *, max_steps: int, batch_size: int, device: str, seed: int) -> TrainingRun:
+def reader_run(
+    folder: Path, *, max_steps: int, batch_size: int, device: str, seed: int, max_seconds: float | None = None
+) -> TrainingRun:
     """The stage's training, to go on from its newest checkpoint."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -33,6 +35,7 @@ def reader_run(folder: Path, *, max_steps: int, batch_size: int, device: str, se
         device=device,
         seed=seed,
         save_every=500,
+        max_seconds=max_seconds,
     )
 
 

@@ -49,6 +49,11 @@ def new_autoencoder(seed: int = 0) -> AutoencoderKL:
     return vae
 
 
+def stored_autoencoder(model: Path) -> AutoencoderKL:
+    """The autoencoder of a model folder."""
+    return AutoencoderKL.from_pretrained(model / "vae", dtype=torch.float32)
+
+
 def reconstruction_losses(vae: AutoencoderKL, pixels: Tensor) -> dict[str, Tensor]:
     """Absolute and squared error of pixels, absolute error of their differences (edges), and a little KL.
 
@@ -70,11 +75,20 @@ def reconstruction_losses(vae: AutoencoderKL, pixels: Tensor) -> dict[str, Tenso
     }
 
 
-def autoencoder_run(folder: Path, *, max_steps: int, batch_size: int, device: str, seed: int) -> TrainingRun:
-    """The stage's training, to go on from its newest checkpoint."""
+def autoencoder_run(
+    folder: Path,
+    *,
+    max_steps: int,
+    batch_size: int,
+    device: str,
+    seed: int,
+    start_from: Path | None = None,
+    max_seconds: float | None = None,
+) -> TrainingRun:
+    """The stage's training, to go on from its newest checkpoint, else from `start_from` (a model folder), else anew."""
     return TrainingRun(
         folder,
-        {"vae": new_autoencoder(seed)},
+        {"vae": new_autoencoder(seed) if start_from is None else stored_autoencoder(start_from)},
         learning_rate=1e-3,
         max_steps=max_steps,
         batch_size=batch_size,
@@ -84,6 +98,7 @@ def autoencoder_run(folder: Path, *, max_steps: int, batch_size: int, device: st
         device=device,
         seed=seed,
         save_every=100,
+        max_seconds=max_seconds,
     )
 
 
@@ -117,14 +132,14 @@ def train_autoencoder(run: TrainingRun, vae: AutoencoderKL, store: ViewStore) ->
     """Trains what the run trains of the autoencoder, to the end."""
 
     def loss(step: int, numbers: list[int]) -> dict[str, Tensor]:
-        whole = step >= WHOLE_VIEWS_FROM * run.max_steps
+        whole = run.progress >= WHOLE_VIEWS_FROM
         count = len(numbers) if whole else len(numbers) * (store.size // CROP) ** 2
-        pixels = flipped(store.pixels(torch.randint(len(store), (count,)).tolist()))
+        pixels = flipped(store.pixels(torch.randint(len(store), (count,)).tolist(), run.device))
         if not whole:
             # Rather from the middle, where the subject is.
             top, left = ((store.size - CROP) * torch.rand(2, 2).mean(dim=0)).round().int().tolist()
             pixels = pixels[:, :, top : top + CROP, left : left + CROP]
-        return reconstruction_losses(vae, pixels.to(run.device))
+        return reconstruction_losses(vae, pixels)
 
     run.train(loss)
 
@@ -156,12 +171,13 @@ def latent_autoencoder(
         return finished_autoencoder(autoencoder_run(folder / "autoencoder", **settings), store)
     if start_from is None:
         raise MVCustomError(f"{folder}: there is no trained autoencoder yet; run the stage `autoencoder` first.")
-    return AutoencoderKL.from_pretrained(start_from / "vae", dtype=torch.float32).to(settings["device"])
+    return stored_autoencoder(start_from).to(settings["device"])
 
 
 def flipped(pixels: Tensor) -> Tensor:
     """Half of the views mirrored."""
-    return torch.where(torch.rand(len(pixels), 1, 1, 1) < 0.5, pixels.flip(-1), pixels)
+    mirrored = torch.rand(len(pixels), 1, 1, 1) < 0.5
+    return torch.where(mirrored.to(pixels.device), pixels.flip(-1), pixels)
 
 
 def reconstruction_psnr(vae: AutoencoderKL, store: ViewStore, views: int = 256) -> float:

@@ -78,7 +78,14 @@ def stored_depth_model(model: Path) -> DepthAnythingForDepthEstimation:
 
 
 def depth_run(
-    folder: Path, *, max_steps: int, batch_size: int, device: str, seed: int, start_from: Path | None = None
+    folder: Path,
+    *,
+    max_steps: int,
+    batch_size: int,
+    device: str,
+    seed: int,
+    start_from: Path | None = None,
+    max_seconds: float | None = None,
 ) -> TrainingRun:
     """The stage's training, to go on from its newest checkpoint, else from `start_from` (a model folder), else anew."""
     return TrainingRun(
@@ -91,6 +98,7 @@ def depth_run(
         device=device,
         seed=seed,
         save_every=250,
+        max_seconds=max_seconds,
     )
 
 
@@ -100,11 +108,11 @@ def train_depth_model(run: TrainingRun, store: ViewStore) -> None:
 
     def loss(step: int, numbers: list[int]) -> dict[str, Tensor]:
         indices = torch.randint(len(store), (len(numbers),)).tolist()
-        both = torch.cat([store.pixels(indices), store.depths(indices)[:, None]], dim=1)
+        both = torch.cat([store.pixels(indices, run.device), store.depths(indices, run.device)[:, None]], dim=1)
         both = flipped(both)
-        noise = 0.05 * torch.rand(()) * torch.randn(both[:, :3].shape)  # generated pictures are not clean
-        predicted = model(pixel_values=(both[:, :3] + noise).to(run.device)).predicted_depth
-        return depth_losses(predicted, both[:, 3].to(run.device))
+        noise = torch.randn(both[:, :3].shape, device=run.device)  # generated pictures are not clean
+        predicted = model(pixel_values=both[:, :3] + 0.05 * torch.rand(()).item() * noise).predicted_depth
+        return depth_losses(predicted.float(), both[:, 3])
 
     run.train(loss)
 

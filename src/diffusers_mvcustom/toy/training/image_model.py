@@ -15,25 +15,17 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from ...training.losses import denoising_target
-from ..captions import caption_words
-from ..tokenizer import word_tokenizer
+from ..tokenizer import toy_tokenizer
 from .training_run import TrainingRun
+from .view_draws import ViewDraws
 from .view_store import VIEWS_PER_SCENE, ViewStore
 
-TEXT_DROPOUT = 0.1
 SNR_GAMMA = 5.0
 """Below this signal-to-noise ratio all noise levels are trained alike, above it less."""
 CENTRE_WEIGHT = 3.0
 CENTRE_WIDTH = 0.2
 """Of the bell that weighs errors, in widths of a view."""
-OBJECT_WEIGHT = 3.0
-"""How much more often a view is trained on for each of the other objects that it shows."""
 TEXT_WIDTH = 128
-
-
-def toy_tokenizer() -> CLIPTokenizer:
-    """One token for every word of the captions; other words fall into letters."""
-    return word_tokenizer(caption_words(), max_length=32)
 
 
 def toy_scheduler() -> DDIMScheduler:
@@ -118,9 +110,9 @@ class LatentStore:
         """Latents `(N, 4, h, w)` of these samples."""
         missing = [sample for sample in dict.fromkeys(samples) if not self.encoded[sample]]
         if missing:
-            pixels = self.store.pixels([sample // 2 for sample in missing])
-            mirrored = torch.tensor([sample % 2 == 1 for sample in missing])
-            pixels = torch.where(mirrored.view(-1, 1, 1, 1), pixels.flip(-1), pixels).to(self.vae.device)
+            pixels = self.store.pixels([sample // 2 for sample in missing], self.vae.device)
+            mirrored = torch.tensor([sample % 2 == 1 for sample in missing], device=pixels.device)
+            pixels = torch.where(mirrored.view(-1, 1, 1, 1), pixels.flip(-1), pixels)
             with torch.autocast(pixels.device.type, enabled=False):
                 fresh = self.vae.encode(pixels).latent_dist.mode() * self.vae.config.scaling_factor
             self.latents[missing] = fresh.cpu().numpy().astype(np.float16)
@@ -148,6 +140,8 @@ def image_model_run(
     seed: int,
     start_from: Path | None = None,
     text_encoder: CLIPTextModel | None = None,
+    learning_rate: float = 6e-4,
+    max_seconds: float | None = None,
 ) -> TrainingRun:
     """The stage's training, to go on from its newest checkpoint, else from the weights given, else anew.
 
@@ -155,6 +149,7 @@ def image_model_run(
         folder (`Path`): Of the stage.
         start_from (`Path`, *optional*): Model folder to start from.
         text_encoder (`CLIPTextModel`, *optional*): Text encoder to start from, instead of a new or a stored one.
+        learning_rate (`float`): Of small batches; large ones bear more.
     """
     modules = new_image_model(toy_tokenizer(), seed) if start_from is None else stored_image_model(start_from)
     if text_encoder is not None:
@@ -162,7 +157,7 @@ def image_model_run(
     return TrainingRun(
         folder,
         modules,
-        learning_rate=6e-4,
+        learning_rate=learning_rate,
         max_steps=max_steps,
         batch_size=batch_size,
         ema_decay=0.999,
@@ -171,6 +166,7 @@ def image_model_run(
         device=device,
         seed=seed,
         save_every=500,
+        max_seconds=max_seconds,
     )
 
 
@@ -197,17 +193,8 @@ def centre_weights(height: int, width: int) -> Tensor:
     return (weights / weights.mean())[None, None]
 
 
-def view_weights(store: ViewStore) -> Tensor:
-    """How often the views `(N,)` rendered so far are trained on, in relation to each other: more where objects show.
-
-    Only a quarter of the views show any of the other objects and one in forty two of them, each in a few dozen pixels;
-    drawn evenly, the words for them are hardly ever practised. Captions say what is in view, so what they mean stays.
-    """
-    return 1 + OBJECT_WEIGHT * torch.from_numpy(store.object_counts().astype(np.float32))
-
-
 def train_image_model(
-    run: TrainingRun, latents: LatentStore, until: int | None = None, *, compiled: bool = False
+    run: TrainingRun, latents: LatentStore, until: int | None = None, *, compiled: bool = False, workers: int = 0
 ) -> None:
     """Trains to the last step, or to step `until`.
 
@@ -216,8 +203,9 @@ def train_image_model(
         latents ([`LatentStore`]): What to train on.
         until (`int`, *optional*): Stop here instead.
         compiled (`bool`): Run the U-Net through `torch.compile`: a quarter faster on a CPU, after a minute and a half.
+        workers (`int`): Processes that draw views and write captions ahead: 0.2 ms a sample, too long for a GPU to wait.
     """
-    tokenizer, scheduler = toy_tokenizer(), DDPMScheduler.from_config(toy_scheduler().config)
+    scheduler = DDPMScheduler.from_config(toy_scheduler().config)
     text_encoder: CLIPTextModel = run.modules["text_encoder"]
     unet: UNet2DConditionModel = run.modules["unet"]
     if run.device.type == "cpu" and run.autocast == torch.bfloat16:
@@ -227,24 +215,14 @@ def train_image_model(
     predict = torch.compile(unet) if compiled else unet
     side = unet.config.sample_size
     weights = centre_weights(side, side).to(run.device)
-    often = torch.empty(0)
+    draws = iter(ViewDraws(latents.store.folder, run.batch_size, run.max_steps, run.seed).ahead(run.step, workers))
 
     def loss(step: int, numbers: list[int]) -> dict[str, Tensor]:
-        nonlocal often
-        if len(often) != len(latents.store):  # views may still be rendered while they are learnt from
-            often = view_weights(latents.store)
-        views = torch.multinomial(often, len(numbers), replacement=True)
-        samples = (2 * views + torch.randint(2, views.shape)).tolist()  # half of them mirrored
-        dropped = (torch.rand(len(numbers)) < TEXT_DROPOUT).tolist()
-        texts = [
-            "" if drop else latents.store.caption(sample // 2, number)
-            for sample, number, drop in zip(samples, numbers, dropped)
-        ]
-        clean = latents[samples].to(run.device)
-        noise = torch.randn(clean.shape).to(run.device)
+        drawn = next(draws)
+        clean = latents[drawn.samples].to(run.device)
+        noise = torch.randn(clean.shape, device=run.device)
         timesteps = stratified_timesteps(scheduler, len(numbers)).to(run.device)
-        ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
-        states = text_encoder(ids.to(run.device))[0]
+        states = text_encoder(drawn.token_ids.to(run.device))[0]
         prediction = predict(scheduler.add_noise(clean, noise, timesteps), timesteps, states).sample.float()
         error = (prediction - denoising_target(scheduler, clean, noise, timesteps)).square()
         return {"loss": (weights * error).mean(), "error": error.detach().mean()}

@@ -16,7 +16,8 @@ from transformers import CLIPTextModel
 from ..attributes import ATTRIBUTE_VALUES, Chooser
 from ..captions import describe, read_caption
 from ..splits import sample_attributes
-from .image_model import TEXT_WIDTH, new_image_model, toy_tokenizer
+from ..tokenizer import toy_tokenizer
+from .image_model import TEXT_WIDTH, new_image_model
 from .training_run import TrainingRun
 
 SCENES = 1_000_000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,9 @@ class TrainingRun:
         save_every (`int`): Steps between checkpoints.
         autocast (`torch.dtype`, *optional*): What convolutions and matrix products compute in; weights stay float32. By
             default bfloat16 where the device multiplies it; `torch.float32` for full precision.
+        max_seconds (`float`, *optional*): Ends earlier, after so long in [`train`]; the learning rate falls with the time
+            then, if that is the nearer end. For a machine that is there for minutes: how many steps those are need not be
+            known.
     """
 
     def __init__(
@@ -62,10 +66,12 @@ class TrainingRun:
         save_every: int = 500,
         decay_from: float = 0.8,
         autocast: torch.dtype | None = None,
+        max_seconds: float | None = None,
     ) -> None:
         self.folder, self.modules, self.device = folder, dict(modules), torch.device(device)
         self.max_steps, self.batch_size, self.seed, self.save_every = max_steps, batch_size, seed, save_every
         self.learning_rate, self.warm_up, self.decay_from = learning_rate, warm_up, decay_from
+        self.max_seconds, self._started = max_seconds, time.monotonic()
         self.autocast = fast_dtype(self.device) if autocast is None else autocast
         for module in self.modules.values():
             # torch's own annotations leave this argument out of some forms of the call.
@@ -93,12 +99,14 @@ class TrainingRun:
             until (`int`, *optional*): Stop here instead.
         """
         last = self.max_steps if until is None else min(until, self.max_steps)
+        self._started = time.monotonic()
         records = Records(self.folder, self.step)
         bar = TrainingBar(
             last, self.step, samples_per_step=self.batch_size, unit="images", device=self.device, show=True
         )
         with finishing_on_interrupt() as interrupt:
-            while self.step < last and not interrupt.requested:
+            ended = self.step >= last
+            while not ended:
                 torch.manual_seed(derived_seed(self.seed, "step", self.step))
                 numbers = list(range(self.step * self.batch_size, (self.step + 1) * self.batch_size))
                 with torch.autocast(self.device.type, self.autocast, enabled=self.autocast != torch.float32):
@@ -120,11 +128,20 @@ class TrainingRun:
                 measured = bar.update(numbers_now)
                 if self.step % 10 == 0:
                     records.append(self.step, {**numbers_now, **measured})
-                if self.step % self.save_every == 0 or self.step == last or interrupt.requested:
+                ended = self.step == last or self.progress >= 1 or interrupt.requested
+                if self.step % self.save_every == 0 or ended:
                     self.save()
         bar.close()
         if interrupt.requested:
             raise KeyboardInterrupt
+
+    @property
+    def progress(self) -> float:
+        """How much of the training is done, from 0 to 1: of its steps, or of its seconds if those end it first."""
+        steps = self.step / self.max_steps
+        if self.max_seconds is None:
+            return steps
+        return max(steps, (time.monotonic() - self._started) / self.max_seconds)
 
     def use_averaged_weights(self) -> None:
         """Puts the averaged weights in the places of the trained ones, for good."""
@@ -160,5 +177,5 @@ class TrainingRun:
     def _schedule(self) -> float:
         if self.step < self.warm_up:
             return (self.step + 1) / self.warm_up
-        share = max(0.0, (self.step / self.max_steps - self.decay_from) / (1 - self.decay_from))
+        share = min(1.0, max(0.0, (self.progress - self.decay_from) / (1 - self.decay_from)))
         return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * share))

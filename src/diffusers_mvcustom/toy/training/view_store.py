@@ -102,13 +102,13 @@ class ViewStore:
                 file.flush()
             self._write({**self._record(), "rendered_scenes": scenes.stop})
 
-    def pixels(self, indices: list[int]) -> Tensor:
+    def pixels(self, indices: list[int], device: torch.device | str = "cpu") -> Tensor:
         """Views `(N, 3, size, size)` in [-1, 1]."""
-        return torch.from_numpy(self.images[indices].astype(np.float32)) / 127.5 - 1
+        return torch.from_numpy(self.images[indices]).to(device).float() / 127.5 - 1
 
-    def depths(self, indices: list[int]) -> Tensor:
+    def depths(self, indices: list[int], device: torch.device | str = "cpu") -> Tensor:
         """Their exact z-depth, `(N, size, size)`."""
-        return torch.from_numpy(self.depth[indices].astype(np.float32))
+        return torch.from_numpy(self.depth[indices]).to(device).float()
 
     def caption(self, index: int, wording: int) -> str:
         """A caption of a view: `wording` chooses the words and which attributes are named."""
