@@ -29,6 +29,13 @@ def benchmark(
     reader: Annotated[
         Path | None, typer.Option(help="Attribute reader's folder; by default the shipped one, if it is there.")
     ] = None,
+    motion_1d: Annotated[
+        Path | None,
+        typer.Option(
+            "--motion-1d",
+            help="Motion adapter for the method with 1-D attention; by default the shipped one with the shipped model.",
+        ),
+    ] = None,
     split: Annotated[
         str | None,
         typer.Option(
@@ -72,6 +79,7 @@ def benchmark(
 
     from ..evaluation.toy_suite import CHOICES, METHODS, SuiteSettings, ToySuite, write_json, write_page, write_sheets
     from ..evaluation.toy_suite.environment import environment
+    from ..toy.shipped import shipped_folder
     from ..toy.splits import checked_split
 
     if suite not in ("toy", "toy-choices"):
@@ -98,6 +106,7 @@ def benchmark(
         settings = settings.quick()
     name, key, load_model = _model(model, device)
     attribute_reader, reader_name, reader_key = _reader(reader, device)
+    motion = shipped_folder("toy-motion-1d") if motion_1d is None and model is None else motion_1d
     started = time.perf_counter()
     run = ToySuite(
         load_model,
@@ -109,6 +118,7 @@ def benchmark(
         reader=attribute_reader,
         reader_key=reader_key,
         methods=CHOICES if choosing else METHODS,
+        one_dimensional_motion=motion,
     )
     results = run.run()
     results |= {

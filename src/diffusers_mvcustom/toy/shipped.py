@@ -1,11 +1,12 @@
 """Where the model that ships with the package lies.
 
-Three folders, whose names are an interface (a wheel is built from them, see `pyproject.toml`):
+Four folders, whose names are an interface (a wheel is built from them, see `pyproject.toml`):
 
 | folder | what |
 |---|---|
 | `toy` | the model of the toy world, for `MVCustomPipeline.from_pretrained` |
 | `toy-subject` | a subject that it learned from photos, for `load_subject` |
+| `toy-motion-1d` | motion modules with AnimateDiff's 1-D attention, to compare with, for `MotionAdapter.from_pretrained` |
 | `toy-attribute-reader` | reads attributes off pictures, for [`AttributeReader`]`.from_pretrained` |
 
 They are in `models/` of a checkout, and in `toy/shipped_models/` of an installed package.
@@ -19,11 +20,12 @@ from typing import Literal
 
 from ..errors import MVCustomError
 
-ShippedName = Literal["toy", "toy-subject", "toy-attribute-reader"]
+ShippedName = Literal["toy", "toy-subject", "toy-motion-1d", "toy-attribute-reader"]
 
 SHIPPED: dict[str, str] = {
     "toy": "model_index.json",
     "toy-subject": "subject_config.json",
+    "toy-motion-1d": "config.json",
     "toy-attribute-reader": "config.json",
 }
 """The shipped folders, each with the file that has to be in it."""

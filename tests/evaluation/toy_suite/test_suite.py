@@ -23,6 +23,7 @@ from diffusers_mvcustom.evaluation.toy_suite import (
 )
 from diffusers_mvcustom.evaluation.toy_suite.environment import environment
 from diffusers_mvcustom.evaluation.toy_suite.methods import generate
+from diffusers_mvcustom.training import fresh_motion_adapter
 
 SETTINGS = SuiteSettings(
     split="validation",
@@ -220,3 +221,21 @@ def test_the_report_says_what_was_measured_and_how(finished, tmp_path):
     assert len(sheets) == 1
     with Image.open(sheets[0]) as sheet:
         assert sheet.width > 4 * 176
+
+
+def test_one_dimensional_motion_modules_are_for_methods_with_that_attention(finished, make_suite, tmp_path):
+    before, _, _ = finished
+    pipe = before.load_model()
+    adapter = fresh_motion_adapter(pipe.unet.config)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weight in adapter.parameters():
+            weight.copy_(0.05 * torch.randn(weight.shape, generator=generator))
+    adapter.save_pretrained(tmp_path)
+    suite, loader = make_suite(one_dimensional_motion=tmp_path)
+    suite.run(progress=iter)
+    assert loader.count == 1  # to generate anew by one method
+    case = next(cases_of(SETTINGS, subjects_of(SETTINGS)[0]))
+    for method in METHODS:
+        same = torch.equal(suite.views(case, method), before.views(case, method))
+        assert same != method.one_dimensional, method.name

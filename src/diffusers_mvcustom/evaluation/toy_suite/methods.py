@@ -14,9 +14,12 @@ from ...errors import MVCustomError
 from ...hooks import AnchorSettings
 from ...models.motion_transformer import motion_bypassed
 from .cases import Case, SuiteSettings
+from .motion_weights import motion_weights
 from .peak_memory import Cost, measured
 
 if TYPE_CHECKING:
+    from diffusers import MotionAdapter
+
     from ...pipelines import MVCustomPipeline
 
 SubjectKind = Literal["pose-conditioned", "lora"]
@@ -32,7 +35,8 @@ class Method:
         title (`str`): For tables.
         subject (`str`): `"pose-conditioned"` (LoRA, token and FeatureNeRF) or `"lora"` (LoRA and token).
         hooks (`tuple` of `str`): Names of the pipeline's hooks that act.
-        one_dimensional (`bool`): Attention of the motion modules along time only, as AnimateDiff has it.
+        one_dimensional (`bool`): Attention of the motion modules along time only, as AnimateDiff has it; with motion
+            modules that were trained so, where there are any.
         single_views (`bool`): Motion modules off, so that every view is generated on its own.
         hook_settings (`dict[str, dict]`): Fields of the hooks to change, by the hook's name.
         anchor (`dict`): Fields of [`AnchorSettings`] to change.
@@ -87,7 +91,13 @@ class Generated:
     error: str | None = None
 
 
-def generate(pipe: MVCustomPipeline, method: Method, case: Case, settings: SuiteSettings) -> Generated:
+def generate(
+    pipe: MVCustomPipeline,
+    method: Method,
+    case: Case,
+    settings: SuiteSettings,
+    one_dimensional_motion: MotionAdapter | None = None,
+) -> Generated:
     """Generates the views of a case. All methods start from the same noise.
 
     Args:
@@ -95,6 +105,8 @@ def generate(pipe: MVCustomPipeline, method: Method, case: Case, settings: Suite
         method ([`Method`]): How.
         case ([`Case`]): What.
         settings ([`SuiteSettings`]): Steps and guidance.
+        one_dimensional_motion (`MotionAdapter`, *optional*): Motion modules for `one_dimensional` methods, trained with
+            that attention; the model's own if not given.
 
     Returns:
         [`Generated`]. A generation that the pipeline gives up, or that holds NaN, is a failure and not an exception.
@@ -114,7 +126,11 @@ def generate(pipe: MVCustomPipeline, method: Method, case: Case, settings: Suite
     if method.one_dimensional:
         pipe.set_attention_window(1)
     try:
-        with motion_bypassed(pipe.unet) if method.single_views else nullcontext(), measured(device) as cost:
+        with (
+            motion_bypassed(pipe.unet) if method.single_views else nullcontext(),
+            motion_weights(pipe.unet, one_dimensional_motion if method.one_dimensional else None),
+            measured(device) as cost,
+        ):
             frames = pipe(
                 case.prompt,
                 cameras=case.cameras(),

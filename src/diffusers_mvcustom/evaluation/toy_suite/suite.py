@@ -10,13 +10,14 @@ from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
 import torch
+from diffusers import MotionAdapter
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from ...errors import MVCustomError
 from ...toy import AttributeReader
 from .cases import Case, SuiteSettings, ToySubject, cases_of, subjects_of
-from .cells import Cells, load_images, save_images
+from .cells import Cells, folder_key, load_images, save_images
 from .controls import CONTROLS
 from .methods import METHODS, Method, SubjectKind, generate
 from .peak_memory import Cost
@@ -41,6 +42,7 @@ class ToySuite:
         training_arguments (`list[str]`): Settings of the subject trainer, as its command line has them.
         reader ([`AttributeReader`], *optional*), reader_key (`str`, *optional*): Reads attributes off views.
         methods (`tuple` of [`Method`], *optional*): What is compared.
+        one_dimensional_motion (`Path`, *optional*): Motion adapter for methods with 1-D attention, trained with it.
     """
 
     def __init__(
@@ -55,11 +57,16 @@ class ToySuite:
         reader: AttributeReader | None = None,
         reader_key: str | None = None,
         methods: tuple[Method, ...] = METHODS,
+        one_dimensional_motion: Path | None = None,
     ) -> None:
         self.load_model, self.model_key, self.settings, self.methods = load_model, model_key, settings, methods
         self.cells = Cells(cells)
         self.reader_key = reader_key
         self.ruler = Ruler(reader)
+        self._motion, self._motion_key = None, None
+        if one_dimensional_motion is not None:
+            self._motion_key = folder_key(one_dimensional_motion)
+            self._motion = MotionAdapter.from_pretrained(one_dimensional_motion, torch_dtype=torch.float32)
         self._pipe: MVCustomPipeline | None = None
         self._loaded: ToySubject | None = None
         self.trainings = SubjectTrainings(self.cells, load_model, model_name, model_key, settings, training_arguments)
@@ -147,7 +154,9 @@ class ToySuite:
     def _content(self, case: Case, method: Method) -> dict[str, Any]:
         names = ("steps", "guidance_scale", "reference_guidance_scale")
         settings = {name: getattr(self.settings, name) for name in names}
+        motion = {"motion": self._motion_key} if method.one_dimensional and self._motion_key else {}
         return {
+            **motion,
             "subject": self.trainings.content(case.subject, method.subject),
             "case": _plain(case),
             "method": {name: value for name, value in method.to_dict().items() if name != "title"},
@@ -159,7 +168,7 @@ class ToySuite:
         content = self._content(case, method)
 
         def make(folder: Path) -> None:
-            generated = generate(self._pipeline(case.subject), method, case, self.settings)
+            generated = generate(self._pipeline(case.subject), method, case, self.settings, self._motion)
             if generated.images is not None:
                 save_images(folder, generated.images)
             values = {**asdict(generated.cost), "error": generated.error}
