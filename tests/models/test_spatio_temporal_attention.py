@@ -1,6 +1,9 @@
+from collections import Counter
+
 import pytest
 import torch
 from reference.attention_masked import masked_attention
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffusers_mvcustom.errors import MVCustomError
 from diffusers_mvcustom.models import AttentionWindows, windowed_attention
@@ -49,6 +52,26 @@ def test_tiles_are_gathered_in_bounded_parts(monkeypatch):
     assert (
         max(states.numel() for states in gathered) == 2 * (2 + 2) ** 2 * 2 * tokens[0][0, 0, 0, 0].numel() < together
     )
+
+
+class Calls(TorchDispatchMode):
+    """Counts what is called, by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.counts = Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.counts[str(function)] += 1
+        return function(*args, **(kwargs or {}))
+
+
+def test_off_the_cpu_calls_are_few():
+    """Nine places of a tile in its region; the interior's tiles may be cut in two for the memory they take."""
+    tokens = [torch.empty(1, 64, 64, 8, 8, 40, device="meta") for _ in range(3)]
+    with Calls() as calls:
+        windowed_attention(*tokens, 7)
+    assert calls.counts["aten.index_put_.default"] <= 11
 
 
 def test_a_window_as_large_as_the_map_is_the_whole_map():
