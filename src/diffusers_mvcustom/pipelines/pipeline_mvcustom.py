@@ -38,6 +38,7 @@ from .call_checks import CallChecksMixin
 from .denoising import DenoisingMixin
 from .guidance import Conditions
 from .hook_settings import HookSettingsMixin
+from .initial_noise import InitialNoiseMixin
 from .inputs import resolve_cameras
 from .persistence import PersistenceMixin
 from .pipeline_output import MVCustomPipelineOutput, ViewFrames
@@ -50,7 +51,13 @@ if TYPE_CHECKING:
 
 
 class MVCustomPipeline(
-    AttentionWindowMixin, HookSettingsMixin, PersistenceMixin, CallChecksMixin, DenoisingMixin, AnimateDiffPipeline
+    AttentionWindowMixin,
+    HookSettingsMixin,
+    PersistenceMixin,
+    CallChecksMixin,
+    InitialNoiseMixin,
+    DenoisingMixin,
+    AnimateDiffPipeline,
 ):
     r"""Pipeline for multi-view customization: your own object, seen from any camera, in any scene you can describe.
 
