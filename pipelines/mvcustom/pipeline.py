@@ -5327,7 +5327,18 @@ class PipelinePart:
         def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], **kwargs: Any) -> Any:
             """See `DiffusionPipeline.from_pretrained`."""
 
-        def prepare_latents(self, *sizes_and_kind: Any, latents: Tensor | None = None) -> Tensor:
+        def prepare_latents(
+            self,
+            batch_size: int,
+            num_channels_latents: int,
+            num_frames: int,
+            height: int,
+            width: int,
+            dtype: torch.dtype,
+            device: torch.device,
+            generator: torch.Generator | list[torch.Generator] | None,
+            latents: Tensor | None = None,
+        ) -> Tensor:
             """See `AnimateDiffPipeline.prepare_latents`."""
 
         def save_pretrained(
@@ -10387,7 +10398,7 @@ class MVCustomPipeline(
             scales={"guidance_scale": guidance_scale, "reference_guidance_scale": reference_guidance_scale},
             pose_guidance=(pose_guidance_start, pose_guidance_end),
         )
-        batch_size = latents_shape[0]
+        batch_size, channels, num_frames, *_ = latents_shape
         plan, anchor_image, anchor_depth = self.plan_views(
             cameras, hooks, anchor, views_at_a_time, anchor_image, anchor_depth, batch_size, num_images_per_prompt
         )
@@ -10433,7 +10444,7 @@ class MVCustomPipeline(
         # 4. Schedule, latents, and what is known of the views
         self.scheduler.set_timesteps(num_inference_steps, device=device)
         latents = self.prepare_latents(
-            *latents_shape[:3], height, width, prompt_embeds.dtype, device, generator, latents
+            batch_size, channels, num_frames, height, width, prompt_embeds.dtype, device, generator, latents
         )
         known = known_views(self, plan.anchors, anchor_image, anchor_depth, latents)
 

@@ -362,7 +362,7 @@ class MVCustomPipeline(
             scales={"guidance_scale": guidance_scale, "reference_guidance_scale": reference_guidance_scale},
             pose_guidance=(pose_guidance_start, pose_guidance_end),
         )
-        batch_size = latents_shape[0]
+        batch_size, channels, num_frames, *_ = latents_shape
         plan, anchor_image, anchor_depth = self.plan_views(
             cameras, hooks, anchor, views_at_a_time, anchor_image, anchor_depth, batch_size, num_images_per_prompt
         )
@@ -408,7 +408,7 @@ class MVCustomPipeline(
         # 4. Schedule, latents, and what is known of the views
         self.scheduler.set_timesteps(num_inference_steps, device=device)
         latents = self.prepare_latents(
-            *latents_shape[:3], height, width, prompt_embeds.dtype, device, generator, latents
+            batch_size, channels, num_frames, height, width, prompt_embeds.dtype, device, generator, latents
         )
         known = known_views(self, plan.anchors, anchor_image, anchor_depth, latents)
 
