@@ -182,7 +182,8 @@ def build(options: argparse.Namespace) -> tuple[MVCustomPipeline, dict[str, floa
     dtype = getattr(torch, options.dtype)
     setup: dict[str, float] = {}
     started = time.perf_counter()
-    pipe = MVCustomPipeline(**random_components(options.model, dtype=dtype), attention_window=options.window)
+    components = random_components(options.model, dtype=dtype, device=options.device)
+    pipe = MVCustomPipeline(**components, attention_window=options.window)
     setup["build"] = time.perf_counter() - started
     if options.save:
         with tempfile.TemporaryDirectory() as folder:

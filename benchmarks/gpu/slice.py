@@ -34,6 +34,7 @@ class Slice:
         expected (`float`): Seconds that it should take; it is not started if less are left.
         resumable (`bool`): Whether it carries on where it was stopped. Then its own limit stops it like the limit of the
             whole run does: the next run starts it again.
+        important (`bool`): Whether it comes before all that are not, for when the machine is there for minutes only.
         environment (mapping, *optional*): Environment variables beside the runner's own.
     """
 
@@ -42,6 +43,7 @@ class Slice:
     limit: float = LONGEST
     expected: float = 60.0
     resumable: bool = False
+    important: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -64,7 +66,7 @@ class Slice:
 
 
 def find_slices(folder: Path, options: Options) -> list[Slice]:
-    """The slices of all files in `folder`, in the files' order.
+    """The slices of all files in `folder`: those that are important first, else in the files' order.
 
     Each file defines `slices(options) -> list[Slice]`. Names have to be unique.
     """
@@ -75,4 +77,4 @@ def find_slices(folder: Path, options: Options) -> list[Slice]:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"{folder}: expected unique names of slices, got {twice} twice.")
-    return found
+    return sorted(found, key=lambda one: not one.important)

@@ -17,6 +17,7 @@ import re
 import shutil
 import string
 import struct
+import sys
 import tempfile
 import torch
 import torch.nn.functional as F
@@ -41,7 +42,7 @@ from functools import partial
 from huggingface_hub import HfApi, ModelCard, ModelCardData, snapshot_download
 from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
 from huggingface_hub.utils import validate_repo_id
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from itertools import pairwise
 from os import PathLike
@@ -2464,7 +2465,9 @@ def estimate_depth(
     height, width = images.shape[-2:]
     arrays = [image.permute(1, 2, 0).float().cpu().mul(255).round().byte().numpy() for image in images]
     inputs = depth_image_processor(images=arrays, return_tensors="pt")
-    pixel_values = inputs["pixel_values"].to(device=depth_estimator.device, dtype=depth_estimator.dtype)
+    # Weights that sequential offloading has laid on meta are loaded where the images are.
+    device = images.device if depth_estimator.device.type == "meta" else depth_estimator.device
+    pixel_values = inputs["pixel_values"].to(device=device, dtype=depth_estimator.dtype)
     depth = depth_estimator(pixel_values=pixel_values).predicted_depth.float()
     if depth.ndim != 3 or len(depth) != len(images):
         raise MVCustomError(
@@ -3493,8 +3496,8 @@ class FeatureNeRF(nn.Module):
         for v in range(len(per_ray)):
             in_view = transform_points(points, views.world_to_camera[v])
             encoded = self._encode(in_view, self.config.point_frequencies)
-            hidden = sampler.sample(v, views.features[v]).to(per_ray.dtype)
-            hidden = torch.addmm(hidden, encoded, self.point_projection.weight.t())
+            # Through the layer and not its weight, which offloading loads for the layer's forward only.
+            hidden = self.point_projection(encoded).add_(sampler.sample(v, views.features[v]))
             hidden = hidden.view(*rays.positions.shape, -1).add_(per_ray[v]).flatten(0, 1)
             hidden = F.silu(hidden, inplace=not torch.is_grad_enabled())
             share = blend[v, :, None].to(hidden.dtype)
@@ -3970,6 +3973,36 @@ def _check_processors(block: BasicTransformerBlock) -> None:
                 "replace it; undo that (unet.set_attention_backend('xformers') keeps it), then call "
                 "enable_spatio_temporal_attention or pipe.set_attention_window again."
             )
+
+
+# --- models/noise.py: Gaussian noise that one seed gives in every dtype.
+
+
+def draw_noise(
+    shape: Sequence[int],
+    *,
+    generator: torch.Generator | list[torch.Generator] | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Standard normal noise, drawn in float32 (or a wider dtype) and rounded to `dtype`.
+
+    Older versions of PyTorch draw half-precision noise on a CPU from other random bits than float32's: one seed would
+    give another picture in each dtype.
+
+    Args:
+        shape (sequence of `int`): Shape of the noise.
+        generator (`torch.Generator` or a list of them, *optional*): A CPU generator serves every device. A list has one
+            for each row of the first axis.
+        device (`torch.device`, *optional*): Where the noise is needed.
+        dtype (`torch.dtype`, *optional*, defaults to `torch.float32`): Floating dtype of the noise.
+
+    Returns:
+        `torch.Tensor` of shape `shape`.
+    """
+    dtype = torch.float32 if dtype is None else dtype
+    drawn = torch.promote_types(dtype, torch.float32)
+    return randn_tensor(tuple(shape), generator=generator, device=torch.device(device or "cpu"), dtype=drawn).to(dtype)
 
 
 # --- cameras/distortion.py: Lens distortion: OpenCV's radial-tangential and fisheye models, and how to undo them.
@@ -4685,8 +4718,11 @@ def collect_reference_features(
                 f"reference_timestep: expected one of the scheduler's {scheduler.config.num_train_timesteps}, got "
                 f"{adapter.config.reference_timestep}."
             )
-        noise = randn_tensor(
-            reference_latents.shape, generator, device=reference_latents.device, dtype=reference_latents.dtype
+        noise = draw_noise(
+            reference_latents.shape,
+            generator=generator,
+            device=reference_latents.device,
+            dtype=reference_latents.dtype,
         )
         reference_latents = scheduler.add_noise(reference_latents, noise, timestep)
     with adapter.conditioning.collecting() as collected, motion_bypassed(unet):
@@ -5265,14 +5301,17 @@ class PipelinePart:
     depth_estimator: PreTrainedModel | None
     depth_image_processor: BaseImageProcessor | None
 
+    components: dict[str, Any]
     config: FrozenDict
     vae_scale_factor: int
     guidance_scale: float
     cross_attention_kwargs: dict[str, Any] | None
     interrupt: bool
+    free_noise_enabled: bool
 
     check_inputs: Callable[..., None]
     encode_prompt: Callable[..., Any]
+    _prepare_latents_free_noise: Callable[..., Tensor]
     progress_bar: Callable[..., Any]
     register_to_config: Callable[..., None]
     load_textual_inversion: Callable[..., None]
@@ -5289,6 +5328,20 @@ class PipelinePart:
         @classmethod
         def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], **kwargs: Any) -> Any:
             """See `DiffusionPipeline.from_pretrained`."""
+
+        def prepare_latents(
+            self,
+            batch_size: int,
+            num_channels_latents: int,
+            num_frames: int,
+            height: int,
+            width: int,
+            dtype: torch.dtype,
+            device: torch.device,
+            generator: torch.Generator | list[torch.Generator] | None,
+            latents: Tensor | None = None,
+        ) -> Tensor:
+            """See `AnimateDiffPipeline.prepare_latents`."""
 
         def save_pretrained(
             self, save_directory: str | PathLike[str], push_to_hub: bool = False, **kwargs: Any
@@ -7160,6 +7213,22 @@ def _why_not_text_conditioned(block: nn.Module) -> str | None:
     return None
 
 
+# --- package_versions.py: Versions of packages, also of one that runs from its source folder.
+
+
+def package_version(name: str, missing: str = "unknown") -> str:
+    """The version of an installed package; of one that is imported without being installed, its `__version__`.
+
+    Args:
+        name (`str`): The package's name as it is installed by, such as `"diffusers-mvcustom"`.
+        missing (`str`, *optional*, defaults to `"unknown"`): What to return for a package that is neither.
+    """
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return getattr(sys.modules.get(name.replace("-", "_")), "__version__", missing)
+
+
 # --- subjects/placeholders.py: Texts in which the subject's word and class noun are filled in: `{token}` and `{noun}`, and nothing else.
 
 
@@ -7810,7 +7879,7 @@ class SubjectAdapter(nn.Module):
             feature_nerf=FeatureNeRFConfig() if feature_nerf is None else feature_nerf,
             subject_frame=subject_frame,
             base_model=base_model,
-            versions={name: version(name) for name in ("diffusers-mvcustom", "diffusers", "torch")},
+            versions={name: package_version(name) for name in ("diffusers-mvcustom", "diffusers", "torch")},
             **settings,
         )
         if token_embedding is None and text_encoder is not None:
@@ -8120,6 +8189,58 @@ def _check_replaceable(name: str, block: nn.Module) -> None:
         )
 
 
+# --- pipelines/device_hooks.py: Accelerate's hooks, off while modules change places and on again.
+
+
+@contextmanager
+def device_hooks_off(components: Iterable[Any]) -> Iterator[None]:
+    """Takes the hooks of sequential offloading and of device maps off models for the length of the context.
+
+    Such hooks stand on every layer, which they move its inputs or its weights for. A module that is exchanged under
+    them would be without, and a weight that is cut or copied while it lies on `meta` would be lost. Hooks that stand on
+    a whole model (`enable_model_cpu_offload`) stay, and so do those of group offloading.
+
+    Args:
+        components (iterable): Of a pipeline; what is not a module is passed over.
+    """
+    with ExitStack() as afterwards:
+        for component in components:
+            put_back = _take_off(component) if isinstance(component, nn.Module) else None
+            if put_back is not None:
+                afterwards.callback(put_back)
+        yield
+
+
+def _take_off(model: nn.Module) -> Callable[[], Any] | None:
+    """Removes a model's hooks; returns what puts them back, or `None` if there are none to remove."""
+    if not any(hasattr(module, "_hf_hook") for module in model.modules()):
+        return None
+    from accelerate import cpu_offload, dispatch_model  # is there: the hooks are its
+    from accelerate.hooks import AlignDevicesHook, SequentialHook, remove_hook_from_module
+
+    hooks: list[AlignDevicesHook] = []
+    for module in model.modules():
+        hook = getattr(module, "_hf_hook", None)
+        parts = hook.hooks if isinstance(hook, SequentialHook) else [hook]
+        hooks += [part for part in parts if isinstance(part, AlignDevicesHook) and part.execution_device is not None]
+    if not hooks:
+        return None
+    device, offloaded = hooks[0].execution_device, any(hook.offload for hook in hooks)
+    device_map = getattr(model, "hf_device_map", None) or {}
+    places = {str(place) for place in device_map.values()}
+    if "disk" in places:
+        return None
+    if device_map and (not offloaded or "cpu" in places):
+        settings = {"main_device": device, "skip_keys": hooks[0].skip_keys, "force_hooks": True}
+        put_back: Callable[[], Any] = partial(dispatch_model, model, device_map=dict(device_map), **settings)
+    elif offloaded:  # as diffusers' enable_sequential_cpu_offload
+        put_back = partial(cpu_offload, model, device, offload_buffers=len(model._parameters) > 0)
+    else:
+        return None
+    remove_hook_from_module(model, recurse=True)
+    return put_back
+
+
 # --- pipelines/subject_loading.py: Subjects in the pipeline: loading, switching, taking out, and rendering their features for a call.
 
 
@@ -8174,22 +8295,24 @@ class SubjectLoadingMixin(PipelinePart):
             raise MVCustomError(f"adapter_name: {name!r} is already loaded; pass another name, or unload it first.")
         self._restore.pending = False
         previous = self._active_subject
-        self._deactivate()
-        self._subjects[name] = subject
-        try:
-            self._activate(name)
-        except Exception:
-            del self._subjects[name]
-            self._activate(previous)
-            raise
+        with device_hooks_off(self.components.values()):
+            self._deactivate()
+            self._subjects[name] = subject
+            try:
+                self._activate(name)
+            except Exception:
+                del self._subjects[name]
+                self._activate(previous)
+                raise
 
     def set_subject(self, adapter_name: str | None) -> None:
         """Makes a loaded subject the active one; `None` makes none active and keeps all loaded."""
         if adapter_name is not None and adapter_name not in self._subjects:
             raise MVCustomError(f"adapter_name: expected one of {sorted(self._subjects)}, got {adapter_name!r}.")
         self._restore.pending = False
-        self._deactivate()
-        self._activate(adapter_name)
+        with device_hooks_off(self.components.values()):
+            self._deactivate()
+            self._activate(adapter_name)
 
     def unload_subject(self, adapter_name: str | None = None) -> None:
         """Takes a subject out (by default the active one): U-Net, text encoder and tokenizer are as before it."""
@@ -8200,18 +8323,21 @@ class SubjectLoadingMixin(PipelinePart):
         if name not in self._subjects:
             raise MVCustomError(f"adapter_name: expected one of {sorted(self._subjects)}, got {name!r}.")
         if name == self._active_subject:
-            self._deactivate()
+            with device_hooks_off(self.components.values()):
+                self._deactivate()
         del self._subjects[name]
 
     @contextmanager
     def without_subject(self) -> Iterator[None]:
         """The pipeline's components as they are without the active subject, for the length of the context."""
         active = self._active_subject
-        self._deactivate()
+        with device_hooks_off(self.components.values()):
+            self._deactivate()
         try:
             yield
         finally:
-            self._activate(active)
+            with device_hooks_off(self.components.values()):
+                self._activate(active)
 
     def render_subject(
         self,
@@ -8878,6 +9004,37 @@ class HookSettingsMixin(PipelinePart):
             denoising_hooks={hook.name: hook.to_dict() for hook in hooks if hook.name is not None},
             anchor=self._anchor.to_dict(),
         )
+
+
+# --- pipelines/initial_noise.py: The noise that a call starts from.
+
+
+class InitialNoiseMixin(PipelinePart):
+    """Initial latents of [`MVCustomPipeline`]."""
+
+    def prepare_latents(
+        self,
+        batch_size: int,
+        num_channels_latents: int,
+        num_frames: int,
+        height: int,
+        width: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        generator: torch.Generator | list[torch.Generator] | None,
+        latents: Tensor | None = None,
+    ) -> Tensor:
+        """As `AnimateDiffPipeline`'s, with noise drawn in float32 and rounded: one seed, one picture in every dtype."""
+        shape = (batch_size, num_channels_latents, num_frames, height, width)
+        if latents is None:
+            if self.free_noise_enabled:
+                latents = self._prepare_latents_free_noise(*shape, torch.float32, device, generator).to(dtype)
+            else:
+                factor = self.vae_scale_factor
+                latents = draw_noise(
+                    (*shape[:3], height // factor, width // factor), generator=generator, device=device, dtype=dtype
+                )
+        return super().prepare_latents(*shape, dtype, device, generator, latents)
 
 
 # --- pipelines/persistence.py: Saving and loading a pipeline together with its subject.
@@ -9896,7 +10053,7 @@ class ViewGeneration:
                     unet=pipe.unet,
                     noise_levels=NoiseLevels.of(pipe.scheduler, timesteps),
                     generator=self.generator,
-                    randn=partial(randn_tensor, generator=self.generator, device=device, dtype=latents.dtype),
+                    randn=partial(draw_noise, generator=self.generator, device=device, dtype=latents.dtype),
                     anchor_geometry=preparation.geometry,
                 )
                 for hook in hooks:
@@ -9932,7 +10089,13 @@ class ViewGeneration:
 
 
 class MVCustomPipeline(
-    AttentionWindowMixin, HookSettingsMixin, PersistenceMixin, CallChecksMixin, DenoisingMixin, AnimateDiffPipeline
+    AttentionWindowMixin,
+    HookSettingsMixin,
+    PersistenceMixin,
+    CallChecksMixin,
+    InitialNoiseMixin,
+    DenoisingMixin,
+    AnimateDiffPipeline,
 ):
     r"""Pipeline for multi-view customization: your own object, seen from any camera, in any scene you can describe.
 
@@ -10237,7 +10400,7 @@ class MVCustomPipeline(
             scales={"guidance_scale": guidance_scale, "reference_guidance_scale": reference_guidance_scale},
             pose_guidance=(pose_guidance_start, pose_guidance_end),
         )
-        batch_size = latents_shape[0]
+        batch_size, channels, num_frames, *_ = latents_shape
         plan, anchor_image, anchor_depth = self.plan_views(
             cameras, hooks, anchor, views_at_a_time, anchor_image, anchor_depth, batch_size, num_images_per_prompt
         )
@@ -10283,7 +10446,7 @@ class MVCustomPipeline(
         # 4. Schedule, latents, and what is known of the views
         self.scheduler.set_timesteps(num_inference_steps, device=device)
         latents = self.prepare_latents(
-            *latents_shape[:3], height, width, prompt_embeds.dtype, device, generator, latents
+            batch_size, channels, num_frames, height, width, prompt_embeds.dtype, device, generator, latents
         )
         known = known_views(self, plan.anchors, anchor_image, anchor_depth, latents)
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from diffusers_mvcustom import ConsistentAwareLatentCompletion, DepthAwareFeatureRendering, MVCustomPipeline
+from diffusers_mvcustom.toy import random_components
 
 pytestmark = pytest.mark.gpu
 
@@ -28,6 +29,17 @@ def assert_near(found, expected, share=1e-3):
 def test_equals_the_cpu(make_pipe, run, device, hooks, window):
     expected = run(make_pipe(attention_window=window), hooks=HOOKS[hooks])
     assert_near(run(make_pipe(attention_window=window).to(device), hooks=HOOKS[hooks]), expected)
+
+
+def test_random_models_are_built_on_the_device(device):
+    before = torch.get_rng_state(), torch.cuda.get_rng_state() if device.type == "cuda" else None
+    first, again = (random_components("tiny", device=device) for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert device.type != "cuda" or torch.equal(torch.cuda.get_rng_state(), before[1])
+    for name in ("unet", "vae", "text_encoder", "depth_estimator"):
+        for one, other in zip(first[name].parameters(), again[name].parameters(), strict=True):
+            assert one.device.type == device.type
+            assert torch.equal(one, other)
 
 
 def test_estimated_depth(make_pipe, run, device):
@@ -68,8 +80,20 @@ def test_offload(make_pipe, run, cuda, offload):
     getattr(pipe, offload)()
     assert_near(run(pipe), expected)
     assert_near(run(pipe), expected)  # the first call left nothing on the wrong device
+    assert run(pipe, anchor_depth=None).isfinite().all()  # estimated
     pipe.unload_subject()
     assert run(pipe, "a toy by a lake").isfinite().all()
+
+
+@pytest.mark.parametrize("offload", ["enable_model_cpu_offload", "enable_sequential_cpu_offload"])
+def test_a_subject_loaded_under_offloading(make_pipe, run, cuda, offload):
+    whole = make_pipe().to(cuda)
+    expected, subject = run(whole), whole.subject
+    whole.unload_subject()
+    pipe = make_pipe(subject=False)
+    getattr(pipe, offload)()
+    pipe.load_subject(subject)
+    assert_near(run(pipe), expected)
 
 
 def test_balanced_device_map(make_pipe, run, cuda, tmp_path):

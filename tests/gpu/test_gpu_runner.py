@@ -240,6 +240,11 @@ def test_slices_that_cannot_be_are_refused(gpu):
     assert "expected a limit of at most 580 s, got 3600" in process.stderr
 
 
+def test_what_is_important_comes_first(gpu):
+    gpu.define(a=("pass", {}), b=("pass", {"important": True}), c=("pass", {}), d=("pass", {"important": True}))
+    assert [line.split()[0] for line in gpu("--list").splitlines()] == ["b", "d", "a", "c"]
+
+
 @pytest.mark.parametrize("quick", [[], ["--quick"]])
 def test_the_real_slices_are_listed(quick):
     listed = subprocess.run(

@@ -3,6 +3,7 @@
 import io
 import logging
 
+import accelerate
 import numpy as np
 import pytest
 import torch
@@ -223,6 +224,74 @@ def test_with_the_users_own_lora_and_ip_adapter(make_pipe, run, make_subject):
     pipe.unload_subject()
     assert list(pipe.unet.peft_config) == ["mine"]
     assert torch.equal(run(pipe, hooks=[]), with_lora)
+
+
+def offload_layers(pipe):
+    """As `enable_sequential_cpu_offload` does, which wants a GPU: weights on meta, loaded for each layer's forward."""
+    for model in models_of(pipe).values():
+        accelerate.cpu_offload(model, torch.device("cpu"))
+
+
+def models_of(pipe):
+    return {name: model for name, model in pipe.components.items() if isinstance(model, torch.nn.Module)}
+
+
+def hooked_modules(model):
+    return {name for name, module in model.named_modules() if hasattr(module, "_hf_hook")}
+
+
+@pytest.mark.parametrize("first", ["subject", "offloading"])
+def test_sequential_offloading_with_a_subject(make_pipe, run, make_subject, first):
+    whole, pipe = make_pipe(), make_pipe()
+    plain = run(whole)
+    subject = make_subject(whole)
+    whole.load_subject(subject)
+    expected = run(whole, PROMPT)
+    whole.unload_subject()
+    if first == "offloading":
+        offload_layers(pipe)
+    pipe.load_subject(subject)
+    if first == "subject":
+        offload_layers(pipe)
+    assert all(parameter.is_meta for parameter in pipe.unet.parameters())
+    for _ in range(2):  # the first call leaves nothing behind
+        torch.testing.assert_close(run(pipe, PROMPT), expected, rtol=1e-4, atol=1e-4)
+    pipe.unload_subject()
+    assert all(parameter.is_meta for parameter in [*pipe.unet.parameters(), *pipe.text_encoder.parameters()])
+    torch.testing.assert_close(run(pipe), plain, rtol=1e-4, atol=1e-4)
+
+
+def test_device_map_with_a_subject(make_pipe, run, make_subject):
+    """A device map's hooks stand on every layer, as `from_pretrained(device_map="balanced")` places them."""
+    whole, pipe = make_pipe(), make_pipe()
+    plain = run(whole)
+    subject = make_subject(whole)
+    whole.load_subject(subject)
+    expected = run(whole, PROMPT)
+    whole.unload_subject()
+    for model in models_of(pipe).values():
+        accelerate.dispatch_model(model, device_map={"": "cpu"}, force_hooks=True)
+    pipe.hf_device_map = dict.fromkeys(models_of(pipe), "cpu")
+    hooked = hooked_modules(pipe.unet)
+    pipe.load_subject(subject)
+    assert set(subject.block_names) < hooked_modules(pipe.unet)
+    assert torch.equal(run(pipe, PROMPT), expected)
+    pipe.unload_subject()
+    assert hooked_modules(pipe.unet) == hooked
+    assert torch.equal(run(pipe), plain)
+
+
+def test_a_subject_that_does_not_fit_leaves_the_hooks(make_pipe, run, make_subject):
+    pipe = make_pipe()
+    plain = run(pipe)
+    subject = make_subject(pipe)
+    subject.lora_state_dict = {name: weight[:, :1] for name, weight in subject.lora_state_dict.items()}
+    offload_layers(pipe)
+    hooked = hooked_modules(pipe.unet)
+    with pytest.raises(MVCustomError, match="does not fit"):
+        pipe.load_subject(subject)
+    assert hooked_modules(pipe.unet) == hooked
+    torch.testing.assert_close(run(pipe), plain, rtol=1e-4, atol=1e-4)
 
 
 def test_the_token_must_be_named(pipe, run, make_subject):

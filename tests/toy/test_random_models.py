@@ -26,6 +26,14 @@ def test_dtype_is_that_of_every_model_and_the_default_dtype_is_restored():
     assert torch.get_default_dtype() == torch.float32
 
 
+def test_the_device_is_that_of_every_model_and_the_scheduler_stays_on_the_cpu():
+    components = random_components(device="meta", image_encoder=True)
+    models = [component for component in components.values() if isinstance(component, torch.nn.Module)]
+    assert len(models) == 5
+    assert {p.device.type for model in models for p in model.parameters()} == {"meta"}
+    assert components["scheduler"].betas.device.type == torch.empty(0).device.type == "cpu"
+
+
 def test_optional_components_are_absent_when_not_asked_for():
     components = random_components(depth_estimator=False)
     assert "depth_estimator" not in components

@@ -10,7 +10,8 @@ def slices(options):
         Slice(
             f"tests-{part}",
             (*pytest, f"--junitxml={{out}}/tests-{part}.xml", f"tests/gpu/test_cuda_{part}.py"),
-            expected=120.0,
+            expected=60.0,
+            important=True,
             environment=device,
         )
         for part in ("kernels", "pipeline", "memory")

@@ -21,7 +21,8 @@ def slices(options):
             f"pipeline-window-{name}",
             *common,
             *("--window", window, "--no-shares", "-o", f"{{out}}/pipeline-window-{name}.md"),
-            expected=60.0 if options.quick else 240.0,
+            expected=60.0 if options.quick else 100.0,
+            important=name in ("7-at-64", "full"),
         )
         for name, window in WINDOWS.items()
     ]
@@ -31,7 +32,7 @@ def slices(options):
         Slice.of_script(
             "pipeline-least-memory",
             *(*least, "--settings", "plain", "everything", "-o", "{out}/pipeline-least-memory.md"),
-            expected=60.0 if options.quick else 240.0,
+            expected=60.0 if options.quick else 100.0,
         )
     )
     shares = [*common, "--window", window, "--settings", "everything"]
@@ -41,7 +42,7 @@ def slices(options):
         Slice.of_script(
             "pipeline-shares",
             *(*shares, "-o", "{out}/pipeline-shares.md"),
-            expected=60.0 if options.quick else 240.0,
+            expected=60.0 if options.quick else 120.0,
             environment={"CUDA_LAUNCH_BLOCKING": "1"},  # host time is then the GPU's
         )
     )

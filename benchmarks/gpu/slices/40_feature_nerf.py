@@ -10,7 +10,7 @@ def slices(options):
         Slice.of_script(
             f"feature-nerf-{name}",
             *(*common, *extra, "--markdown", f"{{out}}/feature-nerf-{name}.md"),
-            expected=120.0,
+            expected=60.0,
         )
         for name, extra in (("forward", []), ("backward", ["--backward"]))
     ]

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from ..files.whole import write_text
+from ..package_versions import package_version
 from .options import checked_device, checked_seed
 
 JSON_NAME = "evaluation.json"
@@ -160,13 +161,6 @@ def _references(subject: Path) -> tuple[Any, str, Any]:
 
 
 def _environment() -> dict[str, str]:
-    import importlib.metadata
-
     packages = ("diffusers-mvcustom", "torch", "transformers", "pycolmap", "opencv-python-headless")
     versions = {"python": platform.python_version(), "machine": platform.machine()}
-    for package in packages:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = "not installed"
-    return versions
+    return versions | {package: package_version(package, missing="not installed") for package in packages}

@@ -46,7 +46,9 @@ def estimate_depth(
     height, width = images.shape[-2:]
     arrays = [image.permute(1, 2, 0).float().cpu().mul(255).round().byte().numpy() for image in images]
     inputs = depth_image_processor(images=arrays, return_tensors="pt")
-    pixel_values = inputs["pixel_values"].to(device=depth_estimator.device, dtype=depth_estimator.dtype)
+    # Weights that sequential offloading has laid on meta are loaded where the images are.
+    device = images.device if depth_estimator.device.type == "meta" else depth_estimator.device
+    pixel_values = inputs["pixel_values"].to(device=device, dtype=depth_estimator.dtype)
     depth = depth_estimator(pixel_values=pixel_values).predicted_depth.float()
     if depth.ndim != 3 or len(depth) != len(images):
         raise MVCustomError(

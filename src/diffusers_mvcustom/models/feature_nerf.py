@@ -336,8 +336,8 @@ class FeatureNeRF(nn.Module):
         for v in range(len(per_ray)):
             in_view = transform_points(points, views.world_to_camera[v])
             encoded = self._encode(in_view, self.config.point_frequencies)
-            hidden = sampler.sample(v, views.features[v]).to(per_ray.dtype)
-            hidden = torch.addmm(hidden, encoded, self.point_projection.weight.t())
+            # Through the layer and not its weight, which offloading loads for the layer's forward only.
+            hidden = self.point_projection(encoded).add_(sampler.sample(v, views.features[v]))
             hidden = hidden.view(*rays.positions.shape, -1).add_(per_ray[v]).flatten(0, 1)
             hidden = F.silu(hidden, inplace=not torch.is_grad_enabled())
             share = blend[v, :, None].to(hidden.dtype)

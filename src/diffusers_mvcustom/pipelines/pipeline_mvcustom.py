@@ -38,6 +38,7 @@ from .call_checks import CallChecksMixin
 from .denoising import DenoisingMixin
 from .guidance import Conditions
 from .hook_settings import HookSettingsMixin
+from .initial_noise import InitialNoiseMixin
 from .inputs import resolve_cameras
 from .persistence import PersistenceMixin
 from .pipeline_output import MVCustomPipelineOutput, ViewFrames
@@ -50,7 +51,13 @@ if TYPE_CHECKING:
 
 
 class MVCustomPipeline(
-    AttentionWindowMixin, HookSettingsMixin, PersistenceMixin, CallChecksMixin, DenoisingMixin, AnimateDiffPipeline
+    AttentionWindowMixin,
+    HookSettingsMixin,
+    PersistenceMixin,
+    CallChecksMixin,
+    InitialNoiseMixin,
+    DenoisingMixin,
+    AnimateDiffPipeline,
 ):
     r"""Pipeline for multi-view customization: your own object, seen from any camera, in any scene you can describe.
 
@@ -355,7 +362,7 @@ class MVCustomPipeline(
             scales={"guidance_scale": guidance_scale, "reference_guidance_scale": reference_guidance_scale},
             pose_guidance=(pose_guidance_start, pose_guidance_end),
         )
-        batch_size = latents_shape[0]
+        batch_size, channels, num_frames, *_ = latents_shape
         plan, anchor_image, anchor_depth = self.plan_views(
             cameras, hooks, anchor, views_at_a_time, anchor_image, anchor_depth, batch_size, num_images_per_prompt
         )
@@ -401,7 +408,7 @@ class MVCustomPipeline(
         # 4. Schedule, latents, and what is known of the views
         self.scheduler.set_timesteps(num_inference_steps, device=device)
         latents = self.prepare_latents(
-            *latents_shape[:3], height, width, prompt_embeds.dtype, device, generator, latents
+            batch_size, channels, num_frames, height, width, prompt_embeds.dtype, device, generator, latents
         )
         known = known_views(self, plan.anchors, anchor_image, anchor_depth, latents)
 

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
+import torch
 from diffusers import AutoencoderKL, SchedulerMixin, UNetMotionModel
 from diffusers.configuration_utils import FrozenDict
+from torch import Tensor
 from transformers import BaseImageProcessor, CLIPTextModel, CLIPTokenizer, PreTrainedModel
 
 
@@ -22,14 +24,17 @@ class PipelinePart:
     depth_estimator: PreTrainedModel | None
     depth_image_processor: BaseImageProcessor | None
 
+    components: dict[str, Any]
     config: FrozenDict
     vae_scale_factor: int
     guidance_scale: float
     cross_attention_kwargs: dict[str, Any] | None
     interrupt: bool
+    free_noise_enabled: bool
 
     check_inputs: Callable[..., None]
     encode_prompt: Callable[..., Any]
+    _prepare_latents_free_noise: Callable[..., Tensor]
     progress_bar: Callable[..., Any]
     register_to_config: Callable[..., None]
     load_textual_inversion: Callable[..., None]
@@ -46,6 +51,20 @@ class PipelinePart:
         @classmethod
         def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], **kwargs: Any) -> Any:
             """See `DiffusionPipeline.from_pretrained`."""
+
+        def prepare_latents(
+            self,
+            batch_size: int,
+            num_channels_latents: int,
+            num_frames: int,
+            height: int,
+            width: int,
+            dtype: torch.dtype,
+            device: torch.device,
+            generator: torch.Generator | list[torch.Generator] | None,
+            latents: Tensor | None = None,
+        ) -> Tensor:
+            """See `AnimateDiffPipeline.prepare_latents`."""
 
         def save_pretrained(
             self, save_directory: str | PathLike[str], push_to_hub: bool = False, **kwargs: Any

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..cameras import Cameras
 from ..errors import MVCustomError
 from ..subjects import SubjectAdapter, SubjectRendering, collect_reference_features, render_features
+from .device_hooks import device_hooks_off
 from .pipeline_part import PipelinePart
 
 if TYPE_CHECKING:
@@ -75,22 +76,24 @@ class SubjectLoadingMixin(PipelinePart):
             raise MVCustomError(f"adapter_name: {name!r} is already loaded; pass another name, or unload it first.")
         self._restore.pending = False
         previous = self._active_subject
-        self._deactivate()
-        self._subjects[name] = subject
-        try:
-            self._activate(name)
-        except Exception:
-            del self._subjects[name]
-            self._activate(previous)
-            raise
+        with device_hooks_off(self.components.values()):
+            self._deactivate()
+            self._subjects[name] = subject
+            try:
+                self._activate(name)
+            except Exception:
+                del self._subjects[name]
+                self._activate(previous)
+                raise
 
     def set_subject(self, adapter_name: str | None) -> None:
         """Makes a loaded subject the active one; `None` makes none active and keeps all loaded."""
         if adapter_name is not None and adapter_name not in self._subjects:
             raise MVCustomError(f"adapter_name: expected one of {sorted(self._subjects)}, got {adapter_name!r}.")
         self._restore.pending = False
-        self._deactivate()
-        self._activate(adapter_name)
+        with device_hooks_off(self.components.values()):
+            self._deactivate()
+            self._activate(adapter_name)
 
     def unload_subject(self, adapter_name: str | None = None) -> None:
         """Takes a subject out (by default the active one): U-Net, text encoder and tokenizer are as before it."""
@@ -101,18 +104,21 @@ class SubjectLoadingMixin(PipelinePart):
         if name not in self._subjects:
             raise MVCustomError(f"adapter_name: expected one of {sorted(self._subjects)}, got {name!r}.")
         if name == self._active_subject:
-            self._deactivate()
+            with device_hooks_off(self.components.values()):
+                self._deactivate()
         del self._subjects[name]
 
     @contextmanager
     def without_subject(self) -> Iterator[None]:
         """The pipeline's components as they are without the active subject, for the length of the context."""
         active = self._active_subject
-        self._deactivate()
+        with device_hooks_off(self.components.values()):
+            self._deactivate()
         try:
             yield
         finally:
-            self._activate(active)
+            with device_hooks_off(self.components.values()):
+                self._activate(active)
 
     def render_subject(
         self,

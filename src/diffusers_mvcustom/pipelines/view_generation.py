@@ -8,11 +8,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from ..cameras import Cameras
 from ..hooks import AnchorSettings, DenoisingHook, DenoisingRun, KnownViews, NoiseLevels, PlainRun
+from ..models.noise import draw_noise
 from .anchors import AnchorPreparation, AnchorViews
 from .guidance import Conditions
 from .subject_features import SubjectOfWindows
@@ -139,7 +139,7 @@ class ViewGeneration:
                     unet=pipe.unet,
                     noise_levels=NoiseLevels.of(pipe.scheduler, timesteps),
                     generator=self.generator,
-                    randn=partial(randn_tensor, generator=self.generator, device=device, dtype=latents.dtype),
+                    randn=partial(draw_noise, generator=self.generator, device=device, dtype=latents.dtype),
                     anchor_geometry=preparation.geometry,
                 )
                 for hook in hooks:

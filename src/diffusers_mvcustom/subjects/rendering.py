@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
 from ..cameras import Cameras
 from ..errors import MVCustomError
 from ..models.feature_nerf import RenderedFeatures
 from ..models.motion_transformer import motion_bypassed
+from ..models.noise import draw_noise
 from .reference_views import ReferenceViews
 from .unet_blocks import feature_map_size
 
@@ -104,8 +104,11 @@ def collect_reference_features(
                 f"reference_timestep: expected one of the scheduler's {scheduler.config.num_train_timesteps}, got "
                 f"{adapter.config.reference_timestep}."
             )
-        noise = randn_tensor(
-            reference_latents.shape, generator, device=reference_latents.device, dtype=reference_latents.dtype
+        noise = draw_noise(
+            reference_latents.shape,
+            generator=generator,
+            device=reference_latents.device,
+            dtype=reference_latents.dtype,
         )
         reference_latents = scheduler.add_noise(reference_latents, noise, timestep)
     with adapter.conditioning.collecting() as collected, motion_bypassed(unet):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from os import PathLike
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,6 +16,7 @@ from ..cameras import Cameras, SubjectFrame
 from ..errors import CamerasError, MVCustomError
 from ..models.feature_nerf import FeatureNeRF, FeatureNeRFConfig
 from ..models.pose_conditioned_block import PoseConditionedTransformerBlock, PoseConditioner, PoseConditioning
+from ..package_versions import package_version
 from .reference_views import ReferenceViews
 from .subject_config import SubjectConfig
 from .subject_files import (
@@ -126,7 +126,7 @@ class SubjectAdapter(nn.Module):
             feature_nerf=FeatureNeRFConfig() if feature_nerf is None else feature_nerf,
             subject_frame=subject_frame,
             base_model=base_model,
-            versions={name: version(name) for name in ("diffusers-mvcustom", "diffusers", "torch")},
+            versions={name: package_version(name) for name in ("diffusers-mvcustom", "diffusers", "torch")},
             **settings,
         )
         if token_embedding is None and text_encoder is not None:

@@ -6,7 +6,7 @@ They stand in for pretrained models wherever only shapes and wiring matter: test
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from os import PathLike
 from typing import Any, Literal
 
@@ -116,6 +116,7 @@ def random_components(
     *,
     seed: int = 0,
     dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
     depth_estimator: bool = True,
     image_encoder: bool = False,
 ) -> dict[str, Any]:
@@ -126,9 +127,11 @@ def random_components(
             autoencoder is not random but keeps the mean colours of 4×4 pixels, so that latents say something) or
             `"sd15"` (the shapes of Stable Diffusion 1.5 with the AnimateDiff motion adapter v1.5-2; 1.3 billion
             parameters in the U-Net).
-        seed (`int`, *optional*, defaults to 0): The same seed gives the same weights. The global generator is
-            untouched.
+        seed (`int`, *optional*, defaults to 0): The same seed gives the same weights on the same kind of device. The
+            global generators of the CPU and of a CUDA `device` are untouched.
         dtype (`torch.dtype`, *optional*, defaults to `torch.float32`): Floating dtype of all weights.
+        device (`torch.device` or `str`, *optional*): Where the models are built, by default the CPU. Drawing the random
+            numbers is nearly all of the time, and a GPU draws them in no time.
         depth_estimator (`bool`, *optional*, defaults to `True`): Whether to add `depth_estimator` and
             `depth_image_processor` (ZoeDepth).
         image_encoder (`bool`, *optional*, defaults to `False`): Whether to add the `image_encoder` and
@@ -149,7 +152,7 @@ def random_components(
     checked_size(size)
     tokenizer = word_tokenizer(_WORDS.split(), _VOCABULARY_SIZE[size])
     components: dict[str, Any] = {"tokenizer": tokenizer, "scheduler": _scheduler()}
-    with _random_weights(seed, dtype):
+    with _random_weights(seed, dtype, device):
         components["vae"] = AutoencoderKL(
             down_block_types=("DownEncoderBlock2D",) * len(_VAE[size]["block_out_channels"]),
             up_block_types=("UpDecoderBlock2D",) * len(_VAE[size]["block_out_channels"]),
@@ -238,10 +241,12 @@ def checked_size(size: str) -> Size:
 
 
 @contextmanager
-def _random_weights(seed: int, dtype: torch.dtype | None) -> Iterator[None]:
-    """Seeds a fork of the CPU's generator and builds modules in `dtype` at once, without a float32 copy."""
+def _random_weights(seed: int, dtype: torch.dtype | None, device: torch.device | str | None = None) -> Iterator[None]:
+    """Seeds a fork of the generators and builds modules in `dtype` on `device` at once, without a float32 copy."""
     default = torch.get_default_dtype()
-    with torch.random.fork_rng(devices=[]):
+    place = None if device is None else torch.device(device)
+    gpus = [place] if place is not None and place.type == "cuda" else []
+    with torch.random.fork_rng(devices=gpus), nullcontext() if place is None else place:
         torch.manual_seed(seed)
         try:
             torch.set_default_dtype(dtype or default)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
+
+from ...package_versions import package_version
 
 _PACKAGES = ("torch", "diffusers", "transformers", "peft", "diffusers-mvcustom")
 
@@ -24,14 +25,7 @@ def environment(device: torch.device | str) -> dict[str, str]:
     else:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         name = f"{cores}-core {platform.machine()} CPU, {torch.get_num_threads()} threads"
-    return {"device": name, **{package: _version(package) for package in _PACKAGES}, "commit": _commit()}
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "unknown"
+    return {"device": name, **{package: package_version(package) for package in _PACKAGES}, "commit": _commit()}
 
 
 def _commit() -> str:
