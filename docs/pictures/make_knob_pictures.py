@@ -50,14 +50,14 @@ class Row:
 
 KNOBS: dict[str, tuple[str, list[Row]]] = {
     "guidance": (
-        "views at text guidance 3, 5 and 8",
-        [Row(f"guidance_scale={scale:g}", {"guidance_scale": scale}) for scale in (3.0, 5.0, 8.0)],
+        "views at text guidance 2, 3, 5 and 8",
+        [Row(f"guidance_scale={scale:g}", {"guidance_scale": scale}) for scale in (2.0, 3.0, 5.0, 8.0)],
     ),
     "reference_guidance": (
-        "views without guidance by the references, and at 2, 3.5 and 5",
+        "views without guidance by the references, and at 1.5, 2.5 and 3.5",
         [
             Row(f"reference_guidance_scale={scale}", {"reference_guidance_scale": scale})
-            for scale in (None, 2.0, 3.5, 5.0)
+            for scale in (None, 1.5, 2.5, 3.5)
         ],
     ),
     "pose_conditioning": (

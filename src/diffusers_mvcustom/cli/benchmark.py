@@ -48,10 +48,10 @@ def benchmark(
     seeds: Annotated[int, typer.Option(help="Noises for each prompt and path.")] = 2,
     views: Annotated[int, typer.Option(help="Views on a camera path.")] = 8,
     steps: Annotated[int, typer.Option(help="Denoising steps.")] = 25,
-    guidance: Annotated[float, typer.Option(help="Text guidance scale.")] = 3.0,
+    guidance: Annotated[float, typer.Option(help="Text guidance scale.")] = 2.0,
     reference_guidance: Annotated[
         float, typer.Option(help="Guidance by the subject's photos, of methods with FeatureNeRF; 1 is none.")
-    ] = 3.5,
+    ] = 1.5,
     training_views: Annotated[int, typer.Option(help="Views that a subject is learnt from.")] = 30,
     training: Annotated[
         str, typer.Option(help="Settings of the subject trainer: a preset's name or a yaml file.")

@@ -31,7 +31,7 @@ PROMPTS = (
 AZIMUTH, ELEVATION = (-40.0, 40.0), 20.0
 """The arc of cameras in degrees, as long as the camera paths that the shipped model's motion modules learned from."""
 
-GUIDANCE, REFERENCE_GUIDANCE = 3.0, 3.5
+GUIDANCE, REFERENCE_GUIDANCE = 2.0, 1.5
 """By the text and by the photos. With text guidance alone the small model keeps the subject's shape and loses its colours."""
 
 _KINDS = (("with-dfr-and-clc", "with DFR and CLC"), ("without", "without DFR and CLC"))

@@ -48,8 +48,8 @@ class SuiteSettings:
     paths: tuple[str, ...] = PATHS
     views: int = 8
     steps: int = 25
-    guidance_scale: float = 3.0
-    reference_guidance_scale: float | None = 3.5
+    guidance_scale: float = 2.0
+    reference_guidance_scale: float | None = 1.5
     training_views: int = 30
     size: int = 64
 
