@@ -36,8 +36,8 @@ CHOICES: tuple[Method, ...] = (
     _full("text_guidance_3", "text guidance 3", guidance={"guidance_scale": 3.0}),
     _full("text_guidance_5", "text guidance 5", guidance={"guidance_scale": 5.0}),
     _full("reference_guidance_none", "no reference guidance", guidance={"reference_guidance_scale": None}),
-    _full("reference_guidance_2.5", "reference guidance 2.5", guidance={"reference_guidance_scale": 2.5}),
-    _full("reference_guidance_3.5", "reference guidance 3.5", guidance={"reference_guidance_scale": 3.5}),
+    _full("reference_guidance_2_5", "reference guidance 2.5", guidance={"reference_guidance_scale": 2.5}),
+    _full("reference_guidance_3_5", "reference guidance 3.5", guidance={"reference_guidance_scale": 3.5}),
     _full("subject_rendered", "the subject is rendered too", anchor={"render_subject": True}),
     _full("depth_as_estimated", "depth not aligned to the subject", anchor={"align": False}),
 )
