@@ -3596,8 +3596,8 @@ class AttentionWindows:
     def at(self, height: int, width: int) -> int | None:
         """The window on a feature map of `height` × `width`."""
         longer = max(height, width)
-        size = next((size for size in self._by_size if size >= longer), max(self._by_size))
-        return self._by_size[size]
+        sizes = [size for size in self._by_size if size >= longer]  # no next() with a default: torch 2.6 cannot compile it
+        return self._by_size[min(sizes) if sizes else max(self._by_size)]
 
     @property
     def temporal_only(self) -> bool:
