@@ -48,7 +48,8 @@ class AttentionWindows:
     def at(self, height: int, width: int) -> int | None:
         """The window on a feature map of `height` × `width`."""
         longer = max(height, width)
-        sizes = [size for size in self._by_size if size >= longer]  # no next() with a default: torch 2.6 cannot compile it
+        # No next() with a default: torch 2.6 cannot compile that.
+        sizes = [size for size in self._by_size if size >= longer]
         return self._by_size[min(sizes) if sizes else max(self._by_size)]
 
     @property
