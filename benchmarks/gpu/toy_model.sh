@@ -23,7 +23,9 @@ say() { echo "$(date +%T) $*"; }
 stage() {
   local name=$1
   shift
+  [ ! -e "$WORK/$name.done" ] || return 0  # its seconds are over
   $PYTHON -m diffusers_mvcustom.toy.training "$name" --output "$WORK" "$@" >> "$WORK/$name.log" 2>&1
+  [ "$name" = assemble ] || touch "$WORK/$name.done"
   say "$name: done"
 }
 trap 'kill $(jobs -p) 2> /dev/null || true' EXIT
