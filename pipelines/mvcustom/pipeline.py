@@ -3976,6 +3976,24 @@ def _check_processors(block: BasicTransformerBlock) -> None:
             )
 
 
+def fitting_motion_weights(unet: nn.Module, motion_adapter: nn.Module) -> dict[str, Tensor]:
+    """A motion adapter's weights and buffers for a U-Net's motion modules, by the U-Net's names for them.
+
+    Raises:
+        MVCustomError: if one that the U-Net has is missing or of another shape.
+    """
+    own = {name: weight for name, weight in unet.state_dict().items() if "motion_modules." in name}
+    given = motion_adapter.state_dict()
+    unfit = [name for name, weight in own.items() if name not in given or given[name].shape != weight.shape]
+    if unfit:
+        found = f"shape {tuple(given[unfit[0]].shape)}" if unfit[0] in given else "none"
+        raise MVCustomError(
+            f"motion_adapter: it does not fit the model's U-Net: {len(unfit)} of {len(own)} weights, such as {unfit[0]}, of "
+            f"which {tuple(own[unfit[0]].shape)} was expected and the adapter has {found}. Made for another model?"
+        )
+    return {name: given[name] for name in own}
+
+
 # --- models/noise.py: Gaussian noise that one seed gives in every dtype.
 
 
@@ -5330,18 +5348,7 @@ class PipelinePart:
         def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], **kwargs: Any) -> Any:
             """See `DiffusionPipeline.from_pretrained`."""
 
-        def prepare_latents(
-            self,
-            batch_size: int,
-            num_channels_latents: int,
-            num_frames: int,
-            height: int,
-            width: int,
-            dtype: torch.dtype,
-            device: torch.device,
-            generator: torch.Generator | list[torch.Generator] | None,
-            latents: Tensor | None = None,
-        ) -> Tensor:
+        def prepare_latents(self, *args: Any, **kwargs: Any) -> Tensor:
             """See `AnimateDiffPipeline.prepare_latents`."""
 
         def save_pretrained(
@@ -9074,12 +9081,10 @@ class PersistenceMixin(SubjectLoadingMixin):
         `AnimateDiffPipeline` joins an adapter with a 2-D U-Net only, and ignores it beside one that has motion modules.
 
         Raises:
-            MVCustomError: if it is of another shape.
+            MVCustomError: if it is of another shape; nothing has changed then.
         """
-        try:
-            self.unet.load_motion_modules(motion_adapter)
-        except (AttributeError, IndexError, RuntimeError) as error:
-            raise MVCustomError(f"motion_adapter: it does not fit the model's U-Net: {error}") from error
+        fitting_motion_weights(self.unet, motion_adapter)
+        self.unet.load_motion_modules(motion_adapter)
 
     def _restore_saved_subject(self, **hub_arguments: Any) -> None:
         """Loads the subject saved with the pipeline, unless it was loaded, replaced or taken out before.

@@ -279,3 +279,17 @@ def test_a_motion_adapter_takes_the_place_of_the_models_own_motion_modules(make_
     other = MotionAdapter(block_out_channels=(32, 64), motion_layers_per_block=1, motion_num_attention_heads=2)
     with pytest.raises(MVCustomError, match="motion_adapter: it does not fit the model's U-Net"):
         MVCustomPipeline.from_pretrained(tmp_path / "model", motion_adapter=other)
+
+
+def test_a_motion_adapter_that_does_not_fit_changes_nothing(pipe):
+    _, other = random_unet2d_and_motion_adapter("tiny", seed=5)
+    settings = {**other.config, "motion_max_seq_length": other.config.motion_max_seq_length + 1}
+    longer = MotionAdapter.from_config(settings)
+    before = {name: weight.clone() for name, weight in pipe.unet.state_dict().items()}
+    with pytest.raises(MVCustomError, match="does not fit the model"):
+        pipe.load_motion_adapter(longer)
+    with torch.no_grad():
+        other.mid_block.motion_modules[0].proj_out.weight = torch.nn.Parameter(torch.zeros(3, 3))
+    with pytest.raises(MVCustomError, match="does not fit the model"):
+        pipe.load_motion_adapter(other)
+    assert all(torch.equal(weight, before[name]) for name, weight in pipe.unet.state_dict().items())

@@ -15,6 +15,7 @@ from diffusers import MotionAdapter
 from training.backbone_small import SMALL, reset_accelerate, write_moving_squares
 
 from diffusers_mvcustom.cli.train_backbone import load_backbone, main
+from diffusers_mvcustom.errors import MVCustomError
 from diffusers_mvcustom.training import BackboneTrainingConfig
 from diffusers_mvcustom.training.command_line import parse_settings
 
@@ -147,3 +148,11 @@ def test_the_commands_in_the_documentation_are_valid():
     flags = set(re.findall(r"`--(\w+)", text)) - {"config", "help"}
     assert flags
     assert flags <= {field.name for field in fields(BackboneTrainingConfig)}
+
+
+@pytest.mark.parametrize("model", ["tiny", "folder"])
+def test_a_motion_adapter_that_is_not_there_is_said_so(model, tiny_model, tmp_path):
+    name = str(tiny_model) if model == "folder" else model
+    settings = {"motion_adapter": str(tmp_path / "none"), "offline": True}
+    with pytest.raises(MVCustomError, match=r"motion_adapter: .*none cannot be loaded"):
+        load_backbone(BackboneTrainingConfig(name, "videos", str(tmp_path / "out"), **settings))

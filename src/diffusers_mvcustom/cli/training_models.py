@@ -20,23 +20,25 @@ def load_training_model(config: TrainingConfig) -> MVCustomPipeline:
     from ..errors import MVCustomError
     from ..pipelines import MVCustomPipeline
 
+    adapter = None
+    if config.motion_adapter is not None:
+        try:
+            adapter = MotionAdapter.from_pretrained(config.motion_adapter, local_files_only=config.offline)
+        except (OSError, ValueError) as error:
+            raise MVCustomError(f"motion_adapter: {config.motion_adapter} cannot be loaded: {error}") from error
     if config.model in ("tiny", "sd15"):
         from ..toy import random_components
         from ..toy.random_models import checked_size
 
         pipe = MVCustomPipeline(**random_components(checked_size(config.model), seed=0))
-        if config.motion_adapter is not None:
-            pipe.load_motion_adapter(
-                MotionAdapter.from_pretrained(config.motion_adapter, local_files_only=config.offline)
-            )
+        if adapter is not None:
+            pipe.load_motion_adapter(adapter)
         return pipe
     options = {"revision": config.revision, "variant": config.variant, "local_files_only": config.offline}
     options = {name: value for name, value in options.items() if value}
     try:
-        if config.motion_adapter is not None:
-            options["motion_adapter"] = MotionAdapter.from_pretrained(
-                config.motion_adapter, local_files_only=config.offline
-            )
+        if adapter is not None:
+            options["motion_adapter"] = adapter
         return MVCustomPipeline.from_pretrained(config.model, **options)
     except MVCustomError:
         raise

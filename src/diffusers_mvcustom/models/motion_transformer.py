@@ -178,3 +178,21 @@ def _check_processors(block: BasicTransformerBlock) -> None:
                 "replace it; undo that (unet.set_attention_backend('xformers') keeps it), then call "
                 "enable_spatio_temporal_attention or pipe.set_attention_window again."
             )
+
+
+def fitting_motion_weights(unet: nn.Module, motion_adapter: nn.Module) -> dict[str, Tensor]:
+    """A motion adapter's weights and buffers for a U-Net's motion modules, by the U-Net's names for them.
+
+    Raises:
+        MVCustomError: if one that the U-Net has is missing or of another shape.
+    """
+    own = {name: weight for name, weight in unet.state_dict().items() if "motion_modules." in name}
+    given = motion_adapter.state_dict()
+    unfit = [name for name, weight in own.items() if name not in given or given[name].shape != weight.shape]
+    if unfit:
+        found = f"shape {tuple(given[unfit[0]].shape)}" if unfit[0] in given else "none"
+        raise MVCustomError(
+            f"motion_adapter: it does not fit the model's U-Net: {len(unfit)} of {len(own)} weights, such as {unfit[0]}, of "
+            f"which {tuple(own[unfit[0]].shape)} was expected and the adapter has {found}. Made for another model?"
+        )
+    return {name: given[name] for name in own}

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 
 from ..errors import MVCustomError
 from ..files.whole import replaced_folder
+from ..models.motion_transformer import fitting_motion_weights
 from .subject_loading import SubjectLoadingMixin
 
 if TYPE_CHECKING:
@@ -51,12 +52,10 @@ class PersistenceMixin(SubjectLoadingMixin):
         `AnimateDiffPipeline` joins an adapter with a 2-D U-Net only, and ignores it beside one that has motion modules.
 
         Raises:
-            MVCustomError: if it is of another shape.
+            MVCustomError: if it is of another shape; nothing has changed then.
         """
-        try:
-            self.unet.load_motion_modules(motion_adapter)
-        except (AttributeError, IndexError, RuntimeError) as error:
-            raise MVCustomError(f"motion_adapter: it does not fit the model's U-Net: {error}") from error
+        fitting_motion_weights(self.unet, motion_adapter)
+        self.unet.load_motion_modules(motion_adapter)
 
     def _restore_saved_subject(self, **hub_arguments: Any) -> None:
         """Loads the subject saved with the pipeline, unless it was loaded, replaced or taken out before.

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-import torch
 from diffusers import AutoencoderKL, SchedulerMixin, UNetMotionModel
 from diffusers.configuration_utils import FrozenDict
 from torch import Tensor
@@ -52,18 +51,7 @@ class PipelinePart:
         def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], **kwargs: Any) -> Any:
             """See `DiffusionPipeline.from_pretrained`."""
 
-        def prepare_latents(
-            self,
-            batch_size: int,
-            num_channels_latents: int,
-            num_frames: int,
-            height: int,
-            width: int,
-            dtype: torch.dtype,
-            device: torch.device,
-            generator: torch.Generator | list[torch.Generator] | None,
-            latents: Tensor | None = None,
-        ) -> Tensor:
+        def prepare_latents(self, *args: Any, **kwargs: Any) -> Tensor:
             """See `AnimateDiffPipeline.prepare_latents`."""
 
         def save_pretrained(

@@ -7,7 +7,7 @@ from diffusers import MotionAdapter
 from diffusers_mvcustom import MVCustomPipeline
 from diffusers_mvcustom.errors import MVCustomError
 from diffusers_mvcustom.evaluation.toy_suite.motion_weights import motion_weights
-from diffusers_mvcustom.training import fresh_motion_adapter
+from diffusers_mvcustom.toy.random_models import random_unet2d_and_motion_adapter
 
 
 @pytest.fixture
@@ -18,14 +18,9 @@ def pipe(components):
 
 
 @pytest.fixture
-def adapter(pipe):
+def adapter():
     """One of other weights, that change something."""
-    adapter = fresh_motion_adapter(pipe.unet.config)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for weight in adapter.parameters():
-            weight.copy_(0.05 * torch.randn(weight.shape, generator=generator))
-    return adapter
+    return random_unet2d_and_motion_adapter("tiny", seed=5)[1]
 
 
 def test_they_are_there_while_it_lasts_even_if_it_fails(pipe, adapter):
@@ -44,7 +39,7 @@ def test_they_are_there_while_it_lasts_even_if_it_fails(pipe, adapter):
     assert all(torch.equal(after[name], weight) for name, weight in before.items())
 
 
-def test_an_adapter_of_another_shape_is_refused(pipe, components):
+def test_an_adapter_of_another_shape_is_refused(pipe):
     other = MotionAdapter(
         block_out_channels=(32, 64), motion_num_attention_heads=2, motion_norm_num_groups=8, motion_max_seq_length=8
     )

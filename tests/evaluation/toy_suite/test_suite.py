@@ -23,7 +23,7 @@ from diffusers_mvcustom.evaluation.toy_suite import (
 )
 from diffusers_mvcustom.evaluation.toy_suite.environment import environment
 from diffusers_mvcustom.evaluation.toy_suite.methods import generate
-from diffusers_mvcustom.training import fresh_motion_adapter
+from diffusers_mvcustom.toy.random_models import random_unet2d_and_motion_adapter
 
 SETTINGS = SuiteSettings(
     split="validation",
@@ -225,12 +225,7 @@ def test_the_report_says_what_was_measured_and_how(finished, tmp_path):
 
 def test_one_dimensional_motion_modules_are_for_methods_with_that_attention(finished, make_suite, tmp_path):
     before, _, _ = finished
-    pipe = before.load_model()
-    adapter = fresh_motion_adapter(pipe.unet.config)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for weight in adapter.parameters():
-            weight.copy_(0.05 * torch.randn(weight.shape, generator=generator))
+    _, adapter = random_unet2d_and_motion_adapter("tiny", seed=5)
     adapter.save_pretrained(tmp_path)
     suite, loader = make_suite(one_dimensional_motion=tmp_path)
     suite.run(progress=iter)

@@ -9,7 +9,7 @@ import torch
 from diffusers import MotionAdapter
 from torch import nn
 
-from ...errors import MVCustomError
+from ...models.motion_transformer import fitting_motion_weights
 
 
 @contextmanager
@@ -22,21 +22,14 @@ def motion_weights(unet: nn.Module, adapter: MotionAdapter | None) -> Iterator[N
     if adapter is None:
         yield
         return
-    own = {name: weight for name, weight in unet.named_parameters() if "motion_modules." in name}
-    other = dict(adapter.named_parameters())
-    if {name: weight.shape for name, weight in own.items()} != {name: weight.shape for name, weight in other.items()}:
-        raise MVCustomError(
-            f"adapter: it does not fit the model's motion modules: {len(other)} weights, of which "
-            f"{sum(name in own and own[name].shape == weight.shape for name, weight in other.items())} have the shape of "
-            f"one of the model's {len(own)}."
-        )
-    before = {name: weight.detach().clone() for name, weight in own.items()}
+    given, own = fitting_motion_weights(unet, adapter), unet.state_dict()  # whose tensors are the modules' own
+    before = {name: own[name].clone() for name in given}
     try:
         with torch.no_grad():
-            for name, weight in own.items():
-                weight.copy_(other[name])
+            for name, weight in given.items():
+                own[name].copy_(weight)
         yield
     finally:
         with torch.no_grad():
-            for name, weight in own.items():
-                weight.copy_(before[name])
+            for name, weight in before.items():
+                own[name].copy_(weight)
