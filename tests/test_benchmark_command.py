@@ -1,11 +1,9 @@
 """`mvcustom benchmark`, run as users run it: on random weights, at its smallest."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
+from command_line import run_mvcustom
 
 from diffusers_mvcustom.cli import main
 
@@ -25,19 +23,15 @@ rank: 1
 
 
 @pytest.fixture
-def benchmark(tmp_path):
-    """Runs the command in a folder of its own and returns the finished process."""
+def benchmark(tmp_path, monkeypatch):
+    """Runs the command in a folder of its own and returns what it printed."""
+    for name, value in (("COLUMNS", "120"), ("NO_COLOR", "1"), ("TERM", "dumb")):
+        monkeypatch.setenv(name, value)
 
     def run(*arguments, code=0):
-        process = subprocess.run(
-            [sys.executable, "-m", "diffusers_mvcustom.cli", "benchmark", *map(str, arguments)],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            env={**os.environ, "COLUMNS": "120", "NO_COLOR": "1", "TERM": "dumb"},
-        )
-        assert process.returncode == code, process.stderr[-3000:]
-        return process
+        ended = run_mvcustom(tmp_path, "benchmark", *arguments)
+        assert ended.returncode == code, ended.stderr[-3000:]
+        return ended
 
     return run
 
@@ -50,7 +44,7 @@ def test_a_quick_run_writes_report_and_sheets_and_goes_on_where_it_stopped(bench
         "--training-views", 3, "--split", "validation", "-o", "report",
     )  # fmt: skip
     process = benchmark(*arguments)
-    assert "6 methods × 2 sets of 4 views" in process.stdout
+    assert "7 methods × 2 sets of 4 views" in process.stdout
     results = json.loads((tmp_path / "report" / "toy_benchmark.json").read_text())
     assert results["settings"]["split"] == "validation"
     assert results["environment"]["commit"]

@@ -1,12 +1,12 @@
-"""The `mvcustom` command, run as users run it."""
+"""The `mvcustom` command."""
 
 import json
-import os
 import re
 import subprocess
 import sys
 
 import pytest
+from command_line import run_mvcustom
 from PIL import Image
 
 from diffusers_mvcustom.cameras import load_cameras, load_capture
@@ -14,21 +14,27 @@ from diffusers_mvcustom.cli import main
 
 
 @pytest.fixture
-def mvcustom(tmp_path):
-    """Runs `mvcustom` in a folder of its own and returns the finished process."""
+def mvcustom(tmp_path, monkeypatch):
+    """Runs `mvcustom` in a folder of its own and returns what it printed."""
+    for name, value in (("COLUMNS", "120"), ("NO_COLOR", "1"), ("TERM", "dumb")):
+        monkeypatch.setenv(name, value)
 
     def mvcustom(*arguments, code=0):
-        process = subprocess.run(
-            [sys.executable, "-m", "diffusers_mvcustom.cli", *map(str, arguments)],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            env={**os.environ, "COLUMNS": "120", "NO_COLOR": "1", "TERM": "dumb"},
-        )
-        assert process.returncode == code, process.stderr[-3000:]
-        return process
+        ended = run_mvcustom(tmp_path, *arguments)
+        assert ended.returncode == code, ended.stderr[-3000:]
+        return ended
 
     return mvcustom
+
+
+def test_the_command_as_a_process(tmp_path):
+    """Everything else here runs in this process."""
+    command = [sys.executable, "-m", "diffusers_mvcustom.cli", "cameras", "show", "nothing.json"]
+    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert process.returncode == 1
+    assert process.stderr.startswith("mvcustom: ") and process.stderr.count("\n") == 1
+    process = subprocess.run([*command[:3], "--help"], cwd=tmp_path, capture_output=True, text=True)
+    assert process.returncode == 0 and "generate" in process.stdout
 
 
 @pytest.mark.parametrize(
