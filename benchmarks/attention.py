@@ -25,7 +25,16 @@ from environment import describe_environment, markdown_table
 
 
 def measure(
-    size: int, frames: int, window: str, channels: int, heads: int, device: str, dtype: str, repeats: int, threads: int
+    size: int,
+    frames: int,
+    window: str,
+    backend: str,
+    channels: int,
+    heads: int,
+    device: str,
+    dtype: str,
+    repeats: int,
+    threads: int,
 ) -> dict:
     """Seconds and peak MiB of one case, in this process."""
     torch.set_num_threads(threads)
@@ -38,7 +47,8 @@ def measure(
         if window == "1":  # AnimateDiff: one sequence of frames per pixel
             flat = [states.flatten(0, 2).transpose(1, 2) for states in (query, key, value)]
             return torch.nn.functional.scaled_dot_product_attention(*flat)
-        return windowed_attention(query, key, value, None if window == "full" else int(window))
+        kernel = None if backend == "tiles" else backend
+        return windowed_attention(query, key, value, None if window == "full" else int(window), backend=kernel)
 
     def synchronize() -> None:
         if device == "cuda":
@@ -47,6 +57,8 @@ def measure(
     with torch.no_grad():
         warm = windowed_attention(query[:, :4, :4], key[:, :4, :4], value[:, :4, :4], 3)  # libraries are loaded
         del warm
+        if backend != "tiles":
+            call()  # compiles
         synchronize()
         if device == "cuda":
             torch.cuda.reset_peak_memory_stats()
@@ -74,6 +86,9 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[32, 64])
     parser.add_argument("--frames", type=int, nargs="+", default=[8, 16])
     parser.add_argument("--windows", nargs="+", default=["1", "3", "7", "full"])
+    parser.add_argument(
+        "--backends", nargs="+", default=["tiles"], help="of the windows: tiles, flex (FlexAttention, compiled first)"
+    )
     parser.add_argument("--channels", type=int, default=320)
     parser.add_argument("--heads", type=int, default=8)
     parser.add_argument("--device", default="cpu")
@@ -90,10 +105,16 @@ def main() -> None:
     rows = []
     for size in arguments.sizes:
         for frames in arguments.frames:
-            for window in arguments.windows:
-                case = {"size": size, "frames": frames, "window": window, "repeats": arguments.repeats}
+            cases = [
+                (window, backend)
+                for window in arguments.windows
+                for backend in (arguments.backends if window not in ("1", "full") else ["tiles"])
+            ]
+            for window, backend in cases:
+                case = {"size": size, "frames": frames, "window": window, "backend": backend}
                 case |= {
-                    name: getattr(arguments, name) for name in ("channels", "heads", "device", "dtype", "threads")
+                    name: getattr(arguments, name)
+                    for name in ("channels", "heads", "device", "dtype", "repeats", "threads")
                 }
                 process = subprocess.run(
                     [sys.executable, __file__, "--case", json.dumps(case)], capture_output=True, text=True, check=True
@@ -108,7 +129,7 @@ def main() -> None:
             {
                 "map": f"{row['size']}×{row['size']}",
                 "frames": row["frames"],
-                "window": row["window"],
+                "window": row["window"] + (" flex" if row["backend"] == "flex" else ""),
                 "seconds": f"{row['seconds']:.3f}",
                 "peak MiB": f"{row['peak_mib']:.0f}",
                 "time / full": f"{row['seconds'] / whole['seconds']:.3f}" if whole else "",

@@ -32,9 +32,11 @@ def test_the_command_as_a_process(tmp_path):
     command = [sys.executable, "-m", "diffusers_mvcustom.cli", "cameras", "show", "nothing.json"]
     process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert process.returncode == 1
-    assert process.stderr.startswith("mvcustom: ") and process.stderr.count("\n") == 1
+    assert process.stderr.startswith("mvcustom: ")
+    assert process.stderr.count("\n") == 1
     process = subprocess.run([*command[:3], "--help"], cwd=tmp_path, capture_output=True, text=True)
-    assert process.returncode == 0 and "generate" in process.stdout
+    assert process.returncode == 0
+    assert "generate" in process.stdout
 
 
 @pytest.mark.parametrize(

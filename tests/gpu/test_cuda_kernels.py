@@ -41,6 +41,24 @@ def test_attention(device, dtype, window):
     close(windowed_attention(*(states.to(device, dtype) for states in tokens()), window), expected, dtype)
 
 
+@DTYPES
+@pytest.mark.parametrize("size", [(9, 7), (24, 20)])
+def test_flex_attention(cuda, dtype, size):
+    expected = masked_attention(*tokens(*size), 5)
+    found = windowed_attention(*(states.to(cuda, dtype) for states in tokens(*size)), 5, backend="flex")
+    close(found, expected, dtype)
+
+
+def test_flex_attention_gradients(cuda):
+    weights = torch.randn(tokens()[0].shape, generator=torch.Generator().manual_seed(1))
+    states = [one.to(cuda).requires_grad_() for one in tokens()]
+    found = torch.autograd.grad((windowed_attention(*states, 3, backend="flex") * weights.to(cuda)).sum(), states)
+    states = [one.requires_grad_() for one in tokens()]
+    expected = torch.autograd.grad((masked_attention(*states, 3) * weights).sum(), states)
+    for one, other in zip(found, expected):
+        close(one, other)
+
+
 @pytest.mark.parametrize("window", [3, None])
 def test_attention_gradients(device, window):
     weights = torch.randn(tokens()[0].shape, generator=torch.Generator().manual_seed(1))

@@ -155,7 +155,8 @@ def test_compiles_without_graph_breaks(unet, window):
         torch.testing.assert_close(compiled(hidden, num_frames=2), module(hidden, num_frames=2))
 
 
-@pytest.mark.parametrize("backend", ["native", "_native_math"])
+@pytest.mark.parametrize("backend", ["native", "_native_math", "flex"])
+@pytest.mark.usefixtures("uncompiled_flex_attention")
 def test_attention_backends_of_diffusers(unet, backend):
     enable_spatio_temporal_attention(unet, 3)
     expected = run(unet)

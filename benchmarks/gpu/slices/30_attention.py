@@ -5,7 +5,8 @@ from benchmarks.gpu.slice import Slice
 
 def slices(options):
     sizes = ["--sizes", 8, "--frames", 3, "--channels", 16, "--heads", 2] if options.quick else []
-    sizes += ["--device", options.device, "--repeats", 1 if options.quick else 10]
+    sizes += ["--device", options.device, "--repeats", 1 if options.quick else 10, "--backends", "tiles"]
+    sizes += [] if options.quick else ["flex"]  # compiles for half a minute on a CPU
     dtypes = ["float32"] if options.quick else ["bfloat16", "float16", "float32"]
     return [
         Slice.of_script(

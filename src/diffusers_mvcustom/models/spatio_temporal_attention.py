@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers.models.attention_dispatch import dispatch_attention_fn
+from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import Tensor
+
+from .flex_windows import flex_windowed_attention
 
 TILE_ON_CPU = 4
 """Side of the query tiles of windowed attention, in positions: the fastest of 2, 4, 6, 8, 16 for windows 3 and 7 on a CPU."""
@@ -85,6 +87,7 @@ def windowed_attention(
     The window slides; at the map's border it is cut off. Queries go by tiles: a tile's keys are those of the tile and a
     halo of `window // 2`, moved inside the map at the border, so that every key is a real one, and a mask that tiles of
     the same place share cuts each query's window out of them. Neither time nor memory grows with the square of the map.
+    The backend "flex" does all windows in one kernel instead ([`flex_windowed_attention`]).
 
     Args:
         query, key, value (`torch.Tensor` of shape `(B, h, w, F, heads, d)`): Tokens by position and frame.
@@ -99,9 +102,13 @@ def windowed_attention(
     dispatch = {"dropout_p": 0.0, "is_causal": False, "backend": backend, "parallel_config": parallel_config}
     radius = max(height, width) if window is None else window // 2
     if radius >= max(height, width) - 1:  # every window holds the whole map
+        if backend == AttentionBackendName.FLEX:  # which is for windows
+            dispatch["backend"] = AttentionBackendName.NATIVE
         flat = (states.flatten(1, 3) for states in (query, key, value))
         return dispatch_attention_fn(*flat, **dispatch).unflatten(1, (height, width, frames))
 
+    if backend == AttentionBackendName.FLEX:
+        return flex_windowed_attention(query, key, value, radius)
     if tile is None:
         tile = TILE_ON_CPU if query.device.type == "cpu" else TILE
     attended = torch.empty_like(query).flatten(1, 2)  # [B, h * w, F, heads, d]
