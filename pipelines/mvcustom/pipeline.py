@@ -5468,7 +5468,11 @@ class AttentionWindowMixin(PipelinePart):
     _trained_window: WindowSetting
 
     def set_attention_window(self, window: WindowSetting | Literal["auto"]) -> None:
-        """Sets the spatial window of the motion modules' attention; the values are those of `attention_window`."""
+        """Sets the spatial window of the motion modules' attention; the values are those of `attention_window`.
+
+        `"auto"` goes back to what the motion modules were trained with, as their configuration or, without that, the
+        loaded pipeline's says.
+        """
         resolved = self._trained_window if window == "auto" else window
         enable_spatio_temporal_attention(self.unet, AttentionWindows(resolved))
         self.register_to_config(attention_window=resolved)
@@ -5486,13 +5490,19 @@ class AttentionWindowMixin(PipelinePart):
 
 
 def trained_window(
-    unet: UNet2DConditionModel | UNetMotionModel | None, motion_adapter: MotionAdapter | None
+    unet: UNet2DConditionModel | UNetMotionModel | None,
+    motion_adapter: MotionAdapter | None,
+    saved: WindowSetting | str,
 ) -> WindowSetting:
-    """The attention window that the motion modules were trained with, as their configuration says; else 1."""
+    """The attention window that the motion modules were trained with.
+
+    That which their configuration says, else the one `saved` with the pipeline, as diffusers' U-Net has no place for it;
+    1 where that is `"auto"`.
+    """
     for component in (motion_adapter, unet):
         if component is not None and "attention_window" in component.config:
             return component.config["attention_window"]
-    return 1
+    return 1 if isinstance(saved, str) else saved
 
 
 # --- hooks/known_views.py: Views that are known before a run: they stay as they are, and the others are generated around them.
@@ -9180,6 +9190,8 @@ class PersistenceMixin(SubjectLoadingMixin):
     def load_motion_adapter(self, motion_adapter: MotionAdapter) -> None:
         """Puts a motion adapter's weights in the place of the motion modules'; the attention window stays as it is.
 
+        `set_attention_window("auto")` takes the one that the adapter was trained with, where its configuration says.
+
         `AnimateDiffPipeline` joins an adapter with a 2-D U-Net only, and ignores it beside one that has motion modules.
 
         Raises:
@@ -9187,6 +9199,7 @@ class PersistenceMixin(SubjectLoadingMixin):
         """
         fitting_motion_weights(self.unet, motion_adapter)
         self.unet.load_motion_modules(motion_adapter)
+        self._trained_window = trained_window(self.unet, motion_adapter, saved=self._trained_window)
 
     def _restore_saved_subject(self, **hub_arguments: Any) -> None:
         """Loads the subject saved with the pipeline, unless it was loaded, replaced or taken out before.
@@ -10268,7 +10281,7 @@ class MVCustomPipeline(
                 "motion_adapter: expected a MotionAdapter to go with the 2-D U-Net, got None. Pass "
                 "motion_adapter=MotionAdapter.from_pretrained(...)."
             )
-        trained = trained_window(unet, motion_adapter)  # before the two are joined
+        trained = trained_window(unet, motion_adapter, attention_window)  # before the two are joined
         super().__init__(
             vae=vae,
             text_encoder=text_encoder,

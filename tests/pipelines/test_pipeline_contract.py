@@ -44,6 +44,26 @@ def test_save_and_load_gives_the_same_views(pipe, run, tmp_path):
     assert torch.equal(run(MVCustomPipeline.from_pipe(loaded)), expected)
 
 
+def test_the_window_of_the_training_is_found_again(pipe, tmp_path):
+    """A saved U-Net has no place for it, so it is the one that the pipeline was saved with."""
+    pipe.set_attention_window(5)
+    pipe.save_pretrained(tmp_path)
+    loaded = MVCustomPipeline.from_pretrained(tmp_path)
+    for window in (None, 1):
+        loaded.set_attention_window(window)
+        loaded.set_attention_window("auto")
+        assert loaded.config.attention_window == 5
+    _, adapter = random_unet2d_and_motion_adapter()
+    loaded.load_motion_adapter(adapter)
+    loaded.set_attention_window("auto")
+    assert loaded.config.attention_window == 5  # it says none
+    adapter.register_to_config(attention_window=3)
+    loaded.load_motion_adapter(adapter)
+    assert loaded.config.attention_window == 5
+    loaded.set_attention_window("auto")
+    assert loaded.config.attention_window == 3
+
+
 @pytest.mark.parametrize("device_map", ["cpu", "balanced"])
 def test_loading_with_a_device_map(pipe, run, tmp_path, device_map):
     # "balanced" finds no accelerator on a CPU and leaves everything there.

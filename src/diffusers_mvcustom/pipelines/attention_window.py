@@ -19,7 +19,11 @@ class AttentionWindowMixin(PipelinePart):
     _trained_window: WindowSetting
 
     def set_attention_window(self, window: WindowSetting | Literal["auto"]) -> None:
-        """Sets the spatial window of the motion modules' attention; the values are those of `attention_window`."""
+        """Sets the spatial window of the motion modules' attention; the values are those of `attention_window`.
+
+        `"auto"` goes back to what the motion modules were trained with, as their configuration or, without that, the
+        loaded pipeline's says.
+        """
         resolved = self._trained_window if window == "auto" else window
         enable_spatio_temporal_attention(self.unet, AttentionWindows(resolved))
         self.register_to_config(attention_window=resolved)
@@ -37,10 +41,16 @@ class AttentionWindowMixin(PipelinePart):
 
 
 def trained_window(
-    unet: UNet2DConditionModel | UNetMotionModel | None, motion_adapter: MotionAdapter | None
+    unet: UNet2DConditionModel | UNetMotionModel | None,
+    motion_adapter: MotionAdapter | None,
+    saved: WindowSetting | str,
 ) -> WindowSetting:
-    """The attention window that the motion modules were trained with, as their configuration says; else 1."""
+    """The attention window that the motion modules were trained with.
+
+    That which their configuration says, else the one `saved` with the pipeline, as diffusers' U-Net has no place for it;
+    1 where that is `"auto"`.
+    """
     for component in (motion_adapter, unet):
         if component is not None and "attention_window" in component.config:
             return component.config["attention_window"]
-    return 1
+    return 1 if isinstance(saved, str) else saved

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from ..errors import MVCustomError
 from ..files.whole import replaced_folder
 from ..models.motion_transformer import fitting_motion_weights
+from .attention_window import trained_window
 from .subject_loading import SubjectLoadingMixin
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ class PersistenceMixin(SubjectLoadingMixin):
     def load_motion_adapter(self, motion_adapter: MotionAdapter) -> None:
         """Puts a motion adapter's weights in the place of the motion modules'; the attention window stays as it is.
 
+        `set_attention_window("auto")` takes the one that the adapter was trained with, where its configuration says.
+
         `AnimateDiffPipeline` joins an adapter with a 2-D U-Net only, and ignores it beside one that has motion modules.
 
         Raises:
@@ -56,6 +59,7 @@ class PersistenceMixin(SubjectLoadingMixin):
         """
         fitting_motion_weights(self.unet, motion_adapter)
         self.unet.load_motion_modules(motion_adapter)
+        self._trained_window = trained_window(self.unet, motion_adapter, saved=self._trained_window)
 
     def _restore_saved_subject(self, **hub_arguments: Any) -> None:
         """Loads the subject saved with the pipeline, unless it was loaded, replaced or taken out before.

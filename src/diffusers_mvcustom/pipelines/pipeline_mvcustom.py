@@ -122,7 +122,7 @@ class MVCustomPipeline(
                 "motion_adapter: expected a MotionAdapter to go with the 2-D U-Net, got None. Pass "
                 "motion_adapter=MotionAdapter.from_pretrained(...)."
             )
-        trained = trained_window(unet, motion_adapter)  # before the two are joined
+        trained = trained_window(unet, motion_adapter, attention_window)  # before the two are joined
         super().__init__(
             vae=vae,
             text_encoder=text_encoder,
