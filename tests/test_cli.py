@@ -2,10 +2,13 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 
+import huggingface_hub
 import pytest
+import torch
 from command_line import run_mvcustom
 from PIL import Image
 
@@ -86,6 +89,82 @@ def test_from_posed_photos_to_views(mvcustom, cube_capture, tmp_path):
     assert len(capture.cameras) == 3
     assert all(path.is_file() for path in capture.image_paths)
     assert load_cameras(out / "sparse" / "0").allclose(capture.cameras, atol=1e-4)
+
+
+def test_nothing_that_is_there_is_replaced_unasked(mvcustom, cube_capture, tmp_path):
+    create = (
+        "subject",
+        "create",
+        cube_capture,
+        "-o",
+        "cube",
+        "--model",
+        "tiny",
+        "--token",
+        "<cube>",
+        "--class-noun",
+        "toy",
+    )
+    mvcustom(*create)
+    (tmp_path / "cube" / "samples").mkdir()
+    assert "output: cube holds a subject" in mvcustom(*create, code=1).stderr
+    assert (tmp_path / "cube" / "samples").is_dir()
+    mvcustom(*create, "--overwrite")
+    assert not (tmp_path / "cube" / "samples").exists()
+    mvcustom("random-model", "model")
+    before = (tmp_path / "model" / "unet" / "config.json").stat().st_mtime_ns
+    assert "output: model holds a model" in mvcustom("random-model", "model", code=1).stderr
+    assert (tmp_path / "model" / "unet" / "config.json").stat().st_mtime_ns == before
+    mvcustom("random-model", "model", "--overwrite")
+
+
+def test_a_subject_is_made_of_cameras_that_see_it_and_of_a_new_word(mvcustom, cube_capture, tmp_path):
+    create = ("subject", "create", "-o", "cube", "--model", "tiny", "--class-noun", "toy", "--token")
+    assert "already is a word" in mvcustom(*create, "toy", cube_capture, code=1).stderr
+    wrong = tmp_path / "wrong"
+    shutil.copytree(cube_capture, wrong)
+    transforms = json.loads((wrong / "transforms.json").read_text())
+    for frame in transforms["frames"]:  # OpenCV's axes: y down, z forward
+        frame["transform_matrix"] = [[r[0], -r[1], -r[2], r[3]] for r in frame["transform_matrix"]]
+    (wrong / "transforms.json").write_text(json.dumps(transforms))
+    assert "0 of 12 cameras look at the point" in mvcustom(*create, "<cube>", wrong, code=1).stderr
+    assert not (tmp_path / "cube").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "message"),
+    [
+        (
+            "--model",
+            "out/nowhere",
+            "model: out/nowhere: there is no such folder, and as a Hub id it is not in the cache",
+        ),
+        ("--model", "a/b/c", "model: a/b/c: there is no such folder, and it is no Hub id either"),
+        ("--motion-adapter", "out/nowhere", "motion_adapter: out/nowhere: there is no such folder"),
+        ("--depth-model", "out/nowhere", "depth_model: out/nowhere: there is no such folder"),
+    ],
+)
+def test_a_model_that_is_not_there_is_named(mvcustom, monkeypatch, option, name, message):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    given = {"--model": "tiny", option: name}
+    options = [word for pair in given.items() for word in pair]
+    lines = mvcustom("generate", *options, "--prompt", "a", "--orbit", 2, "-o", "out", code=1).stderr.splitlines()
+    assert any(line.startswith(f"mvcustom: {message}") for line in lines), lines
+
+
+def test_a_device_that_is_not_there(mvcustom):
+    if torch.cuda.is_available():
+        pytest.skip("a CUDA device is there")
+    ended = mvcustom(
+        "generate", "--model", "tiny", "--prompt", "a", "--orbit", 2, "-o", "o", "--device", "cuda", code=2
+    )
+    assert "there is no cuda device here" in ended.stderr
+
+
+def test_a_folder_named_like_a_random_model_comes_first(mvcustom, tmp_path):
+    (tmp_path / "tiny").mkdir()
+    ended = mvcustom("generate", "--model", "tiny", "--prompt", "a", "--orbit", 2, "-o", "out", code=1)
+    assert "model: tiny cannot be loaded" in ended.stderr
 
 
 def test_cameras_show_and_convert(mvcustom, cube_capture, tmp_path):

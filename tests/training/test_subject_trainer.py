@@ -365,6 +365,12 @@ def test_another_trainings_work_is_not_written_over(make_trainer, tmp_path):
         make_trainer(output_dir=str(tmp_path / "file"))
 
 
+def test_a_training_whose_learning_rate_has_ended_cannot_be_prolonged(make_trainer):
+    make_trainer(max_train_steps=1, lr_scheduler="cosine").train()
+    with pytest.raises(MVCustomError, match="lr_scheduler cosine the learning rate has ended with the last step"):
+        make_trainer(max_train_steps=2, lr_scheduler="cosine", resume_from_checkpoint="latest")
+
+
 def test_a_finished_training_can_be_prolonged(make_trainer, tmp_path, weights_of):
     make_trainer(max_train_steps=2).train()
     longer = make_trainer(max_train_steps=4, resume_from_checkpoint="latest").train()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .named_models import load_depth_model, load_model, load_motion_adapter
 from .options import checked_device, checked_seed
 
 if TYPE_CHECKING:
-    import torch
     from diffusers import SchedulerMixin
 
 SCHEDULERS = {
@@ -23,7 +23,13 @@ SCHEDULERS = {
 
 
 def generate(
-    model: Annotated[str, typer.Option(help="Model folder or Hub id.")],
+    model: Annotated[
+        str,
+        typer.Option(
+            help="Model folder or Hub id. toy: the model that ships with the package; tiny, sd15: random weights, to try a "
+            "command with."
+        ),
+    ],
     output: Annotated[
         Path,
         typer.Option(
@@ -121,7 +127,6 @@ def generate(
 
     from ..export import check_export, is_one_file
     from ..hooks import ConsistentAwareLatentCompletion, DepthAwareFeatureRendering
-    from ..pipelines import MVCustomPipeline
     from .many_prompts import generate_prompts, start_processes, summary
     from .prompt_file import read_prompts
     from .view_maker import ViewMaker
@@ -147,9 +152,9 @@ def generate(
         device = str(processes.device)
     weight_dtype = getattr(torch, dtype)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    pipe = MVCustomPipeline.from_pretrained(
-        model, dtype=weight_dtype, **_extra_components(motion_adapter, depth_model, weight_dtype)
-    ).to(device)
+    adapter = None if motion_adapter is None else load_motion_adapter(motion_adapter, weight_dtype)
+    depth = {} if depth_model is None else load_depth_model(depth_model)
+    pipe = load_model(model, adapter, weight_dtype, **depth).to(device)
     if window is not None:
         pipe.set_attention_window(None if window == "full" else _window(window))
     if scheduler is not None:
@@ -170,7 +175,7 @@ def generate(
             "anchor_image": anchor_image or None,
             "views_at_a_time": views_at_a_time,
         },
-        record={"model": model, "attention_window": window, "dtype": dtype},
+        record={"model": model, "attention_window": pipe.config.attention_window, "dtype": dtype},
         trajectory={
             "cameras": cameras,
             "orbit": orbit,
@@ -210,19 +215,6 @@ def _window(text: str) -> int:
         return int(text)
     except ValueError:
         raise typer.BadParameter(f"--window: expected 1, an odd number or 'full', got {text!r}") from None
-
-
-def _extra_components(motion_adapter: str | None, depth_model: str | None, dtype: torch.dtype) -> dict[str, Any]:
-    from diffusers import MotionAdapter
-    from transformers import AutoImageProcessor, AutoModelForDepthEstimation
-
-    extra = {}
-    if motion_adapter is not None:
-        extra["motion_adapter"] = MotionAdapter.from_pretrained(motion_adapter, dtype=dtype)
-    if depth_model is not None:
-        extra["depth_estimator"] = AutoModelForDepthEstimation.from_pretrained(depth_model)
-        extra["depth_image_processor"] = AutoImageProcessor.from_pretrained(depth_model)
-    return extra
 
 
 def _scheduler(name: str, current: SchedulerMixin) -> SchedulerMixin:

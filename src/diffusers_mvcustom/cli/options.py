@@ -16,12 +16,15 @@ def checked_seed(seed: int) -> int:
 
 
 def checked_device(device: str | None) -> str | None:
-    """Raises for a device that torch does not know."""
+    """Raises for a device that torch does not know, or that is not there."""
     if device is not None:
         import torch
 
         try:
-            torch.device(device)
+            kind = torch.device(device).type
         except RuntimeError as error:
             raise typer.BadParameter(f"expected a device such as cpu, cuda or cuda:1, got {device!r}") from error
+        found = {"cuda": torch.cuda, "mps": torch.backends.mps, "xpu": torch.xpu}
+        if kind in found and not found[kind].is_available():
+            raise typer.BadParameter(f"there is no {kind} device here; leave --device out, or take cpu")
     return device

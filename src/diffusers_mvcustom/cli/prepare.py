@@ -16,7 +16,7 @@ def prepare(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to make.")],
     class_noun: Annotated[str | None, typer.Option(help="What the subject is: mug, car, chair ...")] = None,
-    token: Annotated[str | None, typer.Option(help="New word that names the subject, such as '<my-mug>'.")] = None,
+    token: Annotated[str | None, typer.Option(help="New word that names the subject, such as `<my-mug>`.")] = None,
     masks: Annotated[
         str,
         typer.Option(

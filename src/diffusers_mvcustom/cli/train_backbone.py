@@ -6,10 +6,12 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
+from .named_models import RANDOM_MODELS, SHIPPED_MODEL, named
 from .train_lora import run_trainer
 from .training_models import load_training_model
 
@@ -67,13 +69,18 @@ def load_backbone(config: BackboneTrainingConfig) -> tuple[BackboneTrainingConfi
     from ..pipelines import MVCustomPipeline
     from ..training import fresh_motion_adapter
 
-    if config.model in ("tiny", "sd15") or config.motion_adapter is not None:
+    named_here = config.model in (*RANDOM_MODELS, SHIPPED_MODEL) and not Path(config.model).is_dir()
+    if named_here or config.motion_adapter is not None:
         return config, load_training_model(config)
     options = {"revision": config.revision, "variant": config.variant, "local_files_only": config.offline}
     options = {name: value for name, value in options.items() if value}
     hub = {name: value for name, value in options.items() if name != "variant"}
-    try:
+    with named("model", config.model):
         components = DiffusionPipeline.load_config(config.model, **hub)
+        if "unet" not in components:
+            raise MVCustomError(
+                f"model: {config.model} has no U-Net; expected a model of the kind of Stable Diffusion 1.5."
+            )
         has_adapter = (components.get("motion_adapter") or [None, None])[1] is not None
         if has_adapter or components["unet"][1] != "UNet2DConditionModel":
             return config, load_training_model(config)
@@ -81,10 +88,6 @@ def load_backbone(config: BackboneTrainingConfig) -> tuple[BackboneTrainingConfi
         pipe = MVCustomPipeline.from_pretrained(
             config.model, motion_adapter=fresh_motion_adapter(unet_config), **options
         )
-    except MVCustomError:
-        raise
-    except (OSError, ValueError, KeyError) as error:
-        raise MVCustomError(f"model: {config.model} cannot be loaded: {error}") from error
     return replace(config, fresh_motion=True), pipe
 
 

@@ -273,9 +273,13 @@ class Trainer(ABC, Generic[Config]):
         other = sorted(name for name in {**before, **now} if before.get(name) != now.get(name))
         if other:
             changes = ", ".join(f"{name}: {before.get(name)!r} → {now.get(name)!r}" for name in other)
+            why = ""
+            if other == ["max_train_steps"]:
+                why = f" With lr_scheduler {self.config.lr_scheduler} the learning rate has ended with the last step;"
+                why += " only a training with a constant one can be made longer."
             raise MVCustomError(
                 f"resume_from_checkpoint: {folder} was made with other settings ({changes}). Give the same ones, or start "
-                "anew in another output_dir."
+                f"anew in another output_dir.{why}"
             )
         return state
 
