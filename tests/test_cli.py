@@ -206,6 +206,19 @@ def test_wrong_options_are_refused(mvcustom, arguments):
     mvcustom(*arguments, code=2)
 
 
+def test_the_version(mvcustom):
+    assert re.fullmatch(r"diffusers-mvcustom \d[\w.+]*\n", mvcustom("--version").stdout)
+
+
+def test_prepared_photos_are_no_views_and_no_subject(mvcustom, cube_capture, tmp_path):
+    mvcustom("prepare", cube_capture, "-o", "cube", "--class-noun", "mug")
+    before = sorted((tmp_path / "cube").rglob("*"))
+    assert "these are the photos of a subject" in mvcustom("evaluate", "cube", code=1).stderr
+    assert sorted((tmp_path / "cube").rglob("*")) == before
+    used = ("generate", "--model", "tiny", "--subject", "cube", "--prompt", "a", "--orbit", 2, "-o", "out")
+    assert "of which `mvcustom train-lora --data` makes a subject" in mvcustom(*used, code=1).stderr
+
+
 def test_photos_of_a_toy_subject(tmp_path, capsys):
     photos = str(tmp_path / "photos")
     with pytest.raises(SystemExit) as stop:

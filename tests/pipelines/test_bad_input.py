@@ -63,6 +63,14 @@ def test_missing_camera_file(refused, tmp_path):
     refused("nothing.json", cameras=tmp_path / "nothing.json")
 
 
+def test_hooks_are_a_list_of_hooks(pipe, cameras):
+    for use in (lambda hooks: pipe("a mug", cameras, hooks=hooks), pipe.set_hooks):
+        with pytest.raises(MVCustomError, match="hooks: expected a list of hooks, got a single DepthAwareFeature"):
+            use(DepthAwareFeatureRendering())
+        with pytest.raises(MVCustomError, match="hooks: expected instances of DenoisingHook, got 'dfr'"):
+            use(["dfr"])
+
+
 def test_hooks_need_depth(make_pipe, cameras):
     pipe = make_pipe(depth_estimator=None, depth_image_processor=None)
     assert pipe.hooks == ()

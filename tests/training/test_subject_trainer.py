@@ -365,6 +365,17 @@ def test_another_trainings_work_is_not_written_over(make_trainer, tmp_path):
         make_trainer(output_dir=str(tmp_path / "file"))
 
 
+def test_prepared_photos_know_their_token(make_trainer, cube_capture, tmp_path):
+    from diffusers_mvcustom.data import prepare_subject
+
+    prepare_subject(cube_capture, tmp_path / "cube", class_noun="mug", token="<prepared>")
+    unnamed = {"data": str(tmp_path / "cube"), "token": None, "class_noun": None}
+    assert make_trainer(**unnamed).token == "<prepared>"
+    assert make_trainer(**{**unnamed, "token": "<given>"}).token == "<given>"
+    with pytest.raises(MVCustomError, match="token: expected a new word that names the subject, such as '<my-mug>'"):
+        make_trainer(token=None)
+
+
 def test_a_training_whose_learning_rate_has_ended_cannot_be_prolonged(make_trainer):
     make_trainer(max_train_steps=1, lr_scheduler="cosine").train()
     with pytest.raises(MVCustomError, match="lr_scheduler cosine the learning rate has ended with the last step"):

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..package_versions import package_version
 from . import cameras, subject, toy
 from .benchmark import benchmark
 from .browser_app import app_command
@@ -45,8 +46,17 @@ _ClickError: Any = typer.BadParameter.__mro__[2]
 """Click's base of all errors in arguments. Typer brings Click along, under another name in each release."""
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"diffusers-mvcustom {package_version('diffusers-mvcustom')}")
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Your own object, seen from any camera, in any scene you can describe."""

@@ -46,11 +46,17 @@ def evaluate(
     import torch
     from diffusers.utils.logging import tqdm
 
+    from ..errors import MVCustomError
     from ..evaluation import ClipTextSimilarity, Dinov2Similarity, Evaluation
 
     started = time.perf_counter()
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     folders = _sets_of_views(output)
+    if write_to is None and (prepared := next((folder for folder in folders if _is_prepared(folder)), None)):
+        raise MVCustomError(
+            f"{prepared}: these are the photos of a subject, and no generated views; to score them all the same, name a "
+            "folder for the result with --write-to."
+        )
     references, token, frame = (None, None, None) if reference is None else _references(reference)
     sets = [_read_set(folder, prompt, token) for folder in folders]
     for folder in folders:  # read twice: a damaged picture of the last set is named before the first is scored
@@ -111,6 +117,13 @@ def _sets_of_views(output: Path) -> list[Path]:
     return (
         [output] if single else sorted(inner, key=lambda folder: (not folder.name.isdigit(), _number(folder), folder))
     )
+
+
+def _is_prepared(folder: Path) -> bool:
+    """Whether `mvcustom prepare` wrote it."""
+    from ..data.manifest import MANIFEST_NAME, read_manifest
+
+    return read_manifest(folder / MANIFEST_NAME)[0] is not None
 
 
 def _number(folder: Path) -> int:

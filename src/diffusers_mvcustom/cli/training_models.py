@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .named_models import load_model, load_motion_adapter
 
@@ -20,5 +20,6 @@ def load_training_model(config: TrainingConfig) -> MVCustomPipeline:
     adapter = None
     if config.motion_adapter is not None:
         adapter = load_motion_adapter(config.motion_adapter, local_files_only=config.offline)
-    options = {"revision": config.revision, "variant": config.variant, "local_files_only": config.offline}
-    return load_model(config.model, adapter, **{name: value for name, value in options.items() if value})
+    given = {"revision": config.revision, "variant": config.variant, "local_files_only": config.offline}
+    options: dict[str, Any] = {name: value for name, value in given.items() if value}
+    return load_model(config.model, adapter, **options)

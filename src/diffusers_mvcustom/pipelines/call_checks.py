@@ -185,8 +185,6 @@ class CallChecksMixin(SubjectLoadingMixin):
         views_at_a_time: int | None,
     ) -> None:
         for hook in hooks:
-            if not isinstance(hook, DenoisingHook):
-                raise MVCustomError(f"hooks: expected instances of DenoisingHook, got {hook!r}.")
             if isinstance(hook, KnownViews) and num_frames > (views_at_a_time or num_frames):
                 raise MVCustomError(
                     "hooks: KnownViews names frames of one window, and this path is generated in several "

@@ -54,10 +54,7 @@ class HookSettingsMixin(PipelinePart):
         Raises:
             MVCustomError: for something that is no hook, or a built-in hook given twice.
         """
-        hooks = tuple(hooks)
-        for hook in hooks:
-            if not isinstance(hook, DenoisingHook):
-                raise MVCustomError(f"hooks: expected instances of DenoisingHook, got {hook!r}.")
+        hooks = tuple(listed_hooks(hooks))
         names = [hook.name for hook in hooks if hook.name is not None]
         if len(set(names)) != len(names):
             raise MVCustomError(f"hooks: expected each built-in hook at most once, got {names}.")
@@ -68,3 +65,20 @@ class HookSettingsMixin(PipelinePart):
             denoising_hooks={hook.name: hook.to_dict() for hook in hooks if hook.name is not None},
             anchor=self._anchor.to_dict(),
         )
+
+
+def listed_hooks(hooks: Sequence[DenoisingHook]) -> list[DenoisingHook]:
+    """The hooks as a list of their own.
+
+    Raises:
+        MVCustomError: for a single hook, and for something that is no hook.
+    """
+    if isinstance(hooks, DenoisingHook):
+        raise MVCustomError(
+            f"hooks: expected a list of hooks, got a single {type(hooks).__name__}; put it into a list."
+        )
+    hooks = list(hooks)
+    for hook in hooks:
+        if not isinstance(hook, DenoisingHook):
+            raise MVCustomError(f"hooks: expected instances of DenoisingHook, got {hook!r}.")
+    return hooks

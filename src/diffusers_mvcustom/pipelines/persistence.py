@@ -20,12 +20,16 @@ if TYPE_CHECKING:
     from diffusers import MotionAdapter
     from typing_extensions import Self
 
+    from ..models.attention_windows import WindowSetting
+
 SUBJECT_FOLDER = "subject"
 _HUB_ARGUMENTS = ("revision", "cache_dir", "token", "local_files_only")
 
 
 class PersistenceMixin(SubjectLoadingMixin):
     """`save_pretrained` writes stock components and the active subject; `from_pretrained` restores both."""
+
+    _trained_window: WindowSetting
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], **kwargs: Any) -> Self:

@@ -37,7 +37,7 @@ from .attention_window import AttentionWindowMixin, trained_window
 from .call_checks import CallChecksMixin
 from .denoising import DenoisingMixin
 from .guidance import Conditions
-from .hook_settings import HookSettingsMixin
+from .hook_settings import HookSettingsMixin, listed_hooks
 from .initial_noise import InitialNoiseMixin
 from .inputs import resolve_cameras
 from .persistence import PersistenceMixin
@@ -332,7 +332,7 @@ class MVCustomPipeline(
             cameras, convention=camera_convention, intrinsics=camera_intrinsics, height=height, width=width
         )
         height, width = cameras.height, cameras.width
-        hooks = list(self.hooks if hooks is None else hooks)
+        hooks = listed_hooks(self.hooks if hooks is None else hooks)
         if len(cameras) == 1:
             hooks = [hook for hook in hooks if not getattr(hook, "needs_several_frames", False)]
         anchor = self.anchor.with_frames(anchor)

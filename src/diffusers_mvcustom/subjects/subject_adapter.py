@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from diffusers import ModelMixin
-from diffusers.utils import logging
 from PIL import Image
 from torch import Tensor, nn
 
 from ..cameras import Cameras, SubjectFrame
-from ..errors import CamerasError, MVCustomError
+from ..errors import MVCustomError
 from ..models.feature_nerf import FeatureNeRF, FeatureNeRFConfig
 from ..models.pose_conditioned_block import PoseConditionedTransformerBlock, PoseConditioner, PoseConditioning
 from ..package_versions import package_version
@@ -26,13 +25,12 @@ from .subject_files import (
     save_subject_files,
     upload_subject,
 )
+from .target_cameras import check_target_cameras
 from .unet_blocks import select_blocks, text_conditioned_blocks
 
 if TYPE_CHECKING:
     from diffusers.models.attention import BasicTransformerBlock
     from transformers import CLIPTextModel, CLIPTokenizer
-
-logger = logging.get_logger(__name__)
 
 
 class SubjectAdapter(nn.Module):
@@ -187,32 +185,9 @@ class SubjectAdapter(nn.Module):
         """Raises for target cameras that cannot show the subject: the likely cause is another convention or unit.
 
         Raises:
-            CamerasError: if every camera looks away from the subject, or has it beyond the far bound of the rays.
+            CamerasError: if every camera looks away from the subject or has it beyond the far bound of the rays.
         """
-        camera_distance = cameras.centers.norm(dim=-1)
-        in_front = (-cameras.centers * cameras.optical_axes).sum(dim=-1)  # the origin's z in the camera
-        away = (in_front <= 0) & (camera_distance > 1e-3)
-        if away.all():
-            raise CamerasError(
-                f"cameras: all {len(cameras)} look away from the subject, which is at the origin. Poses in another "
-                "convention (OpenGL instead of OpenCV axes?), or world-to-camera instead of camera-to-world?"
-            )
-        far = self.config.feature_nerf.far
-        beyond = camera_distance > far
-        if beyond.all():
-            raise CamerasError(
-                f"cameras: all are more than {far:g} from the subject (the nearest at {camera_distance.min():.3g}), "
-                "farther than it is rendered. In the subject frame the farthest photo is at distance 1; are these "
-                "cameras in another unit?"
-            )
-        if away.any() or beyond.any():
-            logger.warning(
-                "cameras: of %d, %d look away from the subject and %d are farther than %g from it; they will not show it.",
-                len(cameras),
-                int(away.sum()),
-                int(beyond.sum()),
-                far,
-            )
+        check_target_cameras(cameras, far=self.config.feature_nerf.far, subject_frame=self.config.subject_frame)
 
     # --- in and out of a U-Net ---
 
@@ -277,15 +252,16 @@ class SubjectAdapter(nn.Module):
         expected = self.config.pose_conditioned_blocks
         if missing := [name for name in expected if name not in available]:
             raise MVCustomError(
-                f"subject {self.config.token!r}: the U-Net lacks the blocks {missing}; it has {list(available)}. "
-                f"Trained on another architecture (base model: {self.config.base_model})?"
+                f"subject {self.config.token!r}: made for the base model {self.config.base_model}, and this one differs: "
+                f"the U-Net lacks the blocks {_some(missing)}; it has {_some(available)}."
             )
         other = {name: available[name] for name in expected if available[name] != expected[name]}
         if other:
-            wanted = {name: expected[name] for name in other}
+            name, channels = next(iter(other.items()))
             raise MVCustomError(
-                f"subject {self.config.token!r}: expected blocks with the channels {wanted}, the U-Net has {other}. "
-                f"Trained on another architecture (base model: {self.config.base_model})?"
+                f"subject {self.config.token!r}: made for the base model {self.config.base_model}, and this one differs: "
+                f"expected blocks with the channels {expected[name]} in {name}, the U-Net has {channels} "
+                f"({len(other)} of {len(expected)} blocks do not fit)."
             )
         blocks = {name: unet.get_submodule(name) for name in expected}
         for name, block in blocks.items():
@@ -397,6 +373,12 @@ def initial_token_embedding(tokenizer: CLIPTokenizer, text_encoder: CLIPTextMode
     if not pieces:
         raise MVCustomError(f"initializer_token: expected a word, got {initializer_token!r}.")
     return text_encoder.get_input_embeddings().weight[pieces].detach().float().mean(dim=0).cpu()
+
+
+def _some(names: Iterable[str], most: int = 3) -> str:
+    """The first names in a line, and how many more there are."""
+    names = list(names)
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _is_lora_weight(weight: Tensor) -> bool:

@@ -144,7 +144,10 @@ class SubjectConfig:
             MVCustomError: naming the file and the key that is missing, unknown or of another kind than expected.
         """
         file = Path(file)
-        values = read_json(file, absent="; is the folder a subject's folder?")
+        absent = ", so the folder is no subject's"
+        if (file.parent / "transforms.json").is_file():
+            absent += " but photos with cameras, of which `mvcustom train-lora --data` makes a subject"
+        values = read_json(file, absent=absent)
         try:
             return cls.from_dict(values)
         except MVCustomError as error:

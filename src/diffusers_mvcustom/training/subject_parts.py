@@ -60,7 +60,7 @@ def load_photos(config: SubjectTrainingConfig, resolution: int) -> SubjectDatase
     """The photos in the subject frame, their shorter side at most twice the resolution (crops are taken from them).
 
     Raises:
-        MVCustomError: see [`load_subject_dataset`]; and if nothing says what the subject is.
+        MVCustomError: see [`load_subject_dataset`]; and if nothing says what the subject is, or how it is to be called.
     """
     size = load_capture(config.data, sequence=config.sequence).cameras
     shorter = min(size.height, size.width)
@@ -79,7 +79,12 @@ def load_photos(config: SubjectTrainingConfig, resolution: int) -> SubjectDatase
     noun = config.class_noun or dataset.class_noun
     if not noun:
         raise MVCustomError(f"class_noun: expected what the subject is (mug, car, chair); {config.data} does not say.")
-    return replace(dataset, class_noun=noun)
+    token = config.token or dataset.token
+    if not token:
+        raise MVCustomError(
+            f"token: expected a new word that names the subject, such as '<my-{noun}>'; {config.data} does not say."
+        )
+    return replace(dataset, class_noun=noun, token=token)
 
 
 def held_out_photos(
@@ -117,8 +122,9 @@ def make_subject_parts(
         device (`torch.device`): Where to train.
         dtype (`torch.dtype`): Of the frozen weights; what is trained is in float32.
     """
-    assert dataset.class_noun is not None  # load_photos sees to it
-    check_token_is_new(pipe.tokenizer, config.token)
+    assert dataset.class_noun is not None  # load_photos sees to both
+    assert dataset.token is not None
+    check_token_is_new(pipe.tokenizer, dataset.token)
     torch.manual_seed(derived_seed(config.seed, "initial weights", 0))
     for part in (pipe.unet, pipe.text_encoder, pipe.vae):
         part.requires_grad_(False).eval()
@@ -129,7 +135,7 @@ def make_subject_parts(
     adapter = SubjectAdapter.create(
         pipe.unet,
         dataset.views,
-        config.token,
+        dataset.token,
         dataset.class_noun,
         initializer_token=config.initializer_token,
         blocks=config.pose_conditioned_blocks,
@@ -143,7 +149,7 @@ def make_subject_parts(
     token = TokenEmbedding(
         pipe.tokenizer,
         pipe.text_encoder,
-        config.token,
+        dataset.token,
         config.initializer_token or dataset.class_noun,
         config.num_token_vectors,
     ).to(device)

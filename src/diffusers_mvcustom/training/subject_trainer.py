@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,8 +63,10 @@ class SubjectTrainer(Trainer[SubjectTrainingConfig]):
         super().__init__(config, pipe, command)
         self.resolution = resolution_of(config, pipe)
         self.dataset, self.held_out = held_out_photos(config, load_photos(config, self.resolution))
-        assert self.dataset.class_noun is not None  # load_photos sees to it
-        self.class_noun = self.dataset.class_noun
+        assert self.dataset.class_noun is not None  # load_photos sees to both
+        assert self.dataset.token is not None
+        self.class_noun, self.token = self.dataset.class_noun, self.dataset.token
+        config = self.config = replace(config, token=self.token)
         self._resumed = self._read_checkpoint(fingerprint(config, self.dataset, pipe, self.samples_per_step))
 
     # --- once ---
@@ -104,7 +107,7 @@ class SubjectTrainer(Trainer[SubjectTrainingConfig]):
             planner,
             views,
             class_views,
-            token=config.token,
+            token=self.token,
             class_noun=self.class_noun,
             device=self.device,
             dtype=self.dtype,
@@ -116,6 +119,7 @@ class SubjectTrainer(Trainer[SubjectTrainingConfig]):
             views,
             self.held_out.views if self.held_out else None,
             latents,
+            token=self.token,
             noun=self.class_noun,
             resolution=self.resolution,
         )

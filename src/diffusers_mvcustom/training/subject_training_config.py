@@ -17,7 +17,7 @@ class SubjectTrainingConfig(TrainingConfig):
         model: Model folder or Hub id: a saved pipeline, or Stable Diffusion 1.5 together with `motion_adapter`.
         data: What to learn from: a folder of `mvcustom prepare`, or any posed capture (transforms.json, COLMAP, CO3Dv2).
         output_dir: Folder to write to: `subject/` (the result), `checkpoints/`, `validation/`, `logs/`.
-        token: New word that names the subject, such as `<my-mug>`.
+        token: New word that names the subject, such as `<my-mug>`. Taken from prepared data if not given.
         class_noun: What the subject is: mug, car, chair. Taken from prepared data if not given.
         motion_adapter: Motion adapter for a model that has none.
         initializer_token: Known word that the new one starts from; the class noun if not given.
@@ -66,7 +66,7 @@ class SubjectTrainingConfig(TrainingConfig):
     """
 
     data: str
-    token: str
+    token: str | None = None
     _: KW_ONLY
     class_noun: str | None = None
     initializer_token: str | None = None
@@ -128,7 +128,8 @@ class SubjectTrainingConfig(TrainingConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_text("data")
-        self._check_text("token")
+        if self.token is not None:
+            self._check_text("token")
         self._check_least(
             num_token_vectors=1,
             crops_per_photo=1,
@@ -163,7 +164,7 @@ class SubjectTrainingConfig(TrainingConfig):
             texts = getattr(self, name)
             for text in texts if isinstance(texts, list) else [texts]:
                 placeholders(text, name)
-        if any(c.isspace() for c in self.token):
+        if any(c.isspace() for c in self.token or ""):
             raise MVCustomError(f"token: expected one word without spaces, got {self.token!r}.")
         if isinstance(self.holdout, int) and self.holdout < 0:
             raise MVCustomError(f"holdout: expected a number of photos or their names, got {self.holdout}.")

@@ -75,6 +75,7 @@ class SubjectValidation:
         views ([`TrainingViews`]): The photos trained on; references are chosen among them.
         held_out ([`ReferenceViews`], *optional*): The photos held out; without them training photos are compared.
         latents ([`LatentCache`]): Encodes the references.
+        token (`str`): The word that names the subject.
         noun (`str`): What the subject is.
         resolution (`int`): Area and side of the pictures in pixels.
     """
@@ -88,6 +89,7 @@ class SubjectValidation:
         held_out: ReferenceViews | None,
         latents: LatentCache,
         *,
+        token: str,
         noun: str,
         resolution: int,
     ) -> None:
@@ -101,7 +103,8 @@ class SubjectValidation:
         self.references = views.references.select(config.num_generation_references)
         chosen = [list(views.references.names).index(name) for name in self.references.names]
         self.reference_latents = views.reference_latents[chosen]
-        self.prompt = config.validation_prompt.replace("{token}", config.token).replace("{noun}", noun)
+        self.token = token
+        self.prompt = config.validation_prompt.replace("{token}", token).replace("{noun}", noun)
         self.factor = pipe.vae_scale_factor
 
     @torch.no_grad()
@@ -147,7 +150,7 @@ class SubjectValidation:
         views = generate_validation_views(
             self.pipe,
             embedding,
-            config.token,
+            self.token,
             self.prompt,
             photos.cameras,
             steps=config.validation_inference_steps,
