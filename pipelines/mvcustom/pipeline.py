@@ -416,6 +416,8 @@ class _View:
 
     def around(self, azimuth: Tensor, elevation: Tensor, scale: Tensor | float = 1.0) -> Tensor:
         """Points `(N, 3)` around the target, at `scale` radii."""
+        if not azimuth.isfinite().all():
+            raise CamerasError("azimuth: expected finite degrees, got NaN or infinity.")
         azimuth, elevation = torch.deg2rad(azimuth), torch.deg2rad(elevation)
         direction = torch.stack(
             [azimuth.sin() * elevation.cos(), elevation.sin(), azimuth.cos() * elevation.cos()], dim=-1
@@ -5625,6 +5627,18 @@ def cameras_from_convention(
         height (`int`), width (`int`): Image size in pixels.
         convention (`str`): A name of `CONVENTIONS`.
     """
+    return Cameras(camera_to_world_from(poses, convention), intrinsics, height, width)
+
+
+def camera_to_world_from(
+    poses: Tensor,  # [N, 4, 4]
+    convention: str,
+) -> Tensor:
+    """Camera-to-world matrices with OpenCV axes, `(N, 4, 4)`, from poses of a named convention; not checked yet.
+
+    Raises:
+        CamerasError: for another shape, numbers that are not finite, or matrices that have no inverse where one is needed.
+    """
     poses = as_float_tensor("cameras", poses)
     if poses.ndim != 3 or poses.shape[1:] != (4, 4):
         raise CamerasError(f"cameras: expected poses of shape (N, 4, 4), got {tuple(poses.shape)}.")
@@ -5639,7 +5653,7 @@ def cameras_from_convention(
         poses = torch.linalg.inv(poses)
     elif convention in ("opengl", "blender", "nerfstudio"):
         poses = poses * poses.new_tensor([1.0, -1.0, -1.0, 1.0])
-    return Cameras(poses, intrinsics, height, width)
+    return poses
 
 
 def camera_to_world_in(cameras: Cameras, convention: str) -> Tensor:
@@ -5727,6 +5741,83 @@ def _ndc(height: int, width: int, intrinsics_in: str, dtype: torch.dtype) -> tup
 def _check_convention(convention: str) -> None:
     if not isinstance(convention, str) or convention not in CONVENTIONS:
         raise CamerasError(f"convention: expected one of {', '.join(CONVENTIONS)}, got {convention!r}.")
+
+
+# --- cameras/camera_path_json.py: nerfstudio's camera_path.json: the path that its viewer exports, OpenGL camera-to-world matrices with a field of view.
+
+
+def is_camera_path(content: Any) -> bool:
+    """Whether JSON is a camera path rather than a transforms.json."""
+    return isinstance(content, dict) and "camera_path" in content and "frames" not in content
+
+
+def read_camera_path_json(
+    file: Path, height: int | None = None, width: int | None = None, convention: str | None = None
+) -> Capture:
+    """Reads a camera path, in the world that nerfstudio trained in.
+
+    The lens is the vertical field of view `fov`, in degrees, of an image of `render_height` × `render_width`, with square
+    pixels; `aspect` is the viewer's window, and does not count, as in nerfstudio.
+
+    Args:
+        file (`Path`): The file.
+        height (`int`, *optional*), width (`int`, *optional*): Image size of a file that does not say `render_height` and
+            `render_width`.
+        convention (`str`, *optional*): Axes of the poses, a name of `CONVENTIONS`; OpenGL if not given.
+
+    Raises:
+        MVCustomError: naming the file and the field that cannot be used.
+    """
+    content = read_json(file)
+    if not is_camera_path(content):
+        raise CamerasError(f"{file}: camera_path: expected a JSON object that has it.")
+    kind = content.get("camera_type", "perspective")
+    if not isinstance(kind, str) or kind.lower() != "perspective":
+        raise CamerasError(f"{file}: camera_type: expected perspective, got {kind!r}. Set it so in the viewer.")
+    path = content["camera_path"]
+    if not isinstance(path, list) or not path or not all(isinstance(camera, dict) for camera in path):
+        raise CamerasError(
+            f"{file}: camera_path: expected a list of at least one camera. The viewer writes one for a path of two "
+            "keyframes or more."
+        )
+    height = _size(file, content, "render_height", height)
+    width = _size(file, content, "render_width", width)
+    poses, intrinsics = [], []
+    for i, camera in enumerate(path):
+        where = f"{file}: camera_path[{i}]"
+        poses.append(_pose(where, camera.get("camera_to_world")))
+        fov = camera.get("fov")
+        if not is_finite_number(fov) or not 1e-4 < fov < 180:
+            raise CamerasError(f"{where}: fov: expected degrees between 0 and 180, got {fov!r}.")
+        focal = height / 2 / math.tan(math.radians(fov) / 2)
+        intrinsics.append([[focal, 0.0, width / 2], [0.0, focal, height / 2], [0.0, 0.0, 1.0]])
+    try:
+        camera_to_world = camera_to_world_from(torch.stack(poses), convention or "opengl")
+        cameras = Cameras(camera_to_world, torch.tensor(intrinsics, dtype=torch.float64), height, width)
+    except CamerasError as error:
+        raise CamerasError(f"{file}: {error}") from error
+    names = tuple(f"{i:04d}" for i in range(len(path)))
+    return Capture(cameras, names, (None,) * len(path), (None,) * len(path))
+
+
+def _size(file: Path, content: dict[str, Any], name: str, given: int | None) -> int:
+    value = content.get(name)
+    if value is None:
+        if given is None:
+            raise CamerasError(
+                f"{file}: {name}: expected a size in pixels, which this file lacks; write it there, or pass height= and "
+                "width= (--height and --width)."
+            )
+        return as_size(name.removeprefix("render_"), given)
+    if not is_finite_number(value) or value < 1 or value != int(value) or value > 2**20:
+        raise CamerasError(f"{file}: {name}: expected a size in pixels, got {value!r}.")
+    return int(value)
+
+
+def _pose(where: str, value: Any) -> torch.Tensor:
+    if not isinstance(value, list) or len(value) != 16 or not all(map(is_finite_number, value)):
+        raise CamerasError(f"{where}: camera_to_world: expected 16 finite numbers, the rows of a 4 × 4 matrix.")
+    return torch.tensor(value, dtype=torch.float64).reshape(4, 4)
 
 
 # --- cameras/co3d.py: CO3Dv2: frame_annotations.jgz, gzipped JSON with PyTorch3D cameras.
@@ -6457,8 +6548,17 @@ _PINHOLE = ("PINHOLE", "SIMPLE_PINHOLE", "OPENCV", "SIMPLE_RADIAL", "RADIAL", "P
 _FISHEYE = ("OPENCV_FISHEYE", "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE")
 
 
-def read_transforms_json(file: Path) -> Capture:
+def read_transforms_json(
+    file: Path, height: int | None = None, width: int | None = None, convention: str | None = None
+) -> Capture:
     """Reads a transforms.json, frames in the file's order, poses in the world before `applied_transform`.
+
+    Args:
+        file (`Path`): The file.
+        height (`int`, *optional*), width (`int`, *optional*): Image size of a file that does not say `h` and `w`, such as
+            Blender's.
+        convention (`str`, *optional*): Axes of the poses, a name of `CONVENTIONS`; OpenGL, as nerfstudio defines the file,
+            if not given.
 
     Raises:
         MVCustomError: naming the file and the field that cannot be used.
@@ -6478,7 +6578,7 @@ def read_transforms_json(file: Path) -> Capture:
     for i, frame in enumerate(frames):
         holder = {**content, **frame} if per_frame[0] else content
         where = f"{file}: frames[{i}]" if per_frame[0] else f"{file}"
-        matrix, size = _intrinsics(where, holder)
+        matrix, size = _intrinsics(where, holder, height, width)
         intrinsics.append(matrix)
         sizes.append(size)
         distortions.append(_distortion(where, holder))
@@ -6487,16 +6587,15 @@ def read_transforms_json(file: Path) -> Capture:
         raise CamerasError(
             f"{file}: expected one lens for all frames, got {len(set(distortions))} sets of distortion."
         )
-    camera_to_world = torch.stack(poses)
+    applied = torch.eye(4, dtype=torch.float64)
     if "applied_transform" in content:
-        applied = torch.eye(4, dtype=torch.float64)
         applied[:3] = _matrix(f"{file}: applied_transform", content["applied_transform"], (3, 4))
         if torch.linalg.det(applied).abs() < 1e-8:
             raise CamerasError(f"{file}: applied_transform: expected an invertible matrix.")
-        camera_to_world = torch.linalg.inv(applied) @ camera_to_world
     height, width = one_size(file, sizes)
     try:
-        cameras = cameras_from_convention(camera_to_world, torch.stack(intrinsics), height, width, convention="opengl")
+        camera_to_world = torch.linalg.inv(applied) @ camera_to_world_from(torch.stack(poses), convention or "opengl")
+        cameras = Cameras(camera_to_world, torch.stack(intrinsics), height, width)
     except CamerasError as error:
         raise CamerasError(f"{file}: {error}") from error
     folder = file.parent
@@ -6547,10 +6646,20 @@ def _matrix(where: str, value: Any, shape: tuple[int, int]) -> torch.Tensor:
     return torch.tensor([[_number(where, "entry", entry) for entry in row] for row in rows], dtype=torch.float64)
 
 
-def _intrinsics(where: str, holder: dict[str, Any]) -> tuple[torch.Tensor, tuple[int, int]]:
+def _intrinsics(
+    where: str, holder: dict[str, Any], given_height: int | None, given_width: int | None
+) -> tuple[torch.Tensor, tuple[int, int]]:
     size = []
-    for name in ("h", "w"):
-        value = _number(where, name, holder.get(name))
+    for name, argument, given in (("h", "height", given_height), ("w", "width", given_width)):
+        if holder.get(name) is None:
+            if given is None:
+                raise CamerasError(
+                    f"{where}: {name}: expected the {argument} in pixels, which this file lacks; write h and w there, or "
+                    "pass height= and width= (--height and --width)."
+                )
+            size.append(as_size(argument, given))
+            continue
+        value = _number(where, name, holder[name])
         if value < 1 or value != int(value) or value > 2**20:
             raise CamerasError(f"{where}: {name}: expected a size in pixels, got {value}.")
         size.append(int(value))
@@ -6608,7 +6717,8 @@ def _intrinsics_to_dict(intrinsics: torch.Tensor, cameras: Cameras) -> dict[str,
 # --- cameras/files.py: Camera files by name and content: one call to read any of them, one to write.
 
 
-FORMATS = ("transforms_json", "colmap", "co3d", "polycam", "real_estate10k")
+FORMATS = ("transforms_json", "camera_path_json", "colmap", "co3d", "polycam", "real_estate10k")
+_JSON_READERS = {"transforms_json": read_transforms_json, "camera_path_json": read_camera_path_json}
 
 
 def load_capture(
@@ -6618,16 +6728,20 @@ def load_capture(
     sequence: str | None = None,
     height: int | None = None,
     width: int | None = None,
+    convention: str | None = None,
 ) -> Capture:
     """Reads cameras with the names and files of their photos.
 
     Args:
-        path (`str` or path): A `transforms.json` (or a folder with one), the folder of a COLMAP model (or one that holds
-            it as `sparse/0`, `sparse` or `colmap`), a CO3Dv2 `frame_annotations.jgz`, the folder of a Polycam export (raw
-            data), or a RealEstate10K .txt.
+        path (`str` or path): A `transforms.json` (or a folder with one), a `camera_path.json` of nerfstudio's viewer, the
+            folder of a COLMAP model (or one that holds it as `sparse/0`, `sparse` or `colmap`), a CO3Dv2
+            `frame_annotations.jgz`, the folder of a Polycam export (raw data), or a RealEstate10K .txt.
         format (`str`, *optional*): A name of `FORMATS`; recognised by name and content if not given.
         sequence (`str`, *optional*): The sequence of a CO3Dv2 file.
-        height (`int`, *optional*), width (`int`, *optional*): Image size of a RealEstate10K file, which has none.
+        height (`int`, *optional*), width (`int`, *optional*): Image size of a file that has none: RealEstate10K always,
+            JSON files at times. A size in the file comes first.
+        convention (`str`, *optional*): A name of `CONVENTIONS`, for a JSON file whose poses are not OpenGL's, as nerfstudio
+            defines them.
 
     Raises:
         MVCustomError: naming the file and what cannot be used.
@@ -6641,8 +6755,13 @@ def load_capture(
                 "frame_annotations.jgz or Polycam's keyframes."
             )
     _check_format(format)
-    if format == "transforms_json":
-        return read_transforms_json(path / "transforms.json" if path.is_dir() else path)
+    if format in _JSON_READERS:
+        file = path / "transforms.json" if path.is_dir() else path
+        return _JSON_READERS[format](file, height, width, convention)
+    if convention is not None:
+        raise CamerasError(
+            f"{path}: convention: only for JSON files; a file of {format} has its own, got {convention!r}."
+        )
     if format == "colmap":
         return read_colmap(path.parent if path.is_file() else path)
     if format == "co3d":
@@ -6742,7 +6861,10 @@ def recognise_format(path: Path) -> str | None:
         return "colmap"
     if path.suffix == ".txt":
         return "real_estate10k"
-    return "transforms_json"
+    # A large capture, which a transforms.json by that name may be, is not read twice.
+    return (
+        "camera_path_json" if path.name != "transforms.json" and is_camera_path(read_json(path)) else "transforms_json"
+    )
 
 
 def _check_format(format: str) -> None:
@@ -7507,7 +7629,10 @@ class SubjectConfig:
             MVCustomError: naming the file and the key that is missing, unknown or of another kind than expected.
         """
         file = Path(file)
-        values = read_json(file, absent="; is the folder a subject's folder?")
+        absent = ", so the folder is no subject's"
+        if (file.parent / "transforms.json").is_file():
+            absent += " but photos with cameras, of which `mvcustom train-lora --data` makes a subject"
+        values = read_json(file, absent=absent)
         try:
             return cls.from_dict(values)
         except MVCustomError as error:
@@ -7902,10 +8027,83 @@ def _naming(file: Path) -> Iterator[None]:
         raise MVCustomError(f"{file}: {error}") from error
 
 
-# --- subjects/subject_adapter.py: `SubjectAdapter`: everything that a pipeline needs to show one subject from any camera.
+# --- subjects/target_cameras.py: Whether target cameras can show a subject at all, found out before they cost a run.
 
 
 logger = logging.get_logger(__name__)
+
+_STRAYS = 0.1
+"""Share of a capture's cameras that may look elsewhere, and it is a capture of the subject all the same."""
+
+
+def check_target_cameras(cameras: Cameras, *, far: float, subject_frame: SubjectFrame | None = None) -> None:
+    """Raises if none of the cameras can show the subject, and warns of those that cannot.
+
+    Args:
+        cameras ([`Cameras`]): Target cameras in the subject frame.
+        far (`float`): Distance from the subject up to which it is rendered.
+        subject_frame ([`SubjectFrame`], *optional*): The way to the world of the subject's photos. With it, cameras of that
+            world are recognised.
+
+    Raises:
+        CamerasError: if each of them looks away from the subject or is farther than `far`, with the likely cause.
+    """
+    away, beyond = _looks_away(cameras), _distance(cameras) > far
+    unseen = away | beyond
+    if not unseen.any():
+        return
+    cause = None
+    if subject_frame is not None:
+        moved = subject_frame.to_subject(cameras)
+        if (_looks_away(moved) | (_distance(moved) > far)).float().mean() <= _STRAYS:
+            cause = (
+                "They are where cameras of the photos' own world would be: subject.config.subject_frame.to_subject(cameras), "
+                "or --cameras-frame user of the command, brings them into the subject frame."
+            )
+    if not unseen.all():
+        logger.warning(
+            "cameras: of %d, %d look away from the subject and %d are farther than %g from it; they will not show it.%s",
+            len(cameras),
+            int(away.sum()),
+            int(beyond.sum()),
+            far,
+            "" if cause is None else f" {cause}",
+        )
+        return
+    if away.all():
+        message = f"cameras: all {len(cameras)} look away from the subject, which is at the origin."
+        cause = cause or (
+            "Axes of another convention, or world-to-camera instead of camera-to-world? Cameras have OpenCV axes, and a "
+            "transforms.json is read as OpenGL, as nerfstudio defines it; load_cameras(file, convention='opencv') takes "
+            "one that was written otherwise."
+        )
+    elif beyond.all():
+        message = (
+            f"cameras: all are more than {far:g} from the subject (the nearest at {_distance(cameras).min():.3g}), farther "
+            "than it is rendered."
+        )
+        cause = cause or "In the subject frame the farthest photo is at distance 1; are these cameras in another unit?"
+    else:
+        message = (
+            f"cameras: none of {len(cameras)} can show the subject: {int(away.sum())} look away from it, and "
+            f"{int(beyond.sum())} are more than {far:g} from it, farther than it is rendered."
+        )
+        cause = cause or "Are these cameras of another world? They have to be in the subject frame."
+    raise CamerasError(f"{message} {cause}")
+
+
+def _distance(cameras: Cameras) -> Tensor:
+    """From the subject, `(N,)`."""
+    return cameras.centers.norm(dim=-1)
+
+
+def _looks_away(cameras: Cameras) -> Tensor:
+    """Which cameras have the subject behind them, `(N,)`; one inside of it has not."""
+    in_front = (-cameras.centers * cameras.optical_axes).sum(dim=-1)  # the origin's z in the camera
+    return (in_front <= 0) & (_distance(cameras) > 1e-3)
+
+
+# --- subjects/subject_adapter.py: `SubjectAdapter`: everything that a pipeline needs to show one subject from any camera.
 
 
 class SubjectAdapter(nn.Module):
@@ -8060,32 +8258,9 @@ class SubjectAdapter(nn.Module):
         """Raises for target cameras that cannot show the subject: the likely cause is another convention or unit.
 
         Raises:
-            CamerasError: if every camera looks away from the subject, or has it beyond the far bound of the rays.
+            CamerasError: if every camera looks away from the subject or has it beyond the far bound of the rays.
         """
-        camera_distance = cameras.centers.norm(dim=-1)
-        in_front = (-cameras.centers * cameras.optical_axes).sum(dim=-1)  # the origin's z in the camera
-        away = (in_front <= 0) & (camera_distance > 1e-3)
-        if away.all():
-            raise CamerasError(
-                f"cameras: all {len(cameras)} look away from the subject, which is at the origin. Poses in another "
-                "convention (OpenGL instead of OpenCV axes?), or world-to-camera instead of camera-to-world?"
-            )
-        far = self.config.feature_nerf.far
-        beyond = camera_distance > far
-        if beyond.all():
-            raise CamerasError(
-                f"cameras: all are more than {far:g} from the subject (the nearest at {camera_distance.min():.3g}), "
-                "farther than it is rendered. In the subject frame the farthest photo is at distance 1; are these "
-                "cameras in another unit?"
-            )
-        if away.any() or beyond.any():
-            logger.warning(
-                "cameras: of %d, %d look away from the subject and %d are farther than %g from it; they will not show it.",
-                len(cameras),
-                int(away.sum()),
-                int(beyond.sum()),
-                far,
-            )
+        check_target_cameras(cameras, far=self.config.feature_nerf.far, subject_frame=self.config.subject_frame)
 
     # --- in and out of a U-Net ---
 
@@ -8150,15 +8325,16 @@ class SubjectAdapter(nn.Module):
         expected = self.config.pose_conditioned_blocks
         if missing := [name for name in expected if name not in available]:
             raise MVCustomError(
-                f"subject {self.config.token!r}: the U-Net lacks the blocks {missing}; it has {list(available)}. "
-                f"Trained on another architecture (base model: {self.config.base_model})?"
+                f"subject {self.config.token!r}: made for the base model {self.config.base_model}, and this one differs: "
+                f"the U-Net lacks the blocks {_some(missing)}; it has {_some(available)}."
             )
         other = {name: available[name] for name in expected if available[name] != expected[name]}
         if other:
-            wanted = {name: expected[name] for name in other}
+            name, channels = next(iter(other.items()))
             raise MVCustomError(
-                f"subject {self.config.token!r}: expected blocks with the channels {wanted}, the U-Net has {other}. "
-                f"Trained on another architecture (base model: {self.config.base_model})?"
+                f"subject {self.config.token!r}: made for the base model {self.config.base_model}, and this one differs: "
+                f"expected blocks with the channels {expected[name]} in {name}, the U-Net has {channels} "
+                f"({len(other)} of {len(expected)} blocks do not fit)."
             )
         blocks = {name: unet.get_submodule(name) for name in expected}
         for name, block in blocks.items():
@@ -8270,6 +8446,12 @@ def initial_token_embedding(tokenizer: CLIPTokenizer, text_encoder: CLIPTextMode
     if not pieces:
         raise MVCustomError(f"initializer_token: expected a word, got {initializer_token!r}.")
     return text_encoder.get_input_embeddings().weight[pieces].detach().float().mean(dim=0).cpu()
+
+
+def _some(names: Iterable[str], most: int = 3) -> str:
+    """The first names in a line, and how many more there are."""
+    names = list(names)
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _is_lora_weight(weight: Tensor) -> bool:
@@ -8768,8 +8950,6 @@ class CallChecksMixin(SubjectLoadingMixin):
         views_at_a_time: int | None,
     ) -> None:
         for hook in hooks:
-            if not isinstance(hook, DenoisingHook):
-                raise MVCustomError(f"hooks: expected instances of DenoisingHook, got {hook!r}.")
             if isinstance(hook, KnownViews) and num_frames > (views_at_a_time or num_frames):
                 raise MVCustomError(
                     "hooks: KnownViews names frames of one window, and this path is generated in several "
@@ -9110,10 +9290,7 @@ class HookSettingsMixin(PipelinePart):
         Raises:
             MVCustomError: for something that is no hook, or a built-in hook given twice.
         """
-        hooks = tuple(hooks)
-        for hook in hooks:
-            if not isinstance(hook, DenoisingHook):
-                raise MVCustomError(f"hooks: expected instances of DenoisingHook, got {hook!r}.")
+        hooks = tuple(listed_hooks(hooks))
         names = [hook.name for hook in hooks if hook.name is not None]
         if len(set(names)) != len(names):
             raise MVCustomError(f"hooks: expected each built-in hook at most once, got {names}.")
@@ -9124,6 +9301,23 @@ class HookSettingsMixin(PipelinePart):
             denoising_hooks={hook.name: hook.to_dict() for hook in hooks if hook.name is not None},
             anchor=self._anchor.to_dict(),
         )
+
+
+def listed_hooks(hooks: Sequence[DenoisingHook]) -> list[DenoisingHook]:
+    """The hooks as a list of their own.
+
+    Raises:
+        MVCustomError: for a single hook, and for something that is no hook.
+    """
+    if isinstance(hooks, DenoisingHook):
+        raise MVCustomError(
+            f"hooks: expected a list of hooks, got a single {type(hooks).__name__}; put it into a list."
+        )
+    hooks = list(hooks)
+    for hook in hooks:
+        if not isinstance(hook, DenoisingHook):
+            raise MVCustomError(f"hooks: expected instances of DenoisingHook, got {hook!r}.")
+    return hooks
 
 
 # --- pipelines/initial_noise.py: The noise that a call starts from.
@@ -9166,6 +9360,8 @@ _HUB_ARGUMENTS = ("revision", "cache_dir", "token", "local_files_only")
 
 class PersistenceMixin(SubjectLoadingMixin):
     """`save_pretrained` writes stock components and the active subject; `from_pretrained` restores both."""
+
+    _trained_window: WindowSetting
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], **kwargs: Any) -> Self:
@@ -10491,7 +10687,7 @@ class MVCustomPipeline(
             cameras, convention=camera_convention, intrinsics=camera_intrinsics, height=height, width=width
         )
         height, width = cameras.height, cameras.width
-        hooks = list(self.hooks if hooks is None else hooks)
+        hooks = listed_hooks(self.hooks if hooks is None else hooks)
         if len(cameras) == 1:
             hooks = [hook for hook in hooks if not getattr(hook, "needs_several_frames", False)]
         anchor = self.anchor.with_frames(anchor)

@@ -132,6 +132,7 @@ def test_any_number_of_cameras(make, count):
         ({"count": 2, "radius": 0.0}, "radius"),
         ({"count": 2, "radius": math.nan}, "radius"),
         ({"count": 2, "elevation": 91.0}, "elevation"),
+        ({"count": 2, "azimuth": (math.nan, 0.0)}, "azimuth"),
         ({"count": 2, "field_of_view": 180.0}, "field_of_view"),
         ({"count": 2, "target": (0.0, 0.0)}, "target"),
     ],

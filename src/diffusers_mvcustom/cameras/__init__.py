@@ -9,7 +9,7 @@ from .conventions import (
     cameras_from_pytorch3d,
     cameras_to_pytorch3d,
 )
-from .diagnostics import check_cameras_face_subject
+from .diagnostics import cameras_looking_elsewhere, check_cameras_face_subject
 from .distortion import Distortion, undistort_image
 from .files import load_cameras, load_capture, save_cameras
 from .normalization import SubjectFrame, estimate_up, normalize_cameras
@@ -25,6 +25,7 @@ __all__ = [
     "camera_to_world_in",
     "cameras_from_convention",
     "cameras_from_pytorch3d",
+    "cameras_looking_elsewhere",
     "cameras_to_pytorch3d",
     "check_cameras_face_subject",
     "estimate_up",

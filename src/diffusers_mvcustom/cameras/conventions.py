@@ -37,6 +37,18 @@ def cameras_from_convention(
         height (`int`), width (`int`): Image size in pixels.
         convention (`str`): A name of `CONVENTIONS`.
     """
+    return Cameras(camera_to_world_from(poses, convention), intrinsics, height, width)
+
+
+def camera_to_world_from(
+    poses: Tensor,  # [N, 4, 4]
+    convention: str,
+) -> Tensor:
+    """Camera-to-world matrices with OpenCV axes, `(N, 4, 4)`, from poses of a named convention; not checked yet.
+
+    Raises:
+        CamerasError: for another shape, numbers that are not finite, or matrices that have no inverse where one is needed.
+    """
     poses = as_float_tensor("cameras", poses)
     if poses.ndim != 3 or poses.shape[1:] != (4, 4):
         raise CamerasError(f"cameras: expected poses of shape (N, 4, 4), got {tuple(poses.shape)}.")
@@ -51,7 +63,7 @@ def cameras_from_convention(
         poses = torch.linalg.inv(poses)
     elif convention in ("opengl", "blender", "nerfstudio"):
         poses = poses * poses.new_tensor([1.0, -1.0, -1.0, 1.0])
-    return Cameras(poses, intrinsics, height, width)
+    return poses
 
 
 def camera_to_world_in(cameras: Cameras, convention: str) -> Tensor:

@@ -8,6 +8,9 @@ from torch import Tensor
 from ..errors import CamerasError
 from .cameras import Cameras
 
+_FACING_SHARE = 0.5
+"""Share of a capture's cameras that has to see the subject."""
+
 
 def check_cameras_face_subject(cameras: Cameras, *, radius: float = 0.5, minimum_distance: float = 0.02) -> None:
     """Raises if no camera of a path sees the subject, or if one stands inside it.
@@ -34,10 +37,44 @@ def check_cameras_face_subject(cameras: Cameras, *, radius: float = 0.5, minimum
     flipped, _ = _facing(cameras.centers, -cameras.optical_axes, radius)
     cause = "Cameras of another world? They have to be in the subject frame."
     if flipped.float().mean() > 0.5:
-        cause = "OpenGL poses given as OpenCV? Name their convention, or flip the columns y and z of the rotations."
+        cause = (
+            "OpenGL poses given as OpenCV, or the other way round (a transforms.json is read as OpenGL)? Name their "
+            "convention, or flip the columns y and z of the rotations."
+        )
     raise CamerasError(
         f"cameras: {int(near.sum())} of {len(cameras)} optical axes pass near the origin, {int(away.sum())} look away from "
         f"it. {cause}"
+    )
+
+
+def cameras_looking_elsewhere(cameras: Cameras) -> list[int]:
+    """Which cameras of a capture do not see the subject: strays among many that do.
+
+    Args:
+        cameras ([`Cameras`]): Cameras in the subject frame.
+
+    Returns:
+        `list` of `int`: their indices.
+
+    Raises:
+        CamerasError: if they are more than half: then the convention is wrong, not a few photos.
+    """
+    elsewhere = []
+    for i, camera in enumerate(cameras):
+        try:
+            check_cameras_face_subject(camera)
+        except CamerasError:
+            elsewhere.append(i)
+    facing = len(cameras) - len(elsewhere)
+    if facing >= _FACING_SHARE * len(cameras):
+        return elsewhere
+    try:
+        check_cameras_face_subject(cameras)
+        cause = "World-to-camera matrices given as camera-to-world, or the axes of another convention?"
+    except CamerasError as error:
+        cause = str(error)
+    raise CamerasError(
+        f"only {facing} of {len(cameras)} cameras look at the point that their axes have in common. {cause}"
     )
 
 

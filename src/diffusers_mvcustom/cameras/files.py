@@ -13,6 +13,8 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import CamerasError, MVCustomError
+from ..files.text_files import read_json
+from .camera_path_json import is_camera_path, read_camera_path_json
 from .cameras import Cameras
 from .capture import Capture
 from .co3d import read_co3d
@@ -21,7 +23,8 @@ from .polycam import find_keyframes, read_polycam
 from .real_estate10k import read_real_estate10k, write_real_estate10k
 from .transforms_json import read_transforms_json, write_transforms_json
 
-FORMATS = ("transforms_json", "colmap", "co3d", "polycam", "real_estate10k")
+FORMATS = ("transforms_json", "camera_path_json", "colmap", "co3d", "polycam", "real_estate10k")
+_JSON_READERS = {"transforms_json": read_transforms_json, "camera_path_json": read_camera_path_json}
 
 
 def load_capture(
@@ -31,16 +34,20 @@ def load_capture(
     sequence: str | None = None,
     height: int | None = None,
     width: int | None = None,
+    convention: str | None = None,
 ) -> Capture:
     """Reads cameras with the names and files of their photos.
 
     Args:
-        path (`str` or path): A `transforms.json` (or a folder with one), the folder of a COLMAP model (or one that holds
-            it as `sparse/0`, `sparse` or `colmap`), a CO3Dv2 `frame_annotations.jgz`, the folder of a Polycam export (raw
-            data), or a RealEstate10K .txt.
+        path (`str` or path): A `transforms.json` (or a folder with one), a `camera_path.json` of nerfstudio's viewer, the
+            folder of a COLMAP model (or one that holds it as `sparse/0`, `sparse` or `colmap`), a CO3Dv2
+            `frame_annotations.jgz`, the folder of a Polycam export (raw data), or a RealEstate10K .txt.
         format (`str`, *optional*): A name of `FORMATS`; recognised by name and content if not given.
         sequence (`str`, *optional*): The sequence of a CO3Dv2 file.
-        height (`int`, *optional*), width (`int`, *optional*): Image size of a RealEstate10K file, which has none.
+        height (`int`, *optional*), width (`int`, *optional*): Image size of a file that has none: RealEstate10K always,
+            JSON files at times. A size in the file comes first.
+        convention (`str`, *optional*): A name of `CONVENTIONS`, for a JSON file whose poses are not OpenGL's, as nerfstudio
+            defines them.
 
     Raises:
         MVCustomError: naming the file and what cannot be used.
@@ -54,8 +61,13 @@ def load_capture(
                 "frame_annotations.jgz or Polycam's keyframes."
             )
     _check_format(format)
-    if format == "transforms_json":
-        return read_transforms_json(path / "transforms.json" if path.is_dir() else path)
+    if format in _JSON_READERS:
+        file = path / "transforms.json" if path.is_dir() else path
+        return _JSON_READERS[format](file, height, width, convention)
+    if convention is not None:
+        raise CamerasError(
+            f"{path}: convention: only for JSON files; a file of {format} has its own, got {convention!r}."
+        )
     if format == "colmap":
         return read_colmap(path.parent if path.is_file() else path)
     if format == "co3d":
@@ -155,7 +167,10 @@ def recognise_format(path: Path) -> str | None:
         return "colmap"
     if path.suffix == ".txt":
         return "real_estate10k"
-    return "transforms_json"
+    # A large capture, which a transforms.json by that name may be, is not read twice.
+    return (
+        "camera_path_json" if path.name != "transforms.json" and is_camera_path(read_json(path)) else "transforms_json"
+    )
 
 
 def _check_format(format: str) -> None:

@@ -318,6 +318,8 @@ class _View:
 
     def around(self, azimuth: Tensor, elevation: Tensor, scale: Tensor | float = 1.0) -> Tensor:
         """Points `(N, 3)` around the target, at `scale` radii."""
+        if not azimuth.isfinite().all():
+            raise CamerasError("azimuth: expected finite degrees, got NaN or infinity.")
         azimuth, elevation = torch.deg2rad(azimuth), torch.deg2rad(elevation)
         direction = torch.stack(
             [azimuth.sin() * elevation.cos(), elevation.sin(), azimuth.cos() * elevation.cos()], dim=-1

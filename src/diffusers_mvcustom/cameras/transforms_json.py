@@ -14,7 +14,8 @@ from ..errors import CamerasError, MVCustomError
 from ..files.text_files import is_finite_number, read_json
 from .cameras import Cameras
 from .capture import Capture, inside_folder, one_size
-from .conventions import camera_to_world_in, cameras_from_convention
+from .checks import as_size
+from .conventions import camera_to_world_from, camera_to_world_in
 from .distortion import Distortion
 
 _INTRINSIC_KEYS = ("fl_x", "fl_y", "cx", "cy", "w", "h")
@@ -23,8 +24,17 @@ _PINHOLE = ("PINHOLE", "SIMPLE_PINHOLE", "OPENCV", "SIMPLE_RADIAL", "RADIAL", "P
 _FISHEYE = ("OPENCV_FISHEYE", "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE")
 
 
-def read_transforms_json(file: Path) -> Capture:
+def read_transforms_json(
+    file: Path, height: int | None = None, width: int | None = None, convention: str | None = None
+) -> Capture:
     """Reads a transforms.json, frames in the file's order, poses in the world before `applied_transform`.
+
+    Args:
+        file (`Path`): The file.
+        height (`int`, *optional*), width (`int`, *optional*): Image size of a file that does not say `h` and `w`, such as
+            Blender's.
+        convention (`str`, *optional*): Axes of the poses, a name of `CONVENTIONS`; OpenGL, as nerfstudio defines the file,
+            if not given.
 
     Raises:
         MVCustomError: naming the file and the field that cannot be used.
@@ -44,7 +54,7 @@ def read_transforms_json(file: Path) -> Capture:
     for i, frame in enumerate(frames):
         holder = {**content, **frame} if per_frame[0] else content
         where = f"{file}: frames[{i}]" if per_frame[0] else f"{file}"
-        matrix, size = _intrinsics(where, holder)
+        matrix, size = _intrinsics(where, holder, height, width)
         intrinsics.append(matrix)
         sizes.append(size)
         distortions.append(_distortion(where, holder))
@@ -53,16 +63,15 @@ def read_transforms_json(file: Path) -> Capture:
         raise CamerasError(
             f"{file}: expected one lens for all frames, got {len(set(distortions))} sets of distortion."
         )
-    camera_to_world = torch.stack(poses)
+    applied = torch.eye(4, dtype=torch.float64)
     if "applied_transform" in content:
-        applied = torch.eye(4, dtype=torch.float64)
         applied[:3] = _matrix(f"{file}: applied_transform", content["applied_transform"], (3, 4))
         if torch.linalg.det(applied).abs() < 1e-8:
             raise CamerasError(f"{file}: applied_transform: expected an invertible matrix.")
-        camera_to_world = torch.linalg.inv(applied) @ camera_to_world
     height, width = one_size(file, sizes)
     try:
-        cameras = cameras_from_convention(camera_to_world, torch.stack(intrinsics), height, width, convention="opengl")
+        camera_to_world = torch.linalg.inv(applied) @ camera_to_world_from(torch.stack(poses), convention or "opengl")
+        cameras = Cameras(camera_to_world, torch.stack(intrinsics), height, width)
     except CamerasError as error:
         raise CamerasError(f"{file}: {error}") from error
     folder = file.parent
@@ -113,10 +122,20 @@ def _matrix(where: str, value: Any, shape: tuple[int, int]) -> torch.Tensor:
     return torch.tensor([[_number(where, "entry", entry) for entry in row] for row in rows], dtype=torch.float64)
 
 
-def _intrinsics(where: str, holder: dict[str, Any]) -> tuple[torch.Tensor, tuple[int, int]]:
+def _intrinsics(
+    where: str, holder: dict[str, Any], given_height: int | None, given_width: int | None
+) -> tuple[torch.Tensor, tuple[int, int]]:
     size = []
-    for name in ("h", "w"):
-        value = _number(where, name, holder.get(name))
+    for name, argument, given in (("h", "height", given_height), ("w", "width", given_width)):
+        if holder.get(name) is None:
+            if given is None:
+                raise CamerasError(
+                    f"{where}: {name}: expected the {argument} in pixels, which this file lacks; write h and w there, or "
+                    "pass height= and width= (--height and --width)."
+                )
+            size.append(as_size(argument, given))
+            continue
+        value = _number(where, name, holder[name])
         if value < 1 or value != int(value) or value > 2**20:
             raise CamerasError(f"{where}: {name}: expected a size in pixels, got {value}.")
         size.append(int(value))

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from . import camera_choice
 from .named_models import load_depth_model, load_model, load_motion_adapter
-from .options import checked_device, checked_seed
+from .options import checked_device, checked_seed, parsed_window
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin
@@ -57,20 +58,29 @@ def generate(
         str | None, typer.Option(help="Motion adapter, for a Stable Diffusion 1.5 model.")
     ] = None,
     depth_model: Annotated[str | None, typer.Option(help="Depth model, if the model has none of its own.")] = None,
-    cameras: Annotated[
-        str | None,
-        typer.Option(help="Camera file in the subject frame, or 'references' for the subject's own cameras."),
-    ] = None,
-    orbit: Annotated[int | None, typer.Option(help="Number of views on an orbit.")] = None,
-    spiral: Annotated[int | None, typer.Option(help="Number of views on a spiral.")] = None,
-    lemniscate: Annotated[int | None, typer.Option(help="Number of views on a lemniscate.")] = None,
-    azimuth: Annotated[
-        tuple[float, float] | None, typer.Option(help="First and last azimuth of the orbit, degrees.")
-    ] = None,
-    elevation: Annotated[float, typer.Option(help="Elevation of the orbit in degrees.")] = 20.0,
-    views: Annotated[int | None, typer.Option(help="Keep this many of the cameras, evenly spread.")] = None,
-    height: Annotated[int | None, typer.Option(help="Height of the views; by default the model's size.")] = None,
-    width: Annotated[int | None, typer.Option(help="Width of the views; by default the model's size.")] = None,
+    cameras: camera_choice.CameraFile = None,
+    cameras_frame: camera_choice.CamerasFrame = "subject",
+    interpolate: camera_choice.Interpolate = None,
+    orbit: camera_choice.Orbit = None,
+    arc: camera_choice.Arc = None,
+    spiral: camera_choice.Spiral = None,
+    lemniscate: camera_choice.Lemniscate = None,
+    dolly: camera_choice.Dolly = None,
+    zoom: camera_choice.Zoom = None,
+    dolly_zoom: camera_choice.DollyZoom = None,
+    translate: camera_choice.Translate = None,
+    azimuth: camera_choice.Azimuth = None,
+    elevation: camera_choice.Elevation = None,
+    rise: camera_choice.Rise = None,
+    distance: camera_choice.Distance = None,
+    factor: camera_choice.Factor = None,
+    offset: camera_choice.Offset = None,
+    radius: camera_choice.Radius = None,
+    target: camera_choice.Target = None,
+    field_of_view: camera_choice.FieldOfView = None,
+    views: camera_choice.Views = None,
+    height: camera_choice.Height = None,
+    width: camera_choice.Width = None,
     negative_prompt: Annotated[str | None, typer.Option(help="What to keep away from.")] = None,
     steps: Annotated[int, typer.Option(help="Denoising steps.")] = 50,
     guidance: Annotated[float, typer.Option(help="Text guidance scale.")] = 5.0,
@@ -78,7 +88,12 @@ def generate(
     pose_guidance: Annotated[
         tuple[float, float], typer.Option(help="Share of the steps in which the subject acts.")
     ] = (0.0, 1.0),
-    window: Annotated[str | None, typer.Option(help="Attention window: 1, an odd number, or 'full'.")] = None,
+    window: Annotated[
+        str | None,
+        typer.Option(
+            help="Attention window: 1, an odd number, or 'full'; or one for each size of feature map, as in 8:full,16:3."
+        ),
+    ] = None,
     dfr: Annotated[bool, typer.Option(help="Depth-aware feature rendering.")] = True,
     clc: Annotated[bool, typer.Option(help="Consistent-aware latent completion.")] = True,
     anchor: Annotated[int | None, typer.Option(help="Anchor frame; by default the middle one.")] = None,
@@ -131,8 +146,32 @@ def generate(
     from .prompt_file import read_prompts
     from .view_maker import ViewMaker
 
-    if sum(choice is not None for choice in (cameras, orbit, spiral, lemniscate)) != 1:
-        raise typer.BadParameter("expected one of --cameras, --orbit, --spiral, --lemniscate")
+    choice = camera_choice.CameraChoice(
+        cameras=cameras,
+        cameras_frame=cameras_frame,
+        interpolate=interpolate,
+        orbit=orbit,
+        arc=arc,
+        spiral=spiral,
+        lemniscate=lemniscate,
+        dolly=dolly,
+        zoom=zoom,
+        dolly_zoom=dolly_zoom,
+        translate=translate,
+        azimuth=azimuth,
+        elevation=elevation,
+        rise=rise,
+        distance=distance,
+        factor=factor,
+        offset=offset,
+        radius=radius,
+        target=target,
+        field_of_view=field_of_view,
+        views=views,
+        height=height,
+        width=width,
+    )
+    choice.check()
     if (not prompt) == (prompts is None):
         raise typer.BadParameter("expected either --prompt or --prompts")
     if overwrite and prompts is None:
@@ -143,6 +182,7 @@ def generate(
         raise typer.BadParameter(f"--dtype: expected float32, float16 or bfloat16, got {dtype!r}")
     if frame not in ("subject", "user"):
         raise typer.BadParameter(f"--frame: expected subject or user, got {frame!r}")
+    windows = None if window is None else parsed_window(window)
     check_export(output, format or None, fps, sets=len(prompt or [None]))
     if prompts is not None and is_one_file(output):
         raise typer.BadParameter(f"--output: expected a folder for --prompts, got {output}")
@@ -156,7 +196,7 @@ def generate(
     depth = {} if depth_model is None else load_depth_model(depth_model)
     pipe = load_model(model, adapter, weight_dtype, **depth).to(device)
     if window is not None:
-        pipe.set_attention_window(None if window == "full" else _window(window))
+        pipe.set_attention_window(windows)
     if scheduler is not None:
         pipe.scheduler = _scheduler(SCHEDULERS[scheduler], pipe.scheduler)
     kinds = [
@@ -176,17 +216,7 @@ def generate(
             "views_at_a_time": views_at_a_time,
         },
         record={"model": model, "attention_window": pipe.config.attention_window, "dtype": dtype},
-        trajectory={
-            "cameras": cameras,
-            "orbit": orbit,
-            "spiral": spiral,
-            "lemniscate": lemniscate,
-            "azimuth": azimuth,
-            "elevation": elevation,
-            "views": views,
-            "height": height,
-            "width": width,
-        },
+        choice=choice,
         negative_prompt=negative_prompt,
         saved={"formats": format or None, "fps": fps, "frame": frame},
     )
@@ -208,13 +238,6 @@ def generate(
         f"{len(prompt)} × {len(targets)} views of {targets.width} × {targets.height} in "
         f"{time.perf_counter() - started:.1f} s ({steps} steps, {hooks}) → {output}"
     )
-
-
-def _window(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise typer.BadParameter(f"--window: expected 1, an odd number or 'full', got {text!r}") from None
 
 
 def _scheduler(name: str, current: SchedulerMixin) -> SchedulerMixin:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import MVCustomError
+from .failures import in_options
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -112,7 +113,7 @@ def generate_prompts(
 
 def summary(tally: Tally, started: float, state: PartialState, output: Path) -> str:
     """The lines for the end of the command."""
-    lines = [f"{name}: {' '.join(error.split())}" for name, error in sorted(tally.failed.items())]
+    lines = [f"{name}: {in_options(' '.join(error.split()))}" for name, error in sorted(tally.failed.items())]
     count = len(tally.generated) + len(tally.there_already) + len(tally.failed)
     processes = "1 process" if state.num_processes == 1 else f"{state.num_processes} processes"
     lines.append(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import typer
 
 LEAST_SEED, MOST_SEED = -(2**63), 2**64 - 1
@@ -28,3 +30,32 @@ def checked_device(device: str | None) -> str | None:
         if kind in found and not found[kind].is_available():
             raise typer.BadParameter(f"there is no {kind} device here; leave --device out, or take cpu")
     return device
+
+
+def parsed_window(text: str) -> int | dict[str, int | None] | None:
+    """The setting of `set_attention_window` that a text names: `3`, `full`, or by size of feature map `8:full,16:3`.
+
+    Raises:
+        typer.BadParameter: for anything else.
+    """
+    from ..models import AttentionWindows
+
+    pairs = [entry.split(":") for entry in text.split(",")]
+    try:
+        if len(pairs) == 1 and len(pairs[0]) == 1:
+            setting = AttentionWindows(_one_window(text)).setting
+        else:
+            by_size = {size.strip(): _one_window(window) for size, window in pairs}
+            if len(by_size) < len(pairs):
+                raise ValueError("a size that is there twice")
+            setting = AttentionWindows(by_size).setting
+    except ValueError as error:
+        raise typer.BadParameter(
+            "--window: expected 1, an odd number or 'full', or one of these for each size of feature map, as in "
+            f"8:full,16:3; got {text!r}"
+        ) from error
+    return dict(setting) if isinstance(setting, Mapping) else setting
+
+
+def _one_window(text: str) -> int | None:
+    return None if text.strip() == "full" else int(text)

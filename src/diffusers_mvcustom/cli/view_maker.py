@@ -12,8 +12,8 @@ from ..errors import MVCustomError
 
 if TYPE_CHECKING:
     from ..cameras import Cameras, SubjectFrame
-    from ..cameras.trajectories import ViewOptions
     from ..pipelines import MVCustomPipeline
+    from .camera_choice import CameraChoice
 
 _ADAPTER_NAME = "of-the-command"
 
@@ -26,8 +26,7 @@ class ViewMaker:
         pipe ([`MVCustomPipeline`]): The pipeline, hooks and scheduler set.
         call (`dict`): Arguments of the pipeline's call that are the same for all prompts.
         record (`dict`): What else the records say of how the views were made.
-        trajectory (`dict`): Which cameras: `cameras`, `orbit`, `spiral`, `lemniscate`, `azimuth`, `elevation`, `views`,
-            `height`, `width`, as the command has them.
+        choice ([`CameraChoice`]): Which cameras.
         saved (`dict`): How views are saved: `formats`, `fps` and `frame` of [`MVCustomPipelineOutput.save`].
         negative_prompt (`str`, *optional*): What to keep away from.
     """
@@ -35,7 +34,7 @@ class ViewMaker:
     pipe: MVCustomPipeline
     call: dict[str, Any]
     record: dict[str, Any]
-    trajectory: dict[str, Any]
+    choice: CameraChoice
     saved: dict[str, Any]
     negative_prompt: str | None = None
 
@@ -58,16 +57,7 @@ class ViewMaker:
 
     def cameras(self) -> Cameras:
         """The target cameras; 'references' and the default focal length depend on the subject."""
-        import torch
-
-        wanted = self.trajectory
-        side = self.pipe.unet.config.sample_size * self.pipe.vae_scale_factor
-        height, width = (side if wanted[name] is None else wanted[name] for name in ("height", "width"))
-        cameras = _cameras_of_trajectory(self.pipe, wanted, height, width)
-        if wanted["views"] is not None:
-            count = min(wanted["views"], len(cameras))
-            cameras = cameras[torch.linspace(0, len(cameras) - 1, count).round().long()]
-        return cameras
+        return self.choice.of(self.pipe.subject, self.pipe.unet.config.sample_size * self.pipe.vae_scale_factor)
 
     def is_finished(self, folder: Path, prompt: str, seed: int) -> bool:
         """Whether `folder` holds these views already: made by the same settings, for the same cameras."""
@@ -136,27 +126,3 @@ class ViewMaker:
             "anchor_image": None if self.call["anchor_image"] is None else [str(p) for p in self.call["anchor_image"]],
             **self.record,
         }
-
-
-def _cameras_of_trajectory(pipe: MVCustomPipeline, wanted: dict[str, Any], height: int, width: int) -> Cameras:
-    from ..cameras import Cameras, load_cameras
-
-    references = None if pipe.subject is None else pipe.subject.references.cameras
-    if wanted["cameras"] == "references":
-        if references is None:
-            raise MVCustomError("cameras: 'references' are the subject's own cameras; name a --subject.")
-        return references.cover(height, width)
-    if wanted["cameras"] is not None:
-        return load_cameras(wanted["cameras"]).cover(height, width)
-    like: ViewOptions = {
-        "like": None if references is None else references.cover(height, width),
-        "height": height,
-        "width": width,
-    }
-    if wanted["orbit"] is not None:
-        if wanted["azimuth"] is None:
-            return Cameras.orbit(wanted["orbit"], elevation=wanted["elevation"], **like)
-        return Cameras.orbit(wanted["orbit"], azimuth=wanted["azimuth"], elevation=wanted["elevation"], **like)
-    if wanted["spiral"] is not None:
-        return Cameras.spiral(wanted["spiral"], **like)
-    return Cameras.lemniscate(wanted["lemniscate"], **like)

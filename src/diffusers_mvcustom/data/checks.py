@@ -10,12 +10,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..cameras import Cameras, check_cameras_face_subject
+from ..cameras import Cameras, cameras_looking_elsewhere
 from ..errors import CamerasError, MVCustomError
 
 MINIMUM_PHOTOS = 3
-_FACING_SHARE = 0.5
-"""Share of the cameras that has to see the subject; below it the convention is wrong, not a few photos."""
 
 
 def check_count(source: Path, count: int) -> None:
@@ -82,24 +80,12 @@ def check_cameras_of_capture(source: Path, cameras: Cameras, names: Sequence[str
         cameras ([`Cameras`]): In the subject frame.
         names (sequence of `str`): The photos' names.
     """
-    strays = []
-    for camera, name in zip(cameras, names):
-        try:
-            check_cameras_face_subject(camera)
-        except CamerasError:
-            strays.append(name)
+    try:
+        strays = [names[i] for i in cameras_looking_elsewhere(cameras)]
+    except CamerasError as error:
+        raise CamerasError(f"{source}: {error}") from error
     if not strays:
         return
-    facing = len(cameras) - len(strays)
-    if facing < _FACING_SHARE * len(cameras):
-        try:
-            check_cameras_face_subject(cameras)
-            cause = "World-to-camera matrices given as camera-to-world, or the axes of another convention?"
-        except CamerasError as error:
-            cause = str(error)
-        raise CamerasError(
-            f"{source}: only {facing} of {len(cameras)} cameras look at the point that their axes have in common. {cause}"
-        )
     warnings.warn(
         f"{source}: {len(strays)} of {len(cameras)} cameras do not look at the subject: {enumerated(strays)}. Wrong "
         "poses, or photos of something else?",
