@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,6 +17,7 @@ from ..models.feature_nerf import FeatureNeRF, FeatureNeRFConfig
 from ..models.pose_conditioned_block import PoseConditionedTransformerBlock, PoseConditioner, PoseConditioning
 from ..package_versions import package_version
 from .reference_views import ReferenceViews
+from .replaceable_blocks import put_block, replaceable_blocks
 from .subject_config import SubjectConfig
 from .subject_files import (
     FLOATING_DTYPES,
@@ -26,7 +27,7 @@ from .subject_files import (
     upload_subject,
 )
 from .target_cameras import check_target_cameras
-from .unet_blocks import select_blocks, text_conditioned_blocks
+from .unet_blocks import select_blocks
 
 if TYPE_CHECKING:
     from diffusers.models.attention import BasicTransformerBlock
@@ -210,7 +211,7 @@ class SubjectAdapter(nn.Module):
         """
         if self.is_attached:
             raise MVCustomError(f"subject {self.config.token!r} is already attached to a U-Net; detach it first.")
-        blocks = self._find_blocks(unet)
+        blocks = replaceable_blocks(unet, self.config)
         training = {module: module.training for block in blocks.values() for module in block.modules()}
         try:
             replacements = {
@@ -225,7 +226,7 @@ class SubjectAdapter(nn.Module):
         self.to(device=unet.device, dtype=unet.dtype)
         for name, replacement in replacements.items():
             replacement.__dict__.pop("forward", None)  # a removed hook's trace on the stock block, bound to it
-            _put(unet, name, replacement)
+            put_block(unet, name, replacement)
         self._stock_blocks = blocks
 
     def detach(self, unet: nn.Module) -> None:
@@ -241,32 +242,8 @@ class SubjectAdapter(nn.Module):
         for name, block in self._stock_blocks.items():
             block.training = ours[name].training
             block.set_chunk_feed_forward(ours[name]._chunk_size, ours[name]._chunk_dim)
-            _put(unet, name, block)
+            put_block(unet, name, block)
         self._stock_blocks = {}
-
-    def _find_blocks(self, unet: ModelMixin) -> dict[str, BasicTransformerBlock]:
-        others = [name for name, module in unet.named_modules() if isinstance(module, PoseConditionedTransformerBlock)]
-        if others:
-            raise MVCustomError(f"another subject is attached to this U-Net (at {others}); detach it first.")
-        available = text_conditioned_blocks(unet)
-        expected = self.config.pose_conditioned_blocks
-        if missing := [name for name in expected if name not in available]:
-            raise MVCustomError(
-                f"subject {self.config.token!r}: made for the base model {self.config.base_model}, and this one differs: "
-                f"the U-Net lacks the blocks {_some(missing)}; it has {_some(available)}."
-            )
-        other = {name: available[name] for name in expected if available[name] != expected[name]}
-        if other:
-            name, channels = next(iter(other.items()))
-            raise MVCustomError(
-                f"subject {self.config.token!r}: made for the base model {self.config.base_model}, and this one differs: "
-                f"expected blocks with the channels {expected[name]} in {name}, the U-Net has {channels} "
-                f"({len(other)} of {len(expected)} blocks do not fit)."
-            )
-        blocks = {name: unet.get_submodule(name) for name in expected}
-        for name, block in blocks.items():
-            _check_replaceable(name, block)
-        return blocks
 
     # --- files ---
 
@@ -375,12 +352,6 @@ def initial_token_embedding(tokenizer: CLIPTokenizer, text_encoder: CLIPTextMode
     return text_encoder.get_input_embeddings().weight[pieces].detach().float().mean(dim=0).cpu()
 
 
-def _some(names: Iterable[str], most: int = 3) -> str:
-    """The first names in a line, and how many more there are."""
-    names = list(names)
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
 def _is_lora_weight(weight: Tensor) -> bool:
     return weight.dtype in FLOATING_DTYPES and 0 not in weight.shape and bool(weight.isfinite().all())
 
@@ -391,28 +362,3 @@ def _own(value: Tensor) -> Tensor:
 
 def _escape(block_name: str) -> str:
     return block_name.replace(".", "/")  # a module's name cannot hold dots
-
-
-def _put(unet: nn.Module, name: str, block: nn.Module) -> None:
-    parent, _, index = name.rpartition(".")
-    setattr(unet.get_submodule(parent), index, block)  # of a ModuleList
-
-
-def _check_replaceable(name: str, block: nn.Module) -> None:
-    """Refuses blocks whose forward was taken over: the block that stands in would be bypassed, or never moved."""
-    hooked = any(
-        hasattr(module, "_hf_hook") or getattr(getattr(module, "_diffusers_hook", None), "hooks", None)
-        for module in block.modules()
-    )
-    forward = block.__dict__.get("forward")  # a removed hook leaves the class's own here
-    if hooked or getattr(forward, "__func__", forward) not in (None, type(block).forward):
-        raise MVCustomError(
-            f"block {name!r} carries hooks (of CPU or group offloading, or of a cache); load the subject before "
-            "enabling them."
-        )
-    if getattr(block, "_compiled_call_impl", None) is not None:
-        raise MVCustomError(f"block {name!r} is compiled; load the subject before compiling.")
-    if any(parameter.is_meta for parameter in block.parameters()):
-        raise MVCustomError(
-            f"block {name!r} has no weights (meta device); load the subject after the U-Net's weights."
-        )
