@@ -171,8 +171,10 @@ def _conditioner_weights(adapter: SubjectAdapter) -> dict[str, Tensor]:
 
 def _model_card(adapter: SubjectAdapter, samples: list[str]) -> ModelCard:
     config, references = adapter.config, adapter.references
+    # A name without an owner is one of the commands' own, such as tiny, which Python does not know.
+    named = config.base_model is not None and "/" in config.base_model
     data = ModelCardData(
-        base_model=config.base_model if _is_hub_id(config.base_model) else None,
+        base_model=config.base_model if named and _is_hub_id(config.base_model) else None,
         library_name="diffusers",
         pipeline_tag="text-to-image",
         tags=["diffusers", "diffusers-mvcustom", "multi-view", "text-to-image"],
@@ -202,7 +204,7 @@ def _model_card(adapter: SubjectAdapter, samples: list[str]) -> ModelCard:
         "```python",
         "from diffusers_mvcustom import Cameras, MVCustomPipeline",
         "",
-        f'pipe = MVCustomPipeline.from_pretrained("{config.base_model or "your/base-model"}")',
+        f'pipe = MVCustomPipeline.from_pretrained("{config.base_model if named else "your/base-model"}")',
         'pipe.load_subject("this/repository")',
         f"out = pipe({prompt!r}, cameras=Cameras.orbit(16))",
         "```",
