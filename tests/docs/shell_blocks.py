@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib.metadata
 import itertools
+import os
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import typer
 from docs.page_blocks import ROOT, Block
@@ -15,6 +18,20 @@ from docs.page_blocks import ROOT, Block
 from diffusers_mvcustom.cli import app, main
 
 TRAINERS = ("train_lora", "train_backbone")
+
+
+@contextlib.contextmanager
+def inside(folder: Path) -> Iterator[None]:
+    """In this folder, with accelerate's state (one for a whole process) as it is at the start of one."""
+    from accelerate.state import AcceleratorState
+
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+        AcceleratorState._reset_state(True)
 
 
 def commands_of(block: Block) -> list[list[str]]:

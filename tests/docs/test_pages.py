@@ -9,30 +9,13 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import yaml
 from docs.page_blocks import DOCS, LANGUAGES, PAGES, ROOT, Block, blocks_of
-from docs.shell_blocks import check_command, commands_of, run_command
+from docs.shell_blocks import check_command, commands_of, inside, run_command
 
 RUN = ("python", "bash")
-
-
-@contextlib.contextmanager
-def inside(folder: Path) -> Iterator[None]:
-    """In this folder, with accelerate's state (one for a whole process) as it is at the start of one."""
-    from accelerate.state import AcceleratorState
-
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        yield
-    finally:
-        os.chdir(before)
-        AcceleratorState._reset_state(True)
 
 
 def run_block(block: Block, namespace: dict) -> str:
@@ -86,6 +69,19 @@ def test_blocks_are_of_known_kinds_and_can_be_parsed(page):
                     check_command(words)
                 except (Exception, SystemExit) as error:
                     raise AssertionError(f"{block.place}: {error!r}") from error
+
+
+def test_the_call_and_the_command_of_generating_make_the_same_views(workshop):
+    call, command = [block for block in blocks_of(DOCS / "generating.md") if block.language in RUN][:2]
+    with inside(workshop):
+        run_block(call, {"__name__": "__main__"})
+        run_block(command, {})
+    first, second = (
+        [file.read_bytes() for file in sorted((workshop / "out" / name / "images").iterdir())]
+        for name in ("rock", "same-rock")
+    )
+    assert len(first) == 3
+    assert first == second
 
 
 def test_a_block_that_does_not_run_or_parse_is_found(workshop):

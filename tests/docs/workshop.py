@@ -1,7 +1,8 @@
 """The folder in which the documentation's blocks run: what a reader would have there, at its smallest.
 
 Models and subjects that the pages name lie there as folders of tiny random models under the same names, so that the same
-lines run that a reader would write; nothing is fetched.
+lines run that a reader would write; nothing is fetched. `photos/`, which the pages mean to be without cameras, has those of
+`posed/`, as finding cameras takes minutes.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+from docs.page_blocks import DOCS, blocks_of
 from PIL import Image
 from synthetic_capture import write_capture
 
@@ -45,20 +47,27 @@ def write_workshop(folder: Path) -> Path:
     image_model.save_pretrained(folder / IMAGE_MODEL)
     _write_other_depth_model(folder / OTHER_DEPTH_MODEL)
 
-    write_capture(folder / "photos")
-    cameras, frame = normalize_cameras(_photos(folder).cameras)
+    write_capture(folder / "posed")
+    shutil.copytree(folder / "posed", folder / "photos")
+    cameras, frame = normalize_cameras(_capture(folder).cameras)
     _write_subject(pipe, folder, cameras, frame)
-    shutil.copytree(folder / "photos" / "images", folder / "videos" / "around-a-cube")
+    shutil.copytree(folder / "posed" / "images", folder / "videos" / "around-a-cube")
     adapter.save_pretrained(folder / "out" / "backbone" / "motion_adapter")
     Image.fromarray(np.full((64, 64, 3), (90, 140, 200), np.uint8)).save(folder / "anchor.png")
+    (folder / "path.json").write_text(_first_json(DOCS / "generating.md"))
     (folder / "prompts.json").write_text(json.dumps(["a mug by a lake", {"prompt": "a car", "output": "car"}]))
     return folder
 
 
-def _photos(folder: Path):
+def _capture(folder: Path):
     from diffusers_mvcustom.cameras import load_capture
 
-    return load_capture(folder / "photos")
+    return load_capture(folder / "posed")
+
+
+def _first_json(page: Path) -> str:
+    """The camera file that the page shows."""
+    return next(block.text for block in blocks_of(page) if block.language == "json")
 
 
 def _write_subject(pipe, folder: Path, cameras, frame) -> None:
@@ -68,7 +77,7 @@ def _write_subject(pipe, folder: Path, cameras, frame) -> None:
 
     subject = SubjectAdapter.create(
         pipe.unet,
-        ReferenceViews.from_capture(_photos(folder).with_cameras(cameras)),
+        ReferenceViews.from_capture(_capture(folder).with_cameras(cameras)),
         token="<my-mug>",
         class_noun="mug",
         token_embedding=initial_token_embedding(pipe.tokenizer, pipe.text_encoder, "mug"),

@@ -36,7 +36,7 @@ def app_command(
 
     Needs the extra `app`. Listens on this machine only, and calls no other one.
 
-    Example: `mvcustom app` or `mvcustom app --model you/base --subject my-mug/ --port 8000`
+    Example: `mvcustom app` or `mvcustom app --model you/base --subject out/my-mug/subject --port 8000`
     """
     if dtype not in ("float32", "float16", "bfloat16"):
         raise typer.BadParameter(f"--dtype: expected float32, float16 or bfloat16, got {dtype!r}")

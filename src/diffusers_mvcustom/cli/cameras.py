@@ -41,7 +41,7 @@ def cameras_show(
 ) -> None:
     """Summarise cameras and plot their frusta around the subject. Warns of cameras that do not look at it.
 
-    Example: `mvcustom cameras show photos/transforms.json --normalize -o cameras.png`
+    Example: `mvcustom cameras show posed/transforms.json --normalize -o cameras.png`
     """
     from ..cameras import load_cameras, normalize_cameras, save_camera_plot
 

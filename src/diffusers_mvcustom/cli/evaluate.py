@@ -41,7 +41,7 @@ def evaluate(
 
     What could not be scored counts as the worst value; a metric whose package or weights are missing is named with why.
 
-    Example: `mvcustom evaluate out/ --reference my-mug/`
+    Example: `mvcustom evaluate out/views --reference out/my-mug/subject`
     """
     import torch
     from diffusers.utils.logging import tqdm

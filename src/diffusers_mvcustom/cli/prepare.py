@@ -16,7 +16,10 @@ def prepare(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to make.")],
     class_noun: Annotated[str | None, typer.Option(help="What the subject is: mug, car, chair ...")] = None,
-    token: Annotated[str | None, typer.Option(help="New word that names the subject, such as `<my-mug>`.")] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(help="New word that names the subject, such as `<my-mug>`. Kept in the folder, for training."),
+    ] = None,
     masks: Annotated[
         str,
         typer.Option(
@@ -49,13 +52,13 @@ def prepare(
 
     Examples:
 
-    `mvcustom prepare photos/ -o my-mug/ --class-noun mug`
+    `mvcustom prepare photos/ -o my-mug/ --token "<my-mug>" --class-noun mug`
 
     `mvcustom prepare photos/ -o my-mug/ --class-noun mug --masks rembg --caption "a photo of a {token} {noun} on a table"`
 
-    `mvcustom prepare walk.mp4 -o my-mug/ --class-noun mug --frames 60`
+    `mvcustom prepare walk.mp4 -o my-mug/ --class-noun mug --frames 30`
 
-    `mvcustom prepare scan/transforms.json -o my-mug/ --class-noun mug --masks scan/masks/`
+    `mvcustom prepare posed/transforms.json -o my-mug/ --class-noun mug --masks posed/masks/`
     """
     from ..data import prepare_subject
 

@@ -25,7 +25,7 @@ def photos(
 ) -> None:
     """Render posed, masked and captioned photos of a subject: a prepared folder, as `mvcustom prepare` writes them.
 
-    Example: `mvcustom toy photos out/photos --index 3`, then `accelerate launch train_lora.py --config toy --data out/photos
+    Example: `mvcustom toy photos out/photos --index 3`, then `mvcustom train-lora --config toy --data out/photos
     --output_dir out/training`
     """
     from ..data.output_folder import written_at_once
