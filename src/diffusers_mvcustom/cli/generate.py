@@ -131,7 +131,7 @@ def generate(
 
     Many prompts: `accelerate launch -m diffusers_mvcustom.cli generate --prompts prompts.txt ...`
 
-    Example: `mvcustom generate --model you/base --subject my-mug/ --prompt "a <my-mug> mug on a mossy rock"
+    Example: `mvcustom generate --model you/base --subject out/my-mug/subject --prompt "a <my-mug> mug on a mossy rock"
     --orbit 16 --azimuth -40 40 -o out/`
 
     As a video only: `... -o mug.mp4`

@@ -26,7 +26,7 @@ def subject_create(
 ) -> None:
     """Make an untrained subject from posed photos: it holds the references and changes nothing yet.
 
-    Example: `mvcustom subject create photos/ -o my-mug/ --model you/base --token "<my-mug>" --class-noun mug`
+    Example: `mvcustom subject create posed/ -o out/untrained --model you/base --token "<my-mug>" --class-noun mug`
     """
     from ..cameras import load_capture, normalize_cameras
     from ..data.checks import check_cameras_of_capture

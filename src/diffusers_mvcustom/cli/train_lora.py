@@ -18,8 +18,8 @@ The result, OUTPUT_DIR/subject, is what `pipe.load_subject` and `mvcustom genera
 also load in plain diffusers pipelines."""
 
 _EXAMPLES = """examples:
-  accelerate launch train_lora.py --config sd15 --data my-mug/ --output_dir out/my-mug --token "<my-mug>" --class_noun mug
-  accelerate launch train_lora.py --config tiny --data my-mug/ --output_dir out/try --token "<my-mug>" --class_noun mug
+  accelerate launch train_lora.py --config sd15 --data my-mug/ --output_dir out/my-mug
+  accelerate launch train_lora.py --config tiny --data posed/ --output_dir out/try --token "<my-mug>" --class_noun mug
   accelerate launch train_lora.py --config settings.yaml --output_dir out/my-mug --resume_from_checkpoint latest"""
 
 
@@ -41,7 +41,8 @@ def train_lora(arguments: Sequence[str]) -> None:
 def train_lora_command(context: typer.Context) -> None:
     """Learn a subject from posed photos; the same as `train_lora.py`.
 
-    Example: `mvcustom train-lora --config sd15 --data my-mug/ --output_dir out/my-mug --token "<my-mug>" --class_noun mug`
+    Example: `mvcustom train-lora --config sd15 --data my-mug/ --output_dir out/my-mug`, with photos that `mvcustom prepare` gave a
+    token and a noun
     """
     train_lora(context.args)
 
