@@ -126,6 +126,13 @@ def _transforms() -> st.SearchStrategy:
     return spoiled(frames).map(as_json) | spoiled(angles).map(as_json) | spoiled_bytes(content)
 
 
+def _camera_path() -> st.SearchStrategy:
+    poses = Cameras.orbit(3).camera_to_world * torch.tensor([1.0, -1.0, -1.0, 1.0])
+    path = [{"camera_to_world": pose.flatten().tolist(), "fov": 50.0, "aspect": 1.0} for pose in poses]
+    content = {"camera_type": "perspective", "render_height": 48, "render_width": 64, "camera_path": path}
+    return spoiled(content).map(as_json) | spoiled_bytes(as_json(content))
+
+
 def _colmap(text: bool) -> st.SearchStrategy:
     files = _valid("colmap_text" if text else "colmap", "model")
     change = (lambda content: spoiled_text(content.decode())) if text else spoiled_bytes
@@ -223,6 +230,7 @@ def _colmap_target(name: str, text: bool) -> Target:
 CAMERA_TARGETS = (
     Target("cameras", camera_calls, lambda folder, call: None, lambda folder, call: call()),
     Target("transforms.json", _transforms, _write_as("transforms.json"), _load()),
+    Target("camera_path.json", _camera_path, _write_as("camera_path.json"), _load("camera_path.json")),
     _colmap_target("COLMAP .bin", text=False),
     _colmap_target("COLMAP .txt", text=True),
     Target(

@@ -22,12 +22,25 @@ from .targets import Target
 
 # Each has a "nothing" that stays, so that none of them gets to work that takes long.
 _COMMANDS: dict[tuple[str, ...], tuple[list[str], list[str]]] = {
-    ("cameras", "convert"): (["transforms.json", "converted"], ["--format"]),
-    ("cameras", "show"): (["transforms.json", "-o", "plot.png"], ["--normalize"]),
+    ("cameras", "convert"): (["transforms.json", "converted"], ["--format", "--height", "--convention"]),
+    ("cameras", "show"): (["transforms.json", "-o", "plot.png"], ["--normalize", "--width", "--convention"]),
     ("evaluate",): (["."], ["--prompt", "--seed", "--threads", "--device", "--write-to", "--reference", "--clip"]),
     ("generate",): (
         ["--model", "nothing", "-o", "views", "--orbit", "2", "--prompt", "a mug"],
-        ["--steps", "--azimuth", "--device", "--dtype", "--scheduler", "--seed", "--prompts", "--views", "--window"],
+        [
+            *(
+                "--steps",
+                "--azimuth",
+                "--device",
+                "--dtype",
+                "--scheduler",
+                "--seed",
+                "--prompts",
+                "--views",
+                "--window",
+            ),
+            *("--elevation", "--rise", "--radius", "--target", "--field-of-view", "--height", "--cameras", "--spiral"),
+        ],
     ),
     ("prepare",): (
         ["photos", "-o", "prepared"],
