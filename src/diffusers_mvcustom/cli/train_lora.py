@@ -41,8 +41,9 @@ def train_lora(arguments: Sequence[str]) -> None:
 def train_lora_command(context: typer.Context) -> None:
     """Learn a subject from posed photos; the same as `train_lora.py`.
 
-    Example: `mvcustom train-lora --config sd15 --data my-mug/ --output_dir out/my-mug`, with photos that `mvcustom prepare` gave a
-    token and a noun
+    Example: `mvcustom train-lora --config sd15 --data my-mug/ --output_dir out/my-mug`
+
+    Photos that `mvcustom prepare` did not give a token and a noun need `--token "<my-mug>" --class_noun mug`.
     """
     train_lora(context.args)
 
