@@ -209,6 +209,8 @@ def test_the_report_says_what_was_measured_and_how(finished, tmp_path):
     }
     sheets = write_sheets(suite, tmp_path / "sheets")
     write_json(tmp_path / "toy_benchmark.json", results)
+    write_page(tmp_path / "toy_choices.md", results, [])
+    assert "[toy_choices.json](toy_choices.json)" in (tmp_path / "toy_choices.md").read_text()
     write_page(tmp_path / "toy_benchmark.md", results, [sheet.name for sheet in sheets])
     assert json.loads((tmp_path / "toy_benchmark.json").read_text()) == json.loads(json.dumps(results))
     page = (tmp_path / "toy_benchmark.md").read_text()

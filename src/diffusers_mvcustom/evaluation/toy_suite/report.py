@@ -47,10 +47,10 @@ def write_page(file: Path, results: dict[str, Any], sheets: list[str], *, title:
         sheets (`list[str]`): Paths of sheets to show, as the page has to name them.
         title (`str`): Its heading.
     """
-    _write(file, "\n".join([f"# {title}", *_page(results, sheets)]))
+    _write(file, "\n".join([f"# {title}", *_page(results, sheets, numbers=file.with_suffix(".json").name)]))
 
 
-def _page(results: dict[str, Any], sheets: list[str]) -> list[str]:
+def _page(results: dict[str, Any], sheets: list[str], numbers: str) -> list[str]:
     settings, ran = results["settings"], results["environment"]
     cases = results["cases"]
     lines = [
@@ -98,7 +98,7 @@ def _page(results: dict[str, Any], sheets: list[str]) -> list[str]:
         f"`{results['command']}` on {ran['device']}; torch {ran['torch']}, diffusers {ran['diffusers']}, transformers "
         f"{ran['transformers']}, diffusers-mvcustom {ran['diffusers-mvcustom']}, commit {ran['commit']}; model "
         f"`{results['model']['name']}` ({results['model']['key']}); attribute reader: {reader}. Every number, and those of "
-        "every case, is in [toy_benchmark.json](toy_benchmark.json).",
+        f"every case, is in [{numbers}]({numbers}).",
         "",
     ]
     return lines
