@@ -1,12 +1,13 @@
 """`mvcustom cameras`: what it says of cameras that look away, files without a size, and the formats that it writes."""
 
 import json
+import shutil
 
 import pytest
 import torch
 from command_line import run_mvcustom
 
-from diffusers_mvcustom.cameras import Cameras, camera_to_world_in, load_cameras, save_cameras
+from diffusers_mvcustom.cameras import Cameras, camera_to_world_in, load_cameras, load_capture, save_cameras
 
 AROUND = Cameras.orbit(13, height=48, width=64)
 
@@ -64,6 +65,19 @@ def test_conversion_from_other_axes(mvcustom, tmp_path):
     torch.testing.assert_close(
         load_cameras(tmp_path / "mine.json").camera_to_world.float(), AROUND.camera_to_world, atol=1e-5, rtol=1e-5
     )
+
+
+def test_converted_cameras_keep_their_photos(mvcustom, tmp_path, cube_capture):
+    shutil.copytree(cube_capture, tmp_path / "capture")
+    photos = load_capture(tmp_path / "capture").image_paths
+    mvcustom("cameras", "convert", "capture", "capture/mine.json")
+    assert load_capture(tmp_path / "capture" / "mine.json").image_paths == photos
+    mvcustom("cameras", "convert", "capture/transforms.json", "above.json")
+    assert [p.resolve() for p in load_capture(tmp_path / "above.json").image_paths] == [p.resolve() for p in photos]
+    mvcustom("cameras", "convert", "capture", "capture/sparse")
+    assert load_capture(tmp_path / "capture" / "sparse").names == load_capture(tmp_path / "capture").names
+    mvcustom("cameras", "convert", "capture", "small.json", "--width", 32, "--height", 24)  # cameras of other pictures
+    assert not any(path and path.exists() for path in load_capture(tmp_path / "small.json").image_paths)
 
 
 def test_a_clip_that_knows_no_size(mvcustom, tmp_path):

@@ -10,7 +10,7 @@ import typer
 from .failures import in_options
 
 if TYPE_CHECKING:
-    from ..cameras import Cameras
+    from ..cameras import Cameras, Capture
 
 app = typer.Typer(help="Look at camera files and convert them.", no_args_is_help=True)
 
@@ -83,12 +83,25 @@ def cameras_convert(
 
     A transforms.json that was written with OpenCV axes: `mvcustom cameras convert theirs.json mine.json --convention opencv`
     """
-    from ..cameras import load_cameras, save_cameras
+    from ..cameras import load_cameras, load_capture, save_cameras
 
-    cameras = load_cameras(file, height=height, width=width, convention=convention)
-    cameras = cameras.cover(height or cameras.height, width or cameras.width)
-    save_cameras(output, cameras, format=format)
+    before = load_cameras(file, height=height, width=width, convention=convention)
+    cameras = before.cover(height or before.height, width or before.width)
+    names = None
+    if (cameras.height, cameras.width) == (before.height, before.width):  # else they are no cameras of these photos
+        names = _names(load_capture(file, height=height, width=width, convention=convention), output)
+    save_cameras(output, cameras, format=format, names=names)
     typer.echo(f"{len(cameras)} cameras → {output}")
+
+
+def _names(capture: Capture, output: Path) -> list[str]:
+    """The photos' names, as paths from the written file where they lie beside it or in folders there."""
+    folder = output.resolve().parent
+    paths = [None if path is None else path.resolve() for path in capture.image_paths]
+    return [
+        path.relative_to(folder).as_posix() if path is not None and path.is_relative_to(folder) else name
+        for path, name in zip(paths, capture.names)
+    ]
 
 
 def _doubts(cameras: Cameras) -> list[str]:
