@@ -22,7 +22,8 @@ our pipeline without subject and hooks at the same attention window. A preview p
 estimate, FeatureNeRF and decoding are in the seconds; building the model is not. Memory is what is allocated beyond the
 weights. Shares of parts are times of the Python process; on CUDA, which runs behind it, they say little.
 
-"AnimateDiff" and "plain" at window 1 are the same computation, to the bit: how far they are apart is how far to trust the rest.
+"AnimateDiff" and "plain" at window 1 are the same computation, to the bit: how far they are apart is how far to trust the
+rest.
 """
 
 

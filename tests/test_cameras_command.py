@@ -80,6 +80,16 @@ def test_converted_cameras_keep_their_photos(mvcustom, tmp_path, cube_capture):
     assert not any(path and path.exists() for path in load_capture(tmp_path / "small.json").image_paths)
 
 
+def test_a_name_of_two_lines_is_not_written(mvcustom, tmp_path):
+    save_cameras(tmp_path / "names.json", AROUND)
+    transforms = json.loads((tmp_path / "names.json").read_text())
+    transforms["frames"][3]["file_path"] = "a\n2 1 0 0 0 0 0 0 1 b"
+    (tmp_path / "names.json").write_text(json.dumps(transforms))
+    refused = mvcustom("cameras", "convert", "names.json", "out", "--format", "colmap_text", code=1).stderr
+    assert "names: expected names of photos" in refused
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_clip_that_knows_no_size(mvcustom, tmp_path):
     save_cameras(tmp_path / "clip.txt", AROUND)
     assert "--height, --width: a RealEstate10K file" in mvcustom("cameras", "show", "clip.txt", code=1).stderr

@@ -117,6 +117,9 @@ def save_cameras(
         names = [f"{i:04d}.png" for i in range(len(cameras))]
     if len(names) != len(cameras):
         raise CamerasError(f"names: expected one per camera ({len(cameras)}), got {len(names)}.")
+    for name in names:
+        if not name or any(ord(letter) < 32 for letter in name):
+            raise CamerasError(f"names: expected names of photos, got {name!r}, which would break a line of the file.")
     if format is None:
         format = {".json": "transforms_json", ".txt": "real_estate10k", "": "colmap"}.get(path.suffix)
     if format not in ("transforms_json", "colmap", "colmap_text", "real_estate10k"):
