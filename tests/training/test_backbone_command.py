@@ -154,5 +154,5 @@ def test_the_commands_in_the_documentation_are_valid():
 def test_a_motion_adapter_that_is_not_there_is_said_so(model, tiny_model, tmp_path):
     name = str(tiny_model) if model == "folder" else model
     settings = {"motion_adapter": str(tmp_path / "none"), "offline": True}
-    with pytest.raises(MVCustomError, match=r"motion_adapter: .*none cannot be loaded"):
+    with pytest.raises(MVCustomError, match=r"motion_adapter: .*none: there is no such folder"):
         load_backbone(BackboneTrainingConfig(name, "videos", str(tmp_path / "out"), **settings))
