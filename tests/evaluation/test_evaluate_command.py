@@ -127,4 +127,6 @@ def test_a_record_comes_back_and_none_is_empty(tmp_path):
 
 
 def test_help_has_an_example():
-    assert "mvcustom evaluate out/views --reference out/my-mug/subject" in " ".join(mvcustom("evaluate", "--help").output.split())
+    assert "mvcustom evaluate out/views --reference out/my-mug/subject" in " ".join(
+        mvcustom("evaluate", "--help").output.split()
+    )
