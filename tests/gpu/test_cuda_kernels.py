@@ -43,12 +43,14 @@ def test_attention(device, dtype, window):
 
 @DTYPES
 @pytest.mark.parametrize("size", [(9, 7), (24, 20)])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler's own
 def test_flex_attention(cuda, dtype, size):
     expected = masked_attention(*tokens(*size), 5)
     found = windowed_attention(*(states.to(cuda, dtype) for states in tokens(*size)), 5, backend="flex")
     close(found, expected, dtype)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_flex_attention_gradients(cuda):
     weights = torch.randn(tokens()[0].shape, generator=torch.Generator().manual_seed(1))
     states = [one.to(cuda).requires_grad_() for one in tokens()]

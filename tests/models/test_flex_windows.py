@@ -38,6 +38,7 @@ def test_part_of_a_compiled_model(make_components):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler's own
 def test_compiled_it_is_the_same():
     tokens = random_tokens(2, 12, 10, frames=4, dim=40)
     with torch.no_grad():
