@@ -5,7 +5,7 @@ import torch
 from diffusers.models.attention_processor import Attention
 from reference.attention_masked import masked_attention
 
-from diffusers_mvcustom.models import enable_spatio_temporal_attention, windowed_attention
+from diffusers_mvcustom.models import enable_spatio_temporal_attention, flex_windows, windowed_attention
 from diffusers_mvcustom.models.flex_windows import BLOCK, _block_mask, _tiled_order
 
 
@@ -44,6 +44,22 @@ def test_compiled_it_is_the_same():
     with torch.no_grad():
         found = windowed_attention(*tokens, 5, backend="flex")
     torch.testing.assert_close(found, masked_attention(*tokens, 5), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.usefixtures("uncompiled_flex_attention")
+def test_what_no_step_changes_is_computed_once():
+    """And so that a training can use what a generation in inference mode computed."""
+    flex_windows._kept_plan.cache_clear()
+    tokens = random_tokens(1, 11, 9, frames=2)
+    with torch.inference_mode():
+        first = windowed_attention(*tokens, 3, backend="flex")
+        again = windowed_attention(*tokens, 3, backend="flex")
+    assert torch.equal(first, again)
+    kept = flex_windows._kept_plan.cache_info()
+    assert (kept.misses, kept.hits) == (1, 1)
+    order, mask = flex_windows._kept_plan(11, 9, 2, 1, torch.device("cpu"))
+    assert not order.is_inference()
+    assert not mask.kv_indices.is_inference()
 
 
 @pytest.mark.parametrize(

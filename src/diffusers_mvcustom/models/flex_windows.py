@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
@@ -35,16 +35,17 @@ def flex_windowed_attention(
         `torch.Tensor` of shape `(B, h, w, F, heads, d)`.
     """
     height, width, frames, dim = (query.shape[i] for i in (1, 2, 3, 5))
-    order = _tiled_order(height, width, query.device)  # [h * w]
+    if torch.compiler.is_compiling():  # then this is part of what is compiled
+        attention, plan = _flex_attention(), _plan
+    else:
+        attention, plan = _compiled_flex_attention(), _kept_plan
+    order, mask = plan(height, width, frames, radius, query.device)
     padding = (1 << (dim - 1).bit_length()) - dim  # PyTorch before 2.7 takes powers of two alone
 
     def tokens(states: Tensor) -> Tensor:  # [B, heads, h * w * F, d], a power of two
         in_order = states.flatten(1, 2)[:, order].flatten(1, 2).transpose(1, 2)
         return F.pad(in_order, (0, padding)) if padding else in_order
 
-    mask = _block_mask(torch.div(order, width, rounding_mode="floor"), order % width, frames, radius)
-    # Where the model is compiled it is part of that.
-    attention = _flex_attention() if torch.compiler.is_compiling() else _compiled_flex_attention()
     attended = attention(tokens(query), tokens(key), tokens(value), block_mask=mask, scale=dim**-0.5)
     attended = attended[..., :dim].transpose(1, 2).unflatten(1, (-1, frames))  # [B, h * w, F, heads, d]
     result = torch.empty_like(attended)
@@ -63,6 +64,19 @@ def _flex_attention() -> Callable[..., Any]:
 def _compiled_flex_attention() -> Callable[..., Any]:
     """Compiled once a process."""
     return torch.compile(_flex_attention(), dynamic=False)
+
+
+def _plan(height: int, width: int, frames: int, radius: int, device: torch.device) -> tuple[Tensor, Any]:
+    """The order of the positions, `(h * w,)`, and the `BlockMask` of their tokens in it."""
+    order = _tiled_order(height, width, device)
+    return order, _block_mask(torch.div(order, width, rounding_mode="floor"), order % width, frames, radius)
+
+
+@lru_cache(maxsize=16)
+def _kept_plan(height: int, width: int, frames: int, radius: int, device: torch.device) -> tuple[Tensor, Any]:
+    """The same, computed once for all steps and layers of a size: a few small tensors."""
+    with torch.inference_mode(False):  # so that a training can use what a generation computed
+        return _plan(height, width, frames, radius, device)
 
 
 def _tiled_order(height: int, width: int, device: torch.device) -> Tensor:
