@@ -38,7 +38,7 @@ from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from diffusers.utils import BaseOutput, logging
 from diffusers.utils.torch_utils import is_compiled_module, randn_tensor
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from huggingface_hub import HfApi, ModelCard, ModelCardData, snapshot_download
 from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
 from huggingface_hub.utils import validate_repo_id
@@ -58,7 +58,7 @@ from typing_extensions import Self, Unpack
 from uuid import uuid4
 
 
-# --- errors.py: The errors that this package raises on purpose.
+# --- errors.py: The errors that this package raises on purpose, and lists in their messages.
 
 
 class MVCustomError(ValueError):
@@ -67,6 +67,13 @@ class MVCustomError(ValueError):
 
 class CamerasError(MVCustomError):
     """Cameras are malformed, or given in a convention that contradicts their use."""
+
+
+def enumerated(names: Iterable[str], most: int = 8) -> str:
+    """The names in a line, only so many of them."""
+    names = list(names)
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
 
 
 # --- cameras/checks.py: What users give as poses, sizes and lengths, checked and in one form.
@@ -3665,16 +3672,17 @@ def flex_windowed_attention(
         `torch.Tensor` of shape `(B, h, w, F, heads, d)`.
     """
     height, width, frames, dim = (query.shape[i] for i in (1, 2, 3, 5))
-    order = _tiled_order(height, width, query.device)  # [h * w]
+    if torch.compiler.is_compiling():  # then this is part of what is compiled
+        attention, plan = _flex_attention(), _plan
+    else:
+        attention, plan = _compiled_flex_attention(), _kept_plan
+    order, mask = plan(height, width, frames, radius, query.device)
     padding = (1 << (dim - 1).bit_length()) - dim  # PyTorch before 2.7 takes powers of two alone
 
     def tokens(states: Tensor) -> Tensor:  # [B, heads, h * w * F, d], a power of two
         in_order = states.flatten(1, 2)[:, order].flatten(1, 2).transpose(1, 2)
         return F.pad(in_order, (0, padding)) if padding else in_order
 
-    mask = _block_mask(torch.div(order, width, rounding_mode="floor"), order % width, frames, radius)
-    # Where the model is compiled it is part of that.
-    attention = _flex_attention() if torch.compiler.is_compiling() else _compiled_flex_attention()
     attended = attention(tokens(query), tokens(key), tokens(value), block_mask=mask, scale=dim**-0.5)
     attended = attended[..., :dim].transpose(1, 2).unflatten(1, (-1, frames))  # [B, h * w, F, heads, d]
     result = torch.empty_like(attended)
@@ -3693,6 +3701,19 @@ def _flex_attention() -> Callable[..., Any]:
 def _compiled_flex_attention() -> Callable[..., Any]:
     """Compiled once a process."""
     return torch.compile(_flex_attention(), dynamic=False)
+
+
+def _plan(height: int, width: int, frames: int, radius: int, device: torch.device) -> tuple[Tensor, Any]:
+    """The order of the positions, `(h * w,)`, and the `BlockMask` of their tokens in it."""
+    order = _tiled_order(height, width, device)
+    return order, _block_mask(torch.div(order, width, rounding_mode="floor"), order % width, frames, radius)
+
+
+@lru_cache(maxsize=16)
+def _kept_plan(height: int, width: int, frames: int, radius: int, device: torch.device) -> tuple[Tensor, Any]:
+    """The same, computed once for all steps and layers of a size: a few small tensors."""
+    with torch.inference_mode(False):  # so that a training can use what a generation computed
+        return _plan(height, width, frames, radius, device)
 
 
 def _tiled_order(height: int, width: int, device: torch.device) -> Tensor:
@@ -7683,7 +7704,7 @@ def replaceable_blocks(unet: ModelMixin, config: SubjectConfig) -> dict[str, Bas
     if missing := [name for name in expected if name not in available]:
         raise MVCustomError(
             f"subject {config.token!r}: made for the base model {config.base_model}, and this one differs: "
-            f"the U-Net lacks the blocks {_some(missing)}; it has {_some(available)}."
+            f"the U-Net lacks the blocks {enumerated(missing, 3)}; it has {enumerated(available, 3)}."
         )
     other = {name: available[name] for name in expected if available[name] != expected[name]}
     if other:
@@ -7723,12 +7744,6 @@ def _check_replaceable(name: str, block: nn.Module) -> None:
         raise MVCustomError(
             f"block {name!r} has no weights (meta device); load the subject after the U-Net's weights."
         )
-
-
-def _some(names: Iterable[str], most: int = 3) -> str:
-    """The first names in a line, and how many more there are."""
-    names = list(names)
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 # --- files/whole.py: What is written is there as a whole or not at all.

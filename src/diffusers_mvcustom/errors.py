@@ -1,7 +1,11 @@
-"""The errors that this package raises on purpose.
+"""The errors that this package raises on purpose, and lists in their messages.
 
 Both derive from `ValueError`, so code that guards a diffusers pipeline with `except ValueError` keeps working.
 """
+
+from __future__ import annotations
+
+from collections.abc import Iterable
 
 
 class MVCustomError(ValueError):
@@ -10,3 +14,10 @@ class MVCustomError(ValueError):
 
 class CamerasError(MVCustomError):
     """Cameras are malformed, or given in a convention that contradicts their use."""
+
+
+def enumerated(names: Iterable[str], most: int = 8) -> str:
+    """The names in a line, only so many of them."""
+    names = list(names)
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest

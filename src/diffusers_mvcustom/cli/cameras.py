@@ -107,7 +107,7 @@ def _names(capture: Capture, output: Path) -> list[str]:
 def _doubts(cameras: Cameras) -> list[str]:
     """What speaks against these cameras being those of a capture."""
     from ..cameras import cameras_looking_elsewhere, normalize_cameras
-    from ..errors import CamerasError
+    from ..errors import CamerasError, enumerated
 
     try:
         normalized, _ = normalize_cameras(cameras, up=None)
@@ -119,8 +119,7 @@ def _doubts(cameras: Cameras) -> list[str]:
         return [in_options(str(error))]
     if not strays:
         return []
-    listed = ", ".join(map(str, strays[:8])) + (f" and {len(strays) - 8} more" if len(strays) > 8 else "")
     return [
-        f"{len(strays)} of {len(cameras)} cameras do not look at the point that the axes have in common: {listed}, "
-        "counted from 0. Wrong poses?"
+        f"{len(strays)} of {len(cameras)} cameras do not look at the point that the axes have in common: "
+        f"{enumerated(map(str, strays))}, counted from 0. Wrong poses?"
     ]

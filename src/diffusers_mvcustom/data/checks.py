@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ..cameras import Cameras, cameras_looking_elsewhere
-from ..errors import CamerasError, MVCustomError
+from ..errors import CamerasError, MVCustomError, enumerated
 
 MINIMUM_PHOTOS = 3
 
@@ -91,9 +91,3 @@ def check_cameras_of_capture(source: Path, cameras: Cameras, names: Sequence[str
         "poses, or photos of something else?",
         stacklevel=3,
     )
-
-
-def enumerated(names: Sequence[str], most: int = 8) -> str:
-    """The names in a line, only so many of them."""
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest

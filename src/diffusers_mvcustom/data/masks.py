@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..errors import MVCustomError
+from ..errors import MVCustomError, enumerated
 from ..files.pictures import is_transparent, opened_picture
-from .checks import enumerated, is_installed
+from .checks import is_installed
 
 _MASK_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 _MASK_ENDINGS = ("", "_mask", "-mask", ".mask")

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..errors import MVCustomError
+from ..errors import MVCustomError, enumerated
 from ..files.text_files import read_json
 from ..files.whole import replaced_folder
-from .checks import enumerated, file_digest
+from .checks import file_digest
 from .manifest import MANIFEST_NAME, SUBJECT_KEY
 
 

@@ -14,9 +14,9 @@ from typing import Any
 
 from PIL import ExifTags, Image, ImageOps
 
-from ..errors import MVCustomError
+from ..errors import MVCustomError, enumerated
 from ..files.pictures import is_transparent, opened_picture
-from .checks import check_count, check_no_duplicates, enumerated, file_digest
+from .checks import check_count, check_no_duplicates, file_digest
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".heic", ".heif")
 _HEIC = (".heic", ".heif")

@@ -17,10 +17,10 @@ from torch import Tensor
 from ..cameras import Capture, SubjectFrame, load_capture
 from ..cameras.files import recognise_format
 from ..cameras.normalization import Up
-from ..errors import MVCustomError
+from ..errors import MVCustomError, enumerated
 from ..subjects import ReferenceViews
 from .captions import read_captions, sidecars
-from .checks import check_files, enumerated, file_digest
+from .checks import check_files, file_digest
 from .found_views import views_of_found
 from .manifest import MANIFEST_NAME, SUBJECT_KEY, SubjectRecord
 from .masks import check_background_removal, masks_in_folder, removed_background

@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..errors import MVCustomError
-from .checks import MINIMUM_PHOTOS, enumerated, is_installed
+from ..errors import MVCustomError, enumerated
+from .checks import MINIMUM_PHOTOS, is_installed
 from .photos import Photo, open_photo
 from .pose_agreement import agreeing_cameras
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..cameras import Cameras, Capture, SubjectFrame, load_capture, normalize_cameras, undistort_image
 from ..cameras.capture import complete_paths
 from ..cameras.normalization import Up
-from ..errors import CamerasError, MVCustomError
+from ..errors import CamerasError, MVCustomError, enumerated
 from ..subjects import ReferenceViews
 from ..subjects.reference_files import read_image
 from ..subjects.reference_views import resample
@@ -23,7 +23,6 @@ from .checks import (
     check_count,
     check_files,
     check_no_duplicates,
-    enumerated,
     file_digest,
     pixel_digest,
 )

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from diffusers import ModelMixin
 from torch import nn
 
-from ..errors import MVCustomError
+from ..errors import MVCustomError, enumerated
 from ..models.pose_conditioned_block import PoseConditionedTransformerBlock
 from .subject_config import SubjectConfig
 from .unet_blocks import text_conditioned_blocks
@@ -36,7 +35,7 @@ def replaceable_blocks(unet: ModelMixin, config: SubjectConfig) -> dict[str, Bas
     if missing := [name for name in expected if name not in available]:
         raise MVCustomError(
             f"subject {config.token!r}: made for the base model {config.base_model}, and this one differs: "
-            f"the U-Net lacks the blocks {_some(missing)}; it has {_some(available)}."
+            f"the U-Net lacks the blocks {enumerated(missing, 3)}; it has {enumerated(available, 3)}."
         )
     other = {name: available[name] for name in expected if available[name] != expected[name]}
     if other:
@@ -76,9 +75,3 @@ def _check_replaceable(name: str, block: nn.Module) -> None:
         raise MVCustomError(
             f"block {name!r} has no weights (meta device); load the subject after the U-Net's weights."
         )
-
-
-def _some(names: Iterable[str], most: int = 3) -> str:
-    """The first names in a line, and how many more there are."""
-    names = list(names)
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
