@@ -378,7 +378,7 @@ def test_prepared_photos_know_their_token(make_trainer, cube_capture, tmp_path):
 
 def test_a_training_whose_learning_rate_has_ended_cannot_be_prolonged(make_trainer):
     make_trainer(max_train_steps=1, lr_scheduler="cosine").train()
-    with pytest.raises(MVCustomError, match="lr_scheduler cosine the learning rate has ended with the last step"):
+    with pytest.raises(MVCustomError, match="lr_scheduler cosine the learning rate follows the number of steps"):
         make_trainer(max_train_steps=2, lr_scheduler="cosine", resume_from_checkpoint="latest")
 
 

@@ -21,6 +21,11 @@ SHIPPED_MODEL = "toy"
 """Name of the model that ships with the package."""
 
 
+def is_own_name(model: str) -> bool:
+    """Whether it is one of these names, and no folder of the user's."""
+    return model in (*RANDOM_MODELS, SHIPPED_MODEL) and not Path(model).is_dir()
+
+
 def load_model(
     model: str, motion_adapter: MotionAdapter | None = None, dtype: torch.dtype | None = None, **options: Any
 ) -> MVCustomPipeline:
@@ -38,7 +43,7 @@ def load_model(
     """
     from ..pipelines import MVCustomPipeline
 
-    if model in RANDOM_MODELS and not Path(model).is_dir():
+    if is_own_name(model) and model in RANDOM_MODELS:
         from ..toy import random_components
         from ..toy.random_models import checked_size
 
@@ -48,17 +53,16 @@ def load_model(
         if motion_adapter is not None:
             pipe.load_motion_adapter(motion_adapter)
         return pipe if dtype is None else pipe.to(dtype=dtype)
-    folder = model
-    if model == SHIPPED_MODEL and not Path(model).is_dir():
+    if is_own_name(model):
         from ..toy.shipped import shipped_folder
 
-        folder = str(shipped_folder("toy"))
+        model = str(shipped_folder("toy"))
     if motion_adapter is not None:
         options["motion_adapter"] = motion_adapter
     if dtype is not None:
         options["dtype"] = dtype
     with named("model", model):
-        return MVCustomPipeline.from_pretrained(folder, **options)
+        return MVCustomPipeline.from_pretrained(model, **options)
 
 
 def load_motion_adapter(name: str, dtype: torch.dtype | None = None, **options: Any) -> MotionAdapter:

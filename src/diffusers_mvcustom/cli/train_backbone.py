@@ -6,12 +6,11 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from .named_models import RANDOM_MODELS, SHIPPED_MODEL, named
+from .named_models import is_own_name, named
 from .train_lora import run_trainer
 from .training_models import load_training_model
 
@@ -69,8 +68,7 @@ def load_backbone(config: BackboneTrainingConfig) -> tuple[BackboneTrainingConfi
     from ..pipelines import MVCustomPipeline
     from ..training import fresh_motion_adapter
 
-    named_here = config.model in (*RANDOM_MODELS, SHIPPED_MODEL) and not Path(config.model).is_dir()
-    if named_here or config.motion_adapter is not None:
+    if is_own_name(config.model) or config.motion_adapter is not None:
         return config, load_training_model(config)
     options = {"revision": config.revision, "variant": config.variant, "local_files_only": config.offline}
     options = {name: value for name, value in options.items() if value}

@@ -275,7 +275,7 @@ class Trainer(ABC, Generic[Config]):
             changes = ", ".join(f"{name}: {before.get(name)!r} → {now.get(name)!r}" for name in other)
             why = ""
             if other == ["max_train_steps"]:
-                why = f" With lr_scheduler {self.config.lr_scheduler} the learning rate has ended with the last step;"
+                why = f" With lr_scheduler {self.config.lr_scheduler} the learning rate follows the number of steps;"
                 why += " only a training with a constant one can be made longer."
             raise MVCustomError(
                 f"resume_from_checkpoint: {folder} was made with other settings ({changes}). Give the same ones, or start "
