@@ -95,3 +95,19 @@ def fresh_accelerate():
 
     yield
     PartialState._reset_state()
+
+
+@pytest.fixture
+def mvcustom(tmp_path, monkeypatch) -> Callable[..., Any]:
+    """Runs `mvcustom` in a folder of its own and returns what it printed; `code` is the exit code that it has to have."""
+    from command_line import run_mvcustom
+
+    for name, value in (("COLUMNS", "200"), ("NO_COLOR", "1"), ("TERM", "dumb")):
+        monkeypatch.setenv(name, value)
+
+    def mvcustom(*arguments, code=0):
+        ended = run_mvcustom(tmp_path, *arguments)
+        assert ended.returncode == code, ended.stderr[-3000:]
+        return ended
+
+    return mvcustom

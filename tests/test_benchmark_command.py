@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from command_line import run_mvcustom
 
 from diffusers_mvcustom.cli import main
 
@@ -22,35 +21,21 @@ rank: 1
 """
 
 
-@pytest.fixture
-def benchmark(tmp_path, monkeypatch):
-    """Runs the command in a folder of its own and returns what it printed."""
-    for name, value in (("COLUMNS", "120"), ("NO_COLOR", "1"), ("TERM", "dumb")):
-        monkeypatch.setenv(name, value)
-
-    def run(*arguments, code=0):
-        ended = run_mvcustom(tmp_path, "benchmark", *arguments)
-        assert ended.returncode == code, ended.stderr[-3000:]
-        return ended
-
-    return run
-
-
 @pytest.mark.slow
-def test_a_quick_run_writes_report_and_sheets_and_goes_on_where_it_stopped(benchmark, tmp_path):
+def test_a_quick_run_writes_report_and_sheets_and_goes_on_where_it_stopped(mvcustom, tmp_path):
     (tmp_path / "training.yaml").write_text(TRAINING)
     arguments = (
         "--suite", "toy", "--model", "tiny", "--training", "training.yaml", "--quick", "--views", 4, "--steps", 2,
         "--training-views", 3, "--split", "validation", "-o", "report",
     )  # fmt: skip
-    process = benchmark(*arguments)
+    process = mvcustom("benchmark", *arguments)
     assert "7 methods × 2 sets of 4 views" in process.stdout
     results = json.loads((tmp_path / "report" / "toy_benchmark.json").read_text())
     assert results["settings"]["split"] == "validation"
     assert results["environment"]["commit"]
     assert (tmp_path / "report" / "toy_benchmark.md").read_text().count("| full |") == 3  # all, and each path alone
     assert len(list((tmp_path / "report" / "toy_benchmark").glob("*.jpg"))) == 2
-    again = benchmark(*arguments)
+    again = mvcustom("benchmark", *arguments)
     assert json.loads((tmp_path / "report" / "toy_benchmark.json").read_text())["methods"] == results["methods"]
     assert "0.0 min" in again.stdout or "0.1 min" in again.stdout
 

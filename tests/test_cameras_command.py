@@ -5,23 +5,10 @@ import shutil
 
 import pytest
 import torch
-from command_line import run_mvcustom
 
 from diffusers_mvcustom.cameras import Cameras, camera_to_world_in, load_cameras, load_capture, save_cameras
 
 AROUND = Cameras.orbit(13, height=48, width=64)
-
-
-@pytest.fixture
-def mvcustom(tmp_path, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def mvcustom(*arguments, code=0):
-        ended = run_mvcustom(tmp_path, *arguments)
-        assert ended.returncode == code, ended.stderr[-3000:]
-        return ended
-
-    return mvcustom
 
 
 def flipped(cameras, which):

@@ -9,25 +9,10 @@ import sys
 import huggingface_hub
 import pytest
 import torch
-from command_line import run_mvcustom
 from PIL import Image
 
 from diffusers_mvcustom.cameras import load_cameras, load_capture
 from diffusers_mvcustom.cli import main
-
-
-@pytest.fixture
-def mvcustom(tmp_path, monkeypatch):
-    """Runs `mvcustom` in a folder of its own and returns what it printed."""
-    for name, value in (("COLUMNS", "120"), ("NO_COLOR", "1"), ("TERM", "dumb")):
-        monkeypatch.setenv(name, value)
-
-    def mvcustom(*arguments, code=0):
-        ended = run_mvcustom(tmp_path, *arguments)
-        assert ended.returncode == code, ended.stderr[-3000:]
-        return ended
-
-    return mvcustom
 
 
 def test_the_command_as_a_process(tmp_path):

@@ -8,6 +8,8 @@ import re
 import pytest
 from docs.page_blocks import DOCS, ROOT
 
+from diffusers_mvcustom.cli.failures import _IN_OPTIONS
+
 PAGE = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
 MESSAGES = re.findall(r"^### `(.*)`$", PAGE, re.MULTILINE)
 
@@ -38,6 +40,13 @@ def test_there_are_messages():
 @pytest.mark.parametrize("message", MESSAGES)
 def test_the_code_says_so(message, templates):
     assert is_among(message, templates)
+
+
+@pytest.mark.parametrize("pattern", [pattern for pattern, _ in _IN_OPTIONS])
+def test_what_commands_say_in_options_is_said(pattern, templates):
+    """A phrase that nobody says any more would be translated no more, unnoticed."""
+    said = [template.replace("…", "7") for template in templates if template != pattern]
+    assert any(re.search(pattern, text) for text in said)
 
 
 def test_a_message_that_nobody_says_is_found(templates):
