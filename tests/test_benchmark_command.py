@@ -10,7 +10,7 @@ TRAINING = """
 model: tiny
 initializer_token: mug
 resolution: 64
-max_train_steps: 1
+max_train_steps: 2
 train_batch_size: 1
 crops_per_photo: 1
 num_references: 1
@@ -25,14 +25,17 @@ rank: 1
 def test_a_quick_run_writes_report_and_sheets_and_goes_on_where_it_stopped(mvcustom, tmp_path):
     (tmp_path / "training.yaml").write_text(TRAINING)
     arguments = (
-        "--suite", "toy", "--model", "tiny", "--training", "training.yaml", "--quick", "--views", 4, "--steps", 2,
-        "--training-views", 3, "--split", "validation", "-o", "report",
+        "--suite", "toy", "--model", "tiny", "--training", "training.yaml", "--training-steps", 1, "--quick",
+        "--views", 4, "--steps", 2, "--training-views", 3, "--split", "validation", "-o", "report",
     )  # fmt: skip
     process = mvcustom("benchmark", *arguments)
     assert "7 methods × 2 sets of 4 views" in process.stdout
     results = json.loads((tmp_path / "report" / "toy_benchmark.json").read_text())
     assert results["settings"]["split"] == "validation"
     assert results["environment"]["commit"]
+    assert results["training"] == "training.yaml, 1 steps"
+    (record,) = {json.loads(file.read_text())["training"]["steps"] for file in tmp_path.rglob("subject_config.json")}
+    assert record == 1
     assert (tmp_path / "report" / "toy_benchmark.md").read_text().count("| full |") == 3  # all, and each path alone
     assert len(list((tmp_path / "report" / "toy_benchmark").glob("*.jpg"))) == 2
     again = mvcustom("benchmark", *arguments)

@@ -56,6 +56,9 @@ def benchmark(
     training: Annotated[
         str, typer.Option(help="Settings of the subject trainer: a preset's name or a yaml file.")
     ] = "toy",
+    training_steps: Annotated[
+        int | None, typer.Option(help="Steps of the subject trainer; by default as its settings say.", min=1)
+    ] = None,
     cells: Annotated[
         Path | None,
         typer.Option(help="Folder of trainings, views and scores, to go on from; by default in the report's folder."),
@@ -114,7 +117,10 @@ def benchmark(
         model_key=key,
         cells=output / "toy_benchmark_cells" if cells is None else cells,
         settings=settings,
-        training_arguments=["--config", training],
+        training_arguments=[
+            *("--config", training),
+            *(() if training_steps is None else ("--max_train_steps", str(training_steps))),
+        ],
         reader=attribute_reader,
         reader_key=reader_key,
         methods=CHOICES if choosing else METHODS,
@@ -125,7 +131,7 @@ def benchmark(
         "command": shlex.join(["mvcustom", *sys.argv[1:]]),
         "model": {"name": name, "key": key},
         "reader": reader_name,
-        "training": training,
+        "training": training if training_steps is None else f"{training}, {training_steps} steps",
         "environment": environment(device),
     }
     report = "toy_choices" if choosing else "toy_benchmark"

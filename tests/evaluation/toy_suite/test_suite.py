@@ -1,6 +1,7 @@
 """A whole run on random components: real trainer, real pipeline, all methods; and going on where it stopped."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -23,6 +24,7 @@ from diffusers_mvcustom.evaluation.toy_suite import (
 )
 from diffusers_mvcustom.evaluation.toy_suite.environment import environment
 from diffusers_mvcustom.evaluation.toy_suite.methods import generate
+from diffusers_mvcustom.evaluation.toy_suite.scores import ViewScores
 from diffusers_mvcustom.toy.random_models import random_unet2d_and_motion_adapter
 
 SETTINGS = SuiteSettings(
@@ -119,6 +121,16 @@ def test_a_rerun_does_nothing_again_and_more_seeds_only_what_is_new(finished, ma
     assert loader.count == 1  # trained before
     assert got["methods"]["full"]["each"].items() > results["methods"]["full"]["each"].items()
     assert got["methods"]["full"]["numbers"]["consistency"]["spread"] is not None
+
+
+def test_the_spread_of_a_single_seed_is_over_subjects(make_suite):
+    settings = replace(SETTINGS, subjects=2)
+    suite, _ = make_suite(settings)
+    first, second = (next(cases_of(settings, subject)) for subject in subjects_of(settings))
+    worst = ViewScores.worst(first, "failed", reader=False)
+    numbers = suite._numbers({first: worst, second: replace(worst, consistency=1.0)}, None)
+    assert numbers["consistency"] == {"mean": 0.5, "spread": pytest.approx(math.sqrt(0.5))}
+    assert numbers["repetition"]["spread"] == 0
 
 
 def test_methods_start_from_one_noise_and_differ_by_what_they_leave_out(finished):
@@ -218,6 +230,8 @@ def test_the_report_says_what_was_measured_and_how(finished, tmp_path):
         assert f"| {title} |" in page
     full = results["methods"]["full"]["numbers"]["consistency"]["mean"]
     assert f"{full:.3f}" in page
+    assert "deviation over subjects" in page
+    assert "settings training.yaml" in page
     assert "missing" in page  # text alignment, without a reader
     assert torch.__version__.split("+")[0] in page
     assert len(sheets) == 1

@@ -57,7 +57,7 @@ def _page(results: dict[str, Any], sheets: list[str], numbers: str) -> list[str]
         "",
         "What each method makes of subjects that the model has never seen, on exact ground truth. "
         "[toy_benchmark_method.md](toy_benchmark_method.md) says what the columns mean and what they score on true "
-        "renders and on nonsense. `↑`: more is better. ± is the standard deviation over seeds.",
+        f"renders and on nonsense. `↑`: more is better. ± is the standard deviation over {results['spread over']}.",
         "",
         f"{settings['subjects']} subjects of the split `{settings['split']}`, {settings['prompts']} prompts each, "
         f"{len(settings['paths'])} camera paths ({', '.join(settings['paths'])}), {settings['seeds']} seeds: {cases} "
@@ -97,8 +97,9 @@ def _page(results: dict[str, Any], sheets: list[str], numbers: str) -> list[str]
         "",
         f"`{results['command']}` on {ran['device']}; torch {ran['torch']}, diffusers {ran['diffusers']}, transformers "
         f"{ran['transformers']}, diffusers-mvcustom {ran['diffusers-mvcustom']}, commit {ran['commit']}; model "
-        f"`{results['model']['name']}` ({results['model']['key']}); attribute reader: {reader}. Every number, and those of "
-        f"every case, is in [{numbers}]({numbers}).",
+        f"`{results['model']['name']}` ({results['model']['key']}); subjects trained with the settings "
+        f"{results['training']}; attribute reader: {reader}. Every number, and those of every case, is in "
+        f"[{numbers}]({numbers}).",
         "",
     ]
     return lines

@@ -151,8 +151,8 @@ def summarized(scores: Sequence[ViewScores]) -> dict[str, float | None]:
     return values
 
 
-def mean_and_spread(by_seed: Sequence[dict[str, float | None]]) -> dict[str, dict[str, float | None]]:
-    """Mean and standard deviation over seeds of every number; no deviation with a single seed.
+def mean_and_spread(summaries: Sequence[dict[str, float | None]]) -> dict[str, dict[str, float | None]]:
+    """Mean and standard deviation over seeds, or subjects, of every number; no deviation of a single one.
 
     Example:
 
@@ -163,9 +163,9 @@ def mean_and_spread(by_seed: Sequence[dict[str, float | None]]) -> dict[str, dic
         {'text': {'mean': 0.5, 'spread': None}}
     """
     result: dict[str, dict[str, float | None]] = {}
-    for name in by_seed[0]:
-        values = [value for numbers in by_seed if (value := numbers[name]) is not None]
-        if len(values) < len(by_seed):
+    for name in summaries[0]:
+        values = [value for numbers in summaries if (value := numbers[name]) is not None]
+        if len(values) < len(summaries):
             result[name] = {"mean": None, "spread": None}
             continue
         spread = stdev(values) if len(values) > 1 else None

@@ -78,8 +78,8 @@ class ToySuite:
             progress (`Callable`, *optional*): Wraps the list of things to do; a progress bar by default.
 
         Returns:
-            `dict` of what JSON holds: `methods`, `controls` and `trainings` by title, `cases` (how many), and
-            `settings`.
+            `dict` of what JSON holds: `methods`, `controls` and `trainings` by title, `cases` (how many), what the
+            spread is over (seeds; subjects where there is one seed), and `settings`.
         """
         subjects = subjects_of(self.settings)
         scores: dict[str, dict[Case, ViewScores]] = {title: {} for title in self._titles()}
@@ -97,6 +97,7 @@ class ToySuite:
         return {
             "settings": self.settings.to_dict(),
             "cases": len(next(iter(scores.values()))),
+            "spread over": "seeds" if self.settings.seeds > 1 else "subjects",
             "methods": {
                 method.title: {
                     **self._row(scores[method.title], costs[method.title]),
@@ -203,15 +204,20 @@ class ToySuite:
         return {"numbers": self._numbers(scores, costs), "paths": by_path, "each": each}
 
     def _numbers(self, scores: dict[Case, ViewScores], costs: dict[Case, Cost] | None) -> dict[str, Any]:
-        by_seed = []
-        for seed in range(self.settings.seeds):
-            cases = [case for case in scores if case.seed == seed]
+        def summary(cases: list[Case]) -> dict[str, float | None]:
             numbers = summarized([scores[case] for case in cases])
             if costs is not None:
                 numbers["seconds"] = mean(costs[case].seconds for case in cases)
                 numbers["peak GiB"] = max(costs[case].peak_gib for case in cases)
-            by_seed.append(numbers)
-        return mean_and_spread(by_seed)
+            return numbers
+
+        seeds = range(self.settings.seeds)
+        numbers = mean_and_spread([summary([case for case in scores if case.seed == seed]) for seed in seeds])
+        if len(seeds) > 1:
+            return numbers
+        subjects = list(dict.fromkeys(case.subject for case in scores))
+        by_subject = mean_and_spread([summary([case for case in scores if case.subject == one]) for one in subjects])
+        return {name: {"mean": numbers[name]["mean"], "spread": by_subject[name]["spread"]} for name in numbers}
 
     def _training_costs(self, subjects: list[ToySubject], kind: SubjectKind) -> dict[str, Any]:
         costs = [self.trainings.cost(subject, kind) for subject in subjects]
