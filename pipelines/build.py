@@ -58,7 +58,10 @@ def defining_module(module: str, name: str) -> str:
     """Follows re-exports in `__init__` files to the module that defines `name`."""
     if find_file(module).name != "__init__.py":
         return module
-    for node in ast.parse(find_file(module).read_text()).body:
+    body = ast.parse(find_file(module).read_text()).body
+    # A name that is imported when it is first used has its import where type checkers see it.
+    lazy = [child for node in body if isinstance(node, ast.If) for child in node.body]
+    for node in [*body, *lazy]:
         if isinstance(node, ast.ImportFrom) and node.level and any(alias.name == name for alias in node.names):
             return defining_module(absolute_name(module, node), name)
     return f"{module}.{name}"  # a module of the package itself

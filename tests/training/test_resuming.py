@@ -124,9 +124,9 @@ def assert_same_end(ours, theirs, weights_of):
 @pytest.mark.parametrize(
     ("place", "count", "resumes_at"),
     [
-        ("update", 4, 2),
         ("tensors", 2, 2),
         ("rename", 5, 2),
+        pytest.param("update", 4, 2, marks=pytest.mark.slow),
         pytest.param("update", 1, 0, marks=pytest.mark.slow),
         pytest.param("tensors", 1, 0, marks=pytest.mark.slow),
         pytest.param("after", 2, 4, marks=pytest.mark.slow),

@@ -29,7 +29,7 @@ def flags_of(settings):
     ]
 
 
-def test_a_training_shows_how_far_it_is_and_goes_to_the_hub(small_settings, tmp_path):
+def test_a_training_shows_how_far_it_is_and_goes_to_the_hub(small_settings, tmp_path, capsys, monkeypatch):
     settings = {**small_settings, "max_train_steps": 3, "holdout": 2, "validation_steps": 2}
     flags = [*flags_of(settings), "--push_to_hub", "--hub_private_repo", "--hub_model_id", "me/my-cube"]
     with HubStandIn() as hub:
@@ -54,11 +54,17 @@ def test_a_training_shows_how_far_it_is_and_goes_to_the_hub(small_settings, tmp_
     assert re.search(r"loss [\d.]+ denoising [\d.]+ · [\d.]+ images/s · [\d.]+ GiB", bar)
     assert re.search(r"step 2: held-out cameras: PSNR [\d.]+ dB, opacity off by [\d.]+", run.stderr)
     assert f"uploaded → {hub.endpoint}/me/my-cube" in run.stderr
-    again = subprocess.run([*command, "--resume_from_checkpoint", "latest"], **options)  # the Hub is down now
-    assert again.returncode == 1
-    assert re.search(r"train_lora.py: push_to_hub: .* The result is whole in out/subject", again.stderr)
-    assert (tmp_path / "out" / "subject" / "README.md").is_file()
     assert re.search(r"10 photos × 2 crops of 32 × 32, 2 held out, .* trained weights: LoRA [\d,]+", run.stdout)
+    # The Hub is down now.
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_TOKEN", hub.valid_token)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.endpoint)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    with pytest.raises(SystemExit) as stopped:
+        main(["--output_dir", "out", *flags, "--resume_from_checkpoint", "latest"])
+    assert stopped.value.code == 1
+    assert re.search(r"train_lora.py: push_to_hub: .* The result is whole in out/subject", capsys.readouterr().err)
+    assert (tmp_path / "out" / "subject" / "README.md").is_file()
 
 
 def test_mistakes_are_one_line_and_exit_code_1(small_settings, tmp_path, capsys, monkeypatch):
@@ -75,19 +81,14 @@ def test_mistakes_are_one_line_and_exit_code_1(small_settings, tmp_path, capsys,
     assert "the configuration says FSDP" in shown(model="nowhere/at-all")  # before the model is looked for
 
 
-def test_no_upload_without_an_access_token(small_settings, tmp_path):
-    environment = {
-        name: value for name, value in os.environ.items() if name not in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
-    }
-    run = subprocess.run(
-        [sys.executable, ROOT / "train_lora.py", "--output_dir", "out", *flags_of(small_settings), "--push_to_hub"],
-        cwd=tmp_path,
-        env={**environment, "HF_HOME": str(tmp_path / "home")},
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 1
-    assert "push_to_hub: there is no access token" in run.stderr
+def test_no_upload_without_an_access_token(small_settings, tmp_path, capsys, monkeypatch):
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
+    with pytest.raises(SystemExit) as stopped:
+        main(["--output_dir", str(tmp_path / "out"), *flags_of(small_settings), "--push_to_hub"])
+    assert stopped.value.code == 1
+    assert "push_to_hub: there is no access token" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

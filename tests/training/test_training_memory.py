@@ -41,7 +41,8 @@ def test_checks_pass_where_there_are_no_values():
         assert values.untyped_storage().nbytes() == 48
 
 
-@pytest.mark.parametrize("precision", ["no", pytest.param("bf16", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["no", "bf16"])
 def test_a_step_takes_what_was_computed(cube_capture, precision):
     settings = {
         "mixed_precision": precision,

@@ -30,7 +30,7 @@ _EXAMPLES = """examples:
 
 def train_backbone(arguments: Sequence[str]) -> None:
     """Parses the settings, loads the model, trains. Errors of the user's are raised as [`MVCustomError`]."""
-    from ..training import BackboneTrainer, BackboneTrainingConfig
+    from ..training import BackboneTrainingConfig
     from ..training.command_line import parse_settings
     from ..training.environment_checks import check_environment
 
@@ -43,6 +43,8 @@ def train_backbone(arguments: Sequence[str]) -> None:
         preset_prefix="backbone_",
     )
     check_environment(config)
+    from ..training import BackboneTrainer  # takes seconds: a mistake in the settings is told before
+
     config, pipe = load_backbone(config)
     command = shlex.join(["accelerate", "launch", "train_backbone.py", *arguments])
     BackboneTrainer(config, pipe, command=command).train()

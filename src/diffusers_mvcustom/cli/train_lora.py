@@ -25,7 +25,7 @@ _EXAMPLES = """examples:
 
 def train_lora(arguments: Sequence[str]) -> None:
     """Parses the settings, loads the model, trains. Errors of the user's are raised as [`MVCustomError`]."""
-    from ..training import SubjectTrainer, SubjectTrainingConfig
+    from ..training import SubjectTrainingConfig
     from ..training.command_line import parse_settings
     from ..training.environment_checks import check_environment
 
@@ -33,6 +33,8 @@ def train_lora(arguments: Sequence[str]) -> None:
         SubjectTrainingConfig, arguments, program="train_lora.py", description=_DESCRIPTION, epilog=_EXAMPLES
     )
     check_environment(config)
+    from ..training import SubjectTrainer  # takes seconds: a mistake in the settings is told before
+
     pipe = load_training_model(config)
     command = shlex.join(["accelerate", "launch", "train_lora.py", *arguments])
     SubjectTrainer(config, pipe, command=command).train()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers.optimization import get_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
 from ..errors import MVCustomError
@@ -52,6 +51,8 @@ def make_optimizer(settings: TrainingConfig, groups: list[dict]) -> torch.optim.
 
 def make_lr_scheduler(settings: TrainingConfig, optimizer: torch.optim.Optimizer) -> LRScheduler:
     """The chosen schedule; it is to be stepped once an update of the weights."""
+    from diffusers.optimization import get_scheduler
+
     return get_scheduler(
         settings.lr_scheduler,
         optimizer=optimizer,
