@@ -59,6 +59,9 @@ def test_converted_cameras_keep_their_photos(mvcustom, tmp_path, cube_capture):
     photos = load_capture(tmp_path / "capture").image_paths
     mvcustom("cameras", "convert", "capture", "capture/mine.json")
     assert load_capture(tmp_path / "capture" / "mine.json").image_paths == photos
+    masks = load_capture(tmp_path / "capture").mask_paths
+    assert all(mask.is_file() for mask in masks)
+    assert load_capture(tmp_path / "capture" / "mine.json").mask_paths == masks
     mvcustom("cameras", "convert", "capture/transforms.json", "above.json")
     assert [p.resolve() for p in load_capture(tmp_path / "above.json").image_paths] == [p.resolve() for p in photos]
     mvcustom("cameras", "convert", "capture", "capture/sparse")

@@ -51,3 +51,24 @@ def test_other_messages_stay_as_they_are():
     assert (
         failure_line("mvcustom", ValueError("steps: expected 3, got x=4.")) == "mvcustom: steps: expected 3, got x=4."
     )
+
+
+def test_an_unexpected_error_tells_what_it_came_from():
+    def failing():
+        try:
+            raise RuntimeError("operator torchvision::nms does not exist")
+        except RuntimeError as first:
+            try:
+                raise ModuleNotFoundError("Could not import module 'BloomPreTrainedModel'") from first
+            except ModuleNotFoundError as second:
+                raise RuntimeError("Failed to import diffusers.models") from second
+
+    with pytest.raises(RuntimeError) as caught:
+        failing()
+    line = failure_line("mvcustom", caught.value)
+    assert line.startswith(
+        "mvcustom: RuntimeError: Failed to import diffusers.models (because of RuntimeError: operator"
+    )
+    assert "torchvision belongs to another torch" in line
+    alone = failure_line("mvcustom", RuntimeError("no memory"))
+    assert alone == "mvcustom: RuntimeError: no memory (--debug shows where)"

@@ -6633,8 +6633,17 @@ def read_transforms_json(
     )
 
 
-def write_transforms_json(file: Path, cameras: Cameras, names: Sequence[str], point_cloud: str | None = None) -> None:
-    """Writes cameras as a transforms.json; `names` become the frames' `file_path`, `point_cloud` the `ply_file_path`."""
+def write_transforms_json(
+    file: Path,
+    cameras: Cameras,
+    names: Sequence[str],
+    point_cloud: str | None = None,
+    mask_names: Sequence[str | None] | None = None,
+) -> None:
+    """Writes cameras as a transforms.json.
+
+    `names` become the frames' `file_path`, `mask_names` their `mask_path`, `point_cloud` the `ply_file_path`.
+    """
     poses = camera_to_world_in(cameras.to(dtype=torch.float64), "opengl")
     intrinsics = cameras.intrinsics.double()
     shared = bool((intrinsics == intrinsics[0]).all())
@@ -6646,10 +6655,11 @@ def write_transforms_json(file: Path, cameras: Cameras, names: Sequence[str], po
     content["frames"] = [
         {
             "file_path": name,
+            **({} if mask is None else {"mask_path": mask}),
             **({} if shared else _intrinsics_to_dict(matrix, cameras)),
             "transform_matrix": pose.tolist(),
         }
-        for name, pose, matrix in zip(names, poses, intrinsics)
+        for name, mask, pose, matrix in zip(names, mask_names or [None] * len(names), poses, intrinsics)
     ]
     file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
@@ -6815,6 +6825,7 @@ def save_cameras(
     format: str | None = None,
     *,
     names: Sequence[str] | None = None,
+    mask_names: Sequence[str | None] | None = None,
     points: tuple[Tensor, Tensor] | None = None,  # [P, 3] and [P, 3]
 ) -> None:
     """Writes cameras. What is there is replaced only after all is written.
@@ -6825,14 +6836,17 @@ def save_cameras(
         format (`str`, *optional*): `"transforms_json"`, `"colmap"` (.bin), `"colmap_text"` or `"real_estate10k"`; by the
             name's ending if not given.
         names (sequence of `str`, *optional*): One per camera: the photos' paths from the file.
+        mask_names (sequence of `str` or `None`, *optional*): One per camera: the masks' paths from the file. Only
+            transforms_json holds them; in other formats they are left out.
         points (tuple of `torch.Tensor` of shape `(P, 3)`, *optional*): Positions and colours (0 to 255), for COLMAP.
     """
     path = Path(path)
     if names is None:
         names = [f"{i:04d}.png" for i in range(len(cameras))]
-    if len(names) != len(cameras):
-        raise CamerasError(f"names: expected one per camera ({len(cameras)}), got {len(names)}.")
-    for name in names:
+    for argument, given in (("names", names), ("mask_names", mask_names)):
+        if given is not None and len(given) != len(cameras):
+            raise CamerasError(f"{argument}: expected one per camera ({len(cameras)}), got {len(given)}.")
+    for name in [*names, *(mask for mask in mask_names or () if mask is not None)]:
         if not name or any(ord(letter) < 32 for letter in name):
             raise CamerasError(f"names: expected names of photos, got {name!r}, which would break a line of the file.")
     if format is None:
@@ -6857,7 +6871,10 @@ def save_cameras(
             for file in written.iterdir():
                 shutil.move(file, path / file.name)
             return
-        (write_transforms_json if format == "transforms_json" else write_real_estate10k)(written, cameras, names)
+        if format == "transforms_json":
+            write_transforms_json(written, cameras, names, mask_names=mask_names)
+        else:
+            write_real_estate10k(written, cameras, names)
         os.replace(written, path)
 
 
@@ -7654,7 +7671,9 @@ class SubjectConfig:
         """
         file = Path(file)
         absent = ", so the folder is no subject's"
-        if (file.parent / "transforms.json").is_file():
+        if (file.parent / "subject" / file.name).is_file():
+            absent += f"; {file.parent / 'subject'} is one"
+        elif (file.parent / "transforms.json").is_file():
             absent += " but photos with cameras, of which `mvcustom train-lora --data` makes a subject"
         values = read_json(file, absent=absent)
         try:
@@ -9891,6 +9910,24 @@ EXPORT_FORMATS = (*ANIMATIONS, "colmap", "colmap-text", "ply")
 """What a folder of views may hold beside its pictures, contact sheet and transforms.json."""
 
 _FILES = (*ANIMATIONS, "png", "ply")
+_OTHER_FILES = (
+    "jpg",
+    "jpeg",
+    "bmp",
+    "tif",
+    "tiff",
+    "avif",
+    "heic",
+    "avi",
+    "mov",
+    "mkv",
+    "webm",
+    "m4v",
+    "json",
+    "txt",
+    "zip",
+)
+"""Endings that nobody gives a folder on purpose."""
 _SHEET, _CLOUD = "contact_sheet.png", "points.ply"
 _OURS = (RECORD_NAME, "images", "sparse", "transforms.json", _SHEET, _CLOUD, *(f"views.{kind}" for kind in ANIMATIONS))
 
@@ -9908,8 +9945,8 @@ def check_export(
         sets (`int`, defaults to 1): How many sets of views there will be.
 
     Raises:
-        MVCustomError: for unknown formats, MP4 without its writer, one file for several sets, or a folder that holds
-            someone else's `images/` or `sparse/`.
+        MVCustomError: for unknown formats, MP4 without its writer, one file for several sets, the ending of a file
+            that is not written here, or a folder that holds someone else's `images/` or `sparse/`.
     """
     path = Path(path)
     if kind := _file_kind(path):
@@ -9922,7 +9959,8 @@ def check_export(
         if kind in ANIMATIONS:
             check_animation(kind, fps)
         return
-    if path.exists() and not path.is_dir():
+    ending = path.suffix.lower().removeprefix(".")
+    if not path.is_dir() and (path.exists() or ending in _OTHER_FILES):
         endings = ", ".join(f".{kind}" for kind in _FILES)
         raise MVCustomError(f"path: expected a folder, or a file that ends with {endings}, got {path}.")
     _check_formats(formats, fps)

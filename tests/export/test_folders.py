@@ -171,6 +171,12 @@ def test_one_file_holds_one_set(scene, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(MVCustomError, match=r"expected a folder, or a file that ends with \.gif"):
         check_export(tmp_path / "notes.txt")
+    for name in ("mug.jpg", "mug.MOV"):
+        with pytest.raises(MVCustomError, match=r"ends with \.gif, .*, got .*mug"):
+            check_export(tmp_path / name)
+    (tmp_path / "a.zip").mkdir()
+    check_export(tmp_path / "a.zip")  # a folder that is there is one
+    check_export(tmp_path / "v1.5")
 
 
 def test_without_cameras_there_are_pictures_only(scene, tmp_path):

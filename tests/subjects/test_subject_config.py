@@ -1,11 +1,13 @@
 import dataclasses
 import json
+import re
 
 import pytest
 
 from diffusers_mvcustom.errors import MVCustomError
 from diffusers_mvcustom.models.feature_nerf import FeatureNeRFConfig
 from diffusers_mvcustom.subjects import SubjectConfig
+from diffusers_mvcustom.subjects.subject_config import SUBJECT_CONFIG_NAME
 
 
 @pytest.fixture
@@ -94,3 +96,10 @@ def test_settings_that_json_cannot_hold_are_refused(config, tmp_path):
         with pytest.raises(MVCustomError, match="training: "):
             dataclasses.replace(config, training={"value": value}).save(tmp_path / "subject_config.json")
     assert not (tmp_path / "subject_config.json").exists()
+
+
+def test_the_subject_in_a_trainings_folder_is_named(config, tmp_path):
+    (tmp_path / "subject").mkdir()
+    config.save(tmp_path / "subject" / SUBJECT_CONFIG_NAME)
+    with pytest.raises(MVCustomError, match=f"no subject's; {re.escape(str(tmp_path / 'subject'))} is one"):
+        SubjectConfig.load(tmp_path / SUBJECT_CONFIG_NAME)

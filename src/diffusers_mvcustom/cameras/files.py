@@ -100,6 +100,7 @@ def save_cameras(
     format: str | None = None,
     *,
     names: Sequence[str] | None = None,
+    mask_names: Sequence[str | None] | None = None,
     points: tuple[Tensor, Tensor] | None = None,  # [P, 3] and [P, 3]
 ) -> None:
     """Writes cameras. What is there is replaced only after all is written.
@@ -110,14 +111,17 @@ def save_cameras(
         format (`str`, *optional*): `"transforms_json"`, `"colmap"` (.bin), `"colmap_text"` or `"real_estate10k"`; by the
             name's ending if not given.
         names (sequence of `str`, *optional*): One per camera: the photos' paths from the file.
+        mask_names (sequence of `str` or `None`, *optional*): One per camera: the masks' paths from the file. Only
+            transforms_json holds them; in other formats they are left out.
         points (tuple of `torch.Tensor` of shape `(P, 3)`, *optional*): Positions and colours (0 to 255), for COLMAP.
     """
     path = Path(path)
     if names is None:
         names = [f"{i:04d}.png" for i in range(len(cameras))]
-    if len(names) != len(cameras):
-        raise CamerasError(f"names: expected one per camera ({len(cameras)}), got {len(names)}.")
-    for name in names:
+    for argument, given in (("names", names), ("mask_names", mask_names)):
+        if given is not None and len(given) != len(cameras):
+            raise CamerasError(f"{argument}: expected one per camera ({len(cameras)}), got {len(given)}.")
+    for name in [*names, *(mask for mask in mask_names or () if mask is not None)]:
         if not name or any(ord(letter) < 32 for letter in name):
             raise CamerasError(f"names: expected names of photos, got {name!r}, which would break a line of the file.")
     if format is None:
@@ -142,7 +146,10 @@ def save_cameras(
             for file in written.iterdir():
                 shutil.move(file, path / file.name)
             return
-        (write_transforms_json if format == "transforms_json" else write_real_estate10k)(written, cameras, names)
+        if format == "transforms_json":
+            write_transforms_json(written, cameras, names, mask_names=mask_names)
+        else:
+            write_real_estate10k(written, cameras, names)
         os.replace(written, path)
 
 

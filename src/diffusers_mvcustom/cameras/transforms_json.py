@@ -88,8 +88,17 @@ def read_transforms_json(
     )
 
 
-def write_transforms_json(file: Path, cameras: Cameras, names: Sequence[str], point_cloud: str | None = None) -> None:
-    """Writes cameras as a transforms.json; `names` become the frames' `file_path`, `point_cloud` the `ply_file_path`."""
+def write_transforms_json(
+    file: Path,
+    cameras: Cameras,
+    names: Sequence[str],
+    point_cloud: str | None = None,
+    mask_names: Sequence[str | None] | None = None,
+) -> None:
+    """Writes cameras as a transforms.json.
+
+    `names` become the frames' `file_path`, `mask_names` their `mask_path`, `point_cloud` the `ply_file_path`.
+    """
     poses = camera_to_world_in(cameras.to(dtype=torch.float64), "opengl")
     intrinsics = cameras.intrinsics.double()
     shared = bool((intrinsics == intrinsics[0]).all())
@@ -101,10 +110,11 @@ def write_transforms_json(file: Path, cameras: Cameras, names: Sequence[str], po
     content["frames"] = [
         {
             "file_path": name,
+            **({} if mask is None else {"mask_path": mask}),
             **({} if shared else _intrinsics_to_dict(matrix, cameras)),
             "transform_matrix": pose.tolist(),
         }
-        for name, pose, matrix in zip(names, poses, intrinsics)
+        for name, mask, pose, matrix in zip(names, mask_names or [None] * len(names), poses, intrinsics)
     ]
     file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +11,7 @@ import typer
 from .failures import in_options
 
 if TYPE_CHECKING:
-    from ..cameras import Cameras, Capture
+    from ..cameras import Cameras
 
 app = typer.Typer(help="Look at camera files and convert them.", no_args_is_help=True)
 
@@ -87,20 +88,22 @@ def cameras_convert(
 
     before = load_cameras(file, height=height, width=width, convention=convention)
     cameras = before.cover(height or before.height, width or before.width)
-    names = None
+    names, masks = None, None
     if (cameras.height, cameras.width) == (before.height, before.width):  # else they are no cameras of these photos
-        names = _names(load_capture(file, height=height, width=width, convention=convention), output)
-    save_cameras(output, cameras, format=format, names=names)
+        capture = load_capture(file, height=height, width=width, convention=convention)
+        beside = _paths_from(output.resolve().parent, capture.image_paths)
+        names = [path or name for path, name in zip(beside, capture.names)]
+        masks = _paths_from(output.resolve().parent, capture.mask_paths)
+    save_cameras(output, cameras, format=format, names=names, mask_names=masks)
     typer.echo(f"{len(cameras)} cameras → {output}")
 
 
-def _names(capture: Capture, output: Path) -> list[str]:
-    """The photos' names, as paths from the written file where they lie beside it or in folders there."""
-    folder = output.resolve().parent
-    paths = [None if path is None else path.resolve() for path in capture.image_paths]
+def _paths_from(folder: Path, paths: Sequence[Path | None]) -> list[str | None]:
+    """Paths from a folder, of those that lie there or in folders of it."""
+    resolved = [None if path is None else path.resolve() for path in paths]
     return [
-        path.relative_to(folder).as_posix() if path is not None and path.is_relative_to(folder) else name
-        for path, name in zip(paths, capture.names)
+        path.relative_to(folder).as_posix() if path is not None and path.is_relative_to(folder) else None
+        for path in resolved
     ]
 
 

@@ -46,13 +46,42 @@ def in_options(message: str) -> str:
     return message
 
 
+_KNOWN_CAUSES = (
+    (
+        r"operator torchvision::\w+ does not exist",
+        "torchvision belongs to another torch than the one that is installed; install the torchvision of this torch, or "
+        "pip uninstall torchvision, which nothing here needs but some metrics",
+    ),
+)
+"""What unexpected errors come from, and what to do."""
+
+
 def failure_line(program: str, error: BaseException) -> str:
-    """One printable line about an error; an unexpected one is named by its class, with the way to its traceback."""
+    """One printable line about an error.
+
+    An unexpected one is named by its class, with the error that it came from and the way to its traceback.
+    """
     message = in_options(" ".join(str(error).split()))
     if not isinstance(error, (ValueError, OSError)):
-        message = f"{type(error).__name__}: {message} (--debug shows where)" if message else type(error).__name__
+        name = type(error).__name__
+        message = f"{name}: {message} ({_first_cause(error)}--debug shows where)" if message else name
     # Names of files may hold anything, control sequences for the terminal among it.
     message = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
     if len(message) > _LONGEST:
         message = f"{message[: _LONGEST // 2]} ... {message[-_LONGEST // 2 :]}"
     return f"{program}: {message or type(error).__name__}"
+
+
+def _first_cause(error: BaseException) -> str:
+    """What an unexpected error came from in the beginning, if that is another error, and what to do if that is known."""
+    cause, passed = error, {id(error)}
+    while (before := cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)) is not None:
+        if id(before) in passed:
+            break
+        passed.add(id(before))
+        cause = before
+    said = " ".join(str(cause).split())
+    if cause is error or not said or said in str(error):
+        return ""
+    known = next((f": {advice}" for pattern, advice in _KNOWN_CAUSES if re.search(pattern, said)), "")
+    return f"because of {type(cause).__name__}: {said}{known}; "

@@ -27,6 +27,24 @@ EXPORT_FORMATS = (*ANIMATIONS, "colmap", "colmap-text", "ply")
 """What a folder of views may hold beside its pictures, contact sheet and transforms.json."""
 
 _FILES = (*ANIMATIONS, "png", "ply")
+_OTHER_FILES = (
+    "jpg",
+    "jpeg",
+    "bmp",
+    "tif",
+    "tiff",
+    "avif",
+    "heic",
+    "avi",
+    "mov",
+    "mkv",
+    "webm",
+    "m4v",
+    "json",
+    "txt",
+    "zip",
+)
+"""Endings that nobody gives a folder on purpose."""
 _SHEET, _CLOUD = "contact_sheet.png", "points.ply"
 _OURS = (RECORD_NAME, "images", "sparse", "transforms.json", _SHEET, _CLOUD, *(f"views.{kind}" for kind in ANIMATIONS))
 
@@ -44,8 +62,8 @@ def check_export(
         sets (`int`, defaults to 1): How many sets of views there will be.
 
     Raises:
-        MVCustomError: for unknown formats, MP4 without its writer, one file for several sets, or a folder that holds
-            someone else's `images/` or `sparse/`.
+        MVCustomError: for unknown formats, MP4 without its writer, one file for several sets, the ending of a file
+            that is not written here, or a folder that holds someone else's `images/` or `sparse/`.
     """
     path = Path(path)
     if kind := _file_kind(path):
@@ -58,7 +76,8 @@ def check_export(
         if kind in ANIMATIONS:
             check_animation(kind, fps)
         return
-    if path.exists() and not path.is_dir():
+    ending = path.suffix.lower().removeprefix(".")
+    if not path.is_dir() and (path.exists() or ending in _OTHER_FILES):
         endings = ", ".join(f".{kind}" for kind in _FILES)
         raise MVCustomError(f"path: expected a folder, or a file that ends with {endings}, got {path}.")
     _check_formats(formats, fps)

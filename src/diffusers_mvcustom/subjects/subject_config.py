@@ -145,7 +145,9 @@ class SubjectConfig:
         """
         file = Path(file)
         absent = ", so the folder is no subject's"
-        if (file.parent / "transforms.json").is_file():
+        if (file.parent / "subject" / file.name).is_file():
+            absent += f"; {file.parent / 'subject'} is one"
+        elif (file.parent / "transforms.json").is_file():
             absent += " but photos with cameras, of which `mvcustom train-lora --data` makes a subject"
         values = read_json(file, absent=absent)
         try:
