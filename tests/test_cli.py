@@ -191,6 +191,11 @@ def test_wrong_options_are_refused(mvcustom, arguments):
     mvcustom(*arguments, code=2)
 
 
+def test_an_option_of_two_numbers_says_so(mvcustom):
+    refused = mvcustom("generate", "--prompt", "a", "--orbit", 2, "--azimuth", 30, "-o", "out", code=2).stderr
+    assert "--azimuth takes 2 numbers, one after the other" in refused
+
+
 def test_the_version(mvcustom):
     assert re.fullmatch(r"diffusers-mvcustom \d[\w.+]*\n", mvcustom("--version").stdout)
 

@@ -66,6 +66,11 @@ def test_what_cannot_be_meant_is_an_error_that_names_it(arguments, message):
         parse(*NEEDED, *arguments)
 
 
+def test_without_a_model_the_settings_that_have_one_are_named():
+    with pytest.raises(MVCustomError, match=r"required: model; --config sd15 or .*toy brings settings"):
+        parse(*NEEDED[2:])
+
+
 def test_an_unknown_key_in_a_file_is_an_error(tmp_path):
     (tmp_path / "s.yaml").write_text("ranks: 4\n")
     with pytest.raises(MVCustomError, match="ranks"):

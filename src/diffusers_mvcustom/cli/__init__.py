@@ -93,6 +93,10 @@ def _refused(error: Any) -> int:
         error.show()
         return error.exit_code
     command = getattr(getattr(error, "ctx", None), "command_path", "mvcustom")
-    line = failure_line(command, ValueError(error.format_message()))
+    message = error.format_message()
+    count = getattr(getattr(error, "param", None), "nargs", 1)
+    if count > 1:
+        message += f"; {error.param.opts[0]} takes {count} numbers, one after the other"
+    line = failure_line(command, ValueError(message))
     typer.echo(f"{line} ({command} --help lists the options)", err=True)
     return error.exit_code

@@ -16,6 +16,7 @@ _IN_OPTIONS = (
     (r"height, width: (a RealEstate10K file .*); give both\.", r"--height, --width: \1; give both."),
     (r"for example by Cameras\.cover, ", ""),
     (r"or take it out with unload_subject\(\)", "or leave --subject out"),
+    (r"masks='none'", "--masks none"),
     (r"call load_subject first", "name one with --subject"),
     (r"Pass motion_adapter=MotionAdapter\.from_pretrained\(\.\.\.\)", "Name one with --motion-adapter"),
     (

@@ -192,7 +192,10 @@ def _with_masks(
             return capture, True
         if len(without) == len(capture):
             if masks == "required":
-                raise MVCustomError(f"{path}: masks: expected a mask for every photo, there are none.")
+                raise MVCustomError(
+                    f"{path}: masks: expected a mask for every photo, there are none; name a folder that holds them, or let "
+                    "`mvcustom prepare --masks rembg` make them."
+                )
             return capture, False
     raise MVCustomError(
         f"{path}: masks: expected masks for all photos or for none, {len(without)} of {len(capture)} have none: "

@@ -67,7 +67,10 @@ def parse_settings(
     except Exception as error:  # jsonargparse has its own error classes for each kind of mistake
         if isinstance(error, (KeyboardInterrupt, MVCustomError)):
             raise
-        raise MVCustomError(" ".join(str(error).split()) or f"settings: {type(error).__name__}") from error
+        message = " ".join(str(error).split()) or f"settings: {type(error).__name__}"
+        if "arguments are required" in message and not any(word.startswith("--config") for word in arguments):
+            message += f"; --config {' or '.join(presets(preset_prefix))} brings settings for a model"
+        raise MVCustomError(message) from error
     values = {name: value for name, value in settings.as_dict().items() if name != "config"}
     return config_class(**values)
 
