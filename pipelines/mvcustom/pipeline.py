@@ -47,6 +47,7 @@ from importlib.util import find_spec
 from itertools import pairwise
 from os import PathLike
 from pathlib import Path, PurePosixPath
+from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -5454,7 +5455,7 @@ class PipelinePart:
     free_noise_enabled: bool
 
     check_inputs: Callable[..., None]
-    encode_prompt: Callable[..., Any]
+    maybe_convert_prompt: Callable[..., Any]
     _prepare_latents_free_noise: Callable[..., Tensor]
     progress_bar: Callable[..., Any]
     register_to_config: Callable[..., None]
@@ -5468,6 +5469,9 @@ class PipelinePart:
     _upload_folder: Callable[..., Any]
 
     if TYPE_CHECKING:
+
+        def encode_prompt(self, *args: Any, **kwargs: Any) -> Any:
+            """See `AnimateDiffPipeline.encode_prompt`."""
 
         @classmethod
         def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], **kwargs: Any) -> Any:
@@ -6932,7 +6936,8 @@ def resolve_cameras(
     Args:
         cameras (`Cameras`, path or `torch.Tensor` of shape `(N, 4, 4)`):
             Cameras; a camera file of any supported format; or poses in the named `convention`.
-        convention (`str`, *optional*): For poses given as a tensor; see [`cameras_from_convention`].
+        convention (`str`, *optional*): For poses given as a tensor, see [`cameras_from_convention`]; or of a JSON file that
+            was written with other axes than its format's, see [`load_cameras`].
         intrinsics (`torch.Tensor` of shape `(3, 3)` or `(N, 3, 3)`, *optional*):
             Pixel intrinsics, for poses given as a tensor.
         height (`int`, *optional*), width (`int`, *optional*):
@@ -6949,7 +6954,9 @@ def resolve_cameras(
                 "camera_convention, camera_intrinsics: only for poses given as a tensor; `Cameras` know their own."
             )
     elif isinstance(cameras, (str, PathLike)):
-        cameras = load_cameras(cameras)
+        if intrinsics is not None:
+            raise CamerasError("camera_intrinsics: only for poses given as a tensor; a file holds its own.")
+        cameras = load_cameras(cameras, convention=convention)
     else:
         poses = torch.as_tensor(cameras)
         if convention is None or intrinsics is None or height is None or width is None:
@@ -6970,6 +6977,43 @@ def resolve_cameras(
     if (cameras.height, cameras.width) != (height, width):
         cameras = cameras.cover(height, width)
     return cameras
+
+
+def check_generator(generator: torch.Generator | list[torch.Generator] | None, batch_size: int) -> None:
+    """Raises unless there is one generator, or one for each set of views."""
+    generators = generator if isinstance(generator, list) else [] if generator is None else [generator]
+    for one in generators:
+        if not isinstance(one, torch.Generator):
+            raise MVCustomError(
+                f"generator: expected a torch.Generator, such as torch.Generator().manual_seed(0), got {one!r}."
+            )
+    if isinstance(generator, list) and len(generator) != batch_size:
+        raise MVCustomError(
+            f"generator: expected one, or {batch_size} of them (prompts × num_images_per_prompt), got {len(generator)}."
+        )
+
+
+def check_latents(latents: Tensor | None, shape: tuple[int, ...]) -> None:
+    """Raises unless initial noise is a tensor of finite numbers of this shape, or not given."""
+    if latents is None:
+        return
+    if not isinstance(latents, Tensor):
+        raise MVCustomError(f"latents: expected a tensor of shape {shape}, got {type(latents).__name__}.")
+    if tuple(latents.shape) != shape:
+        raise MVCustomError(f"latents: expected shape {shape}, got {tuple(latents.shape)}.")
+    if not latents.is_floating_point() or not latents.isfinite().all():
+        raise MVCustomError(
+            f"latents: expected finite numbers, got {latents.dtype} with NaN, infinity or whole numbers."
+        )
+
+
+def check_attention_kwargs(kwargs: dict | None) -> None:
+    """Raises unless what is for the attention processors is a dict, with a number for LoRA's scale if with any."""
+    if kwargs is None:
+        return
+    if not isinstance(kwargs, dict):
+        raise MVCustomError(f"cross_attention_kwargs: expected a dict, got {type(kwargs).__name__}.")
+    check_scale("cross_attention_kwargs['scale']", kwargs.get("scale"))
 
 
 def check_view_size(height: int, width: int, multiple: int) -> None:
@@ -7055,209 +7099,6 @@ def check_count(name: str, value: int | None) -> None:
         return
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise MVCustomError(f"{name}: expected a whole number above 0, got {value!r}.")
-
-
-# --- cameras/normalization.py: The subject frame: origin at the subject, +Y up, farthest camera at distance 1.
-
-
-Up = str | Sequence[float] | Tensor | None
-"""World up: `"auto"`, a vector, or `None` for that of the cameras' own world."""
-
-
-@dataclass(frozen=True, eq=False)
-class SubjectFrame:
-    """The similarity that maps subject coordinates to the user's world: `x_user = scale * rotation @ x + translation`.
-
-    Args:
-        scale (`float`): User units in one unit of the subject frame.
-        rotation (`torch.Tensor` of shape `(3, 3)`): From subject to user axes.
-        translation (`torch.Tensor` of shape `(3,)`): The subject's origin in the user's world.
-    """
-
-    scale: float
-    rotation: Tensor  # [3, 3]
-    translation: Tensor  # [3]
-
-    def __post_init__(self) -> None:
-        try:
-            rotation = torch.as_tensor(self.rotation, dtype=torch.float64)
-            translation = torch.as_tensor(self.translation, dtype=torch.float64)
-            scale = float(self.scale)
-        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-            raise MVCustomError(f"subject_frame: expected numbers that a float can hold: {error}") from error
-        if rotation.shape != (3, 3) or translation.shape != (3,):
-            raise MVCustomError(
-                "subject_frame: expected a rotation of shape (3, 3) and a translation of shape (3,), got "
-                f"{tuple(rotation.shape)} and {tuple(translation.shape)}."
-            )
-        finite = rotation.isfinite().all() and translation.isfinite().all() and math.isfinite(scale)
-        if not (finite and scale > 0):
-            raise MVCustomError(f"subject_frame: expected finite numbers and a scale above 0, got scale {scale}.")
-        skew = (rotation @ rotation.T - torch.eye(3, dtype=torch.float64)).abs().max()
-        if not skew <= 1e-4 or torch.det(rotation) < 0:  # NaN of an overflow too
-            raise MVCustomError(f"subject_frame: expected a rotation matrix, got {rotation.tolist()}.")
-        object.__setattr__(self, "scale", scale)
-        object.__setattr__(self, "rotation", rotation)
-        object.__setattr__(self, "translation", translation)
-
-    @classmethod
-    def identity(cls) -> SubjectFrame:
-        """The frame of cameras that need no change."""
-        return cls(1.0, torch.eye(3), torch.zeros(3))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, SubjectFrame) and self.to_dict() == other.to_dict()
-
-    def __hash__(self) -> int:
-        return hash((self.scale, *self.translation.tolist()))
-
-    def to_user(self, cameras: Cameras) -> Cameras:
-        """Cameras of the subject frame in the user's world."""
-        rotation, translation = self.rotation.to(cameras.camera_to_world), self.translation.to(cameras.camera_to_world)
-        poses = cameras.camera_to_world.clone()
-        poses[:, :3, :3] = rotation @ cameras.camera_to_world[:, :3, :3]
-        poses[:, :3, 3] = self.scale * cameras.centers @ rotation.T + translation
-        return replace(cameras, camera_to_world=poses)
-
-    def points_to_user(
-        self,
-        points: Tensor,  # [..., 3]
-    ) -> Tensor:
-        """Points of the subject frame in the user's world, `(..., 3)`."""
-        return self.scale * points @ self.rotation.to(points).T + self.translation.to(points)
-
-    def to_subject(self, cameras: Cameras) -> Cameras:
-        """Cameras of the user's world in the subject frame."""
-        rotation, translation = self.rotation.to(cameras.camera_to_world), self.translation.to(cameras.camera_to_world)
-        poses = cameras.camera_to_world.clone()
-        poses[:, :3, :3] = rotation.T @ cameras.camera_to_world[:, :3, :3]
-        poses[:, :3, 3] = (cameras.centers - translation) @ rotation / self.scale
-        return replace(cameras, camera_to_world=poses)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; exact."""
-        return {
-            "scale": self.scale,
-            "rotation": self.rotation.tolist(),
-            "translation": self.translation.tolist(),
-        }
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> SubjectFrame:
-        """The inverse of [`~SubjectFrame.to_dict`]."""
-        if not isinstance(values, Mapping) or set(values) != {"scale", "rotation", "translation"}:
-            raise MVCustomError(f"subject_frame: expected scale, rotation and translation, got {values!r}.")
-        return cls(**values)
-
-
-def normalize_cameras(
-    cameras: Cameras,
-    *,
-    up: Up = "auto",
-) -> tuple[Cameras, SubjectFrame]:
-    """Brings cameras into the subject frame.
-
-    The origin is the optical axes' nearest common point, world up becomes +Y, and the farthest camera stands at distance
-    1. The horizontal axes are those nearest to the user's own.
-
-    Args:
-        cameras ([`Cameras`]): At least two cameras that look at the subject from different directions.
-        up (`str`, vector or `None`, defaults to `"auto"`): World up; `"auto"` estimates it, see [`estimate_up`]; `None`
-            keeps the orientation.
-
-    Returns:
-        The cameras in the subject frame, and the [`SubjectFrame`] that maps them back.
-
-    Raises:
-        CamerasError: if the optical axes have no common point (all parallel, or a single camera).
-    """
-    exact = cameras.to(dtype=torch.float64)
-    center = nearest_point_to_axes(exact)
-    if up is None:
-        rotation = torch.eye(3, dtype=torch.float64)
-    else:
-        vertical = estimate_up(exact) if isinstance(up, str) and up == "auto" else _checked_up(up)
-        rotation = _rotation_to_up(vertical.to(exact.device))
-    scale = (exact.centers - center).norm(dim=-1).max().item()
-    if not scale > 0:
-        raise CamerasError("cameras: expected cameras at a distance from the subject, got all at one point.")
-    frame = SubjectFrame(scale, rotation.cpu(), center.cpu())
-    return frame.to_subject(exact).to(dtype=cameras.dtype), frame
-
-
-def nearest_point_to_axes(cameras: Cameras) -> Tensor:
-    """The point with the least sum of squared distances to all optical axes, `(3,)`.
-
-    Raises:
-        CamerasError: if the axes are too parallel to fix one.
-    """
-    axes = cameras.optical_axes
-    across = torch.eye(3).to(axes) - axes[:, :, None] * axes[:, None, :]  # projections off each axis
-    system = across.sum(dim=0)
-    if torch.linalg.eigvalsh(system)[0] < 1e-4 * len(cameras):
-        raise CamerasError(
-            f"cameras: expected optical axes that meet near the subject, got {len(cameras)} (nearly) parallel one(s). "
-            "One photo, or a camera that only moved sideways? Take photos from around the subject."
-        )
-    return torch.linalg.solve(system, (across @ cameras.centers[:, :, None]).sum(dim=0)).squeeze(-1)
-
-
-def estimate_up(cameras: Cameras) -> Tensor:
-    """World up from the cameras alone, a unit vector `(3,)`, also if some were held turned by 90° or 180°.
-
-    Three habits of people with a camera decide. They hold it level or turned by a quarter, so up, seen in the image, lies
-    near one of the four image axes (the mean of the cameras' own "up" says nothing then). They look at an object from
-    above more than from below. And they walk around it at much the same height.
-    """
-    poses = cameras.camera_to_world[:, :3, :3].double()
-    candidates = torch.cat(
-        [_directions(8000).to(poses), *(sign * poses[:, :, axis] for sign in (1, -1) for axis in (0, 1))]
-    )
-    best = candidates[_disagreement(candidates, poses).argmin()]
-    generator = torch.Generator().manual_seed(0)
-    for spread in (0.05, 0.02, 0.005, 0.001):
-        around = best + spread * torch.randn(256, 3, generator=generator, dtype=torch.float64).to(poses)
-        around = torch.cat([best[None], torch.nn.functional.normalize(around, dim=-1)])
-        best = around[_disagreement(around, poses).argmin()]
-    return best
-
-
-def _disagreement(candidates: Tensor, poses: Tensor) -> Tensor:
-    """How badly each direction `(K, 3)` fits as up to cameras `(N, 3, 3)`, `(K,)`; bounded for each camera."""
-    seen = candidates @ poses  # [N, K, 3]: the direction in each camera's axes
-    length = seen[..., :2].norm(dim=-1)
-    off_axis = seen[..., :2].abs().amin(dim=-1) / length.clamp(min=1e-9)  # sine of the angle to the nearest image axis
-    # A camera that looks along the direction sees little of it; one that is 15° off has no vote.
-    level = length * (1 - (off_axis / math.sin(math.radians(15))).clamp(max=1) ** 2)
-    elevation = -seen[..., 2]  # sine of how far each camera looks down
-    return elevation.std(dim=0) - 0.5 * elevation.mean(dim=0) - level.mean(dim=0)
-
-
-def _directions(count: int) -> Tensor:
-    """Evenly spread unit vectors `(count, 3)` (a Fibonacci lattice)."""
-    index = torch.arange(count, dtype=torch.float64) + 0.5
-    height = 1 - 2 * index / count
-    angle = math.pi * (1 + math.sqrt(5)) * index
-    radius = (1 - height**2).sqrt()
-    return torch.stack([radius * angle.cos(), height, radius * angle.sin()], dim=-1)
-
-
-def _rotation_to_up(up: Tensor) -> Tensor:
-    """Columns are the subject's axes in the user's world: +Y along `up`, the others nearest to the user's X and Z."""
-    basis = torch.eye(3).to(up)
-    side = basis[0] if up[0].abs() < 0.9 else basis[2]
-    x = torch.nn.functional.normalize(side - (side @ up) * up, dim=0)
-    return torch.stack([x, up, torch.linalg.cross(x, up, dim=-1)], dim=-1)
-
-
-def _checked_up(up: str | Sequence[float] | Tensor) -> Tensor:
-    try:
-        vector = torch.as_tensor(up, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise CamerasError(f"up: expected 'auto', None or a vector of 3 numbers, got {up!r}.") from error
-    if vector.shape != (3,) or not vector.isfinite().all() or vector.norm() < 1e-9:
-        raise CamerasError(f"up: expected a vector of 3 finite numbers that is not zero, got {up!r}.")
-    return vector / vector.norm()
 
 
 # --- models/pose_conditioned_block.py: The pose-conditioned transformer block: a stock block that mixes rendered subject features into its hidden states.
@@ -7494,6 +7335,209 @@ def _why_not_text_conditioned(block: nn.Module) -> str | None:
     if hasattr(block, "fuser"):
         return "one with GLIGEN's fuser"
     return None
+
+
+# --- cameras/normalization.py: The subject frame: origin at the subject, +Y up, farthest camera at distance 1.
+
+
+Up = str | Sequence[float] | Tensor | None
+"""World up: `"auto"`, a vector, or `None` for that of the cameras' own world."""
+
+
+@dataclass(frozen=True, eq=False)
+class SubjectFrame:
+    """The similarity that maps subject coordinates to the user's world: `x_user = scale * rotation @ x + translation`.
+
+    Args:
+        scale (`float`): User units in one unit of the subject frame.
+        rotation (`torch.Tensor` of shape `(3, 3)`): From subject to user axes.
+        translation (`torch.Tensor` of shape `(3,)`): The subject's origin in the user's world.
+    """
+
+    scale: float
+    rotation: Tensor  # [3, 3]
+    translation: Tensor  # [3]
+
+    def __post_init__(self) -> None:
+        try:
+            rotation = torch.as_tensor(self.rotation, dtype=torch.float64)
+            translation = torch.as_tensor(self.translation, dtype=torch.float64)
+            scale = float(self.scale)
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            raise MVCustomError(f"subject_frame: expected numbers that a float can hold: {error}") from error
+        if rotation.shape != (3, 3) or translation.shape != (3,):
+            raise MVCustomError(
+                "subject_frame: expected a rotation of shape (3, 3) and a translation of shape (3,), got "
+                f"{tuple(rotation.shape)} and {tuple(translation.shape)}."
+            )
+        finite = rotation.isfinite().all() and translation.isfinite().all() and math.isfinite(scale)
+        if not (finite and scale > 0):
+            raise MVCustomError(f"subject_frame: expected finite numbers and a scale above 0, got scale {scale}.")
+        skew = (rotation @ rotation.T - torch.eye(3, dtype=torch.float64)).abs().max()
+        if not skew <= 1e-4 or torch.det(rotation) < 0:  # NaN of an overflow too
+            raise MVCustomError(f"subject_frame: expected a rotation matrix, got {rotation.tolist()}.")
+        object.__setattr__(self, "scale", scale)
+        object.__setattr__(self, "rotation", rotation)
+        object.__setattr__(self, "translation", translation)
+
+    @classmethod
+    def identity(cls) -> SubjectFrame:
+        """The frame of cameras that need no change."""
+        return cls(1.0, torch.eye(3), torch.zeros(3))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SubjectFrame) and self.to_dict() == other.to_dict()
+
+    def __hash__(self) -> int:
+        return hash((self.scale, *self.translation.tolist()))
+
+    def to_user(self, cameras: Cameras) -> Cameras:
+        """Cameras of the subject frame in the user's world."""
+        rotation, translation = self.rotation.to(cameras.camera_to_world), self.translation.to(cameras.camera_to_world)
+        poses = cameras.camera_to_world.clone()
+        poses[:, :3, :3] = rotation @ cameras.camera_to_world[:, :3, :3]
+        poses[:, :3, 3] = self.scale * cameras.centers @ rotation.T + translation
+        return replace(cameras, camera_to_world=poses)
+
+    def points_to_user(
+        self,
+        points: Tensor,  # [..., 3]
+    ) -> Tensor:
+        """Points of the subject frame in the user's world, `(..., 3)`."""
+        return self.scale * points @ self.rotation.to(points).T + self.translation.to(points)
+
+    def to_subject(self, cameras: Cameras) -> Cameras:
+        """Cameras of the user's world in the subject frame."""
+        rotation, translation = self.rotation.to(cameras.camera_to_world), self.translation.to(cameras.camera_to_world)
+        poses = cameras.camera_to_world.clone()
+        poses[:, :3, :3] = rotation.T @ cameras.camera_to_world[:, :3, :3]
+        poses[:, :3, 3] = (cameras.centers - translation) @ rotation / self.scale
+        return replace(cameras, camera_to_world=poses)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; exact."""
+        return {
+            "scale": self.scale,
+            "rotation": self.rotation.tolist(),
+            "translation": self.translation.tolist(),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> SubjectFrame:
+        """The inverse of [`~SubjectFrame.to_dict`]."""
+        if not isinstance(values, Mapping) or set(values) != {"scale", "rotation", "translation"}:
+            raise MVCustomError(f"subject_frame: expected scale, rotation and translation, got {values!r}.")
+        return cls(**values)
+
+
+def normalize_cameras(
+    cameras: Cameras,
+    *,
+    up: Up = "auto",
+) -> tuple[Cameras, SubjectFrame]:
+    """Brings cameras into the subject frame.
+
+    The origin is the optical axes' nearest common point, world up becomes +Y, and the farthest camera stands at distance
+    1. The horizontal axes are those nearest to the user's own.
+
+    Args:
+        cameras ([`Cameras`]): At least two cameras that look at the subject from different directions.
+        up (`str`, vector or `None`, defaults to `"auto"`): World up; `"auto"` estimates it, see [`estimate_up`]; `None`
+            keeps the orientation.
+
+    Returns:
+        The cameras in the subject frame, and the [`SubjectFrame`] that maps them back.
+
+    Raises:
+        CamerasError: if the optical axes have no common point (all parallel, or a single camera).
+    """
+    exact = cameras.to(dtype=torch.float64)
+    center = nearest_point_to_axes(exact)
+    if up is None:
+        rotation = torch.eye(3, dtype=torch.float64)
+    else:
+        vertical = estimate_up(exact) if isinstance(up, str) and up == "auto" else _checked_up(up)
+        rotation = _rotation_to_up(vertical.to(exact.device))
+    scale = (exact.centers - center).norm(dim=-1).max().item()
+    if not scale > 0:
+        raise CamerasError("cameras: expected cameras at a distance from the subject, got all at one point.")
+    frame = SubjectFrame(scale, rotation.cpu(), center.cpu())
+    return frame.to_subject(exact).to(dtype=cameras.dtype), frame
+
+
+def nearest_point_to_axes(cameras: Cameras) -> Tensor:
+    """The point with the least sum of squared distances to all optical axes, `(3,)`.
+
+    Raises:
+        CamerasError: if the axes are too parallel to fix one.
+    """
+    axes = cameras.optical_axes
+    across = torch.eye(3).to(axes) - axes[:, :, None] * axes[:, None, :]  # projections off each axis
+    system = across.sum(dim=0)
+    if torch.linalg.eigvalsh(system)[0] < 1e-4 * len(cameras):
+        raise CamerasError(
+            f"cameras: expected optical axes that meet near the subject, got {len(cameras)} (nearly) parallel one(s). "
+            "One photo, or a camera that only moved sideways? Take photos from around the subject."
+        )
+    return torch.linalg.solve(system, (across @ cameras.centers[:, :, None]).sum(dim=0)).squeeze(-1)
+
+
+def estimate_up(cameras: Cameras) -> Tensor:
+    """World up from the cameras alone, a unit vector `(3,)`, also if some were held turned by 90° or 180°.
+
+    Three habits of people with a camera decide. They hold it level or turned by a quarter, so up, seen in the image, lies
+    near one of the four image axes (the mean of the cameras' own "up" says nothing then). They look at an object from
+    above more than from below. And they walk around it at much the same height.
+    """
+    poses = cameras.camera_to_world[:, :3, :3].double()
+    candidates = torch.cat(
+        [_directions(8000).to(poses), *(sign * poses[:, :, axis] for sign in (1, -1) for axis in (0, 1))]
+    )
+    best = candidates[_disagreement(candidates, poses).argmin()]
+    generator = torch.Generator().manual_seed(0)
+    for spread in (0.05, 0.02, 0.005, 0.001):
+        around = best + spread * torch.randn(256, 3, generator=generator, dtype=torch.float64).to(poses)
+        around = torch.cat([best[None], torch.nn.functional.normalize(around, dim=-1)])
+        best = around[_disagreement(around, poses).argmin()]
+    return best
+
+
+def _disagreement(candidates: Tensor, poses: Tensor) -> Tensor:
+    """How badly each direction `(K, 3)` fits as up to cameras `(N, 3, 3)`, `(K,)`; bounded for each camera."""
+    seen = candidates @ poses  # [N, K, 3]: the direction in each camera's axes
+    length = seen[..., :2].norm(dim=-1)
+    off_axis = seen[..., :2].abs().amin(dim=-1) / length.clamp(min=1e-9)  # sine of the angle to the nearest image axis
+    # A camera that looks along the direction sees little of it; one that is 15° off has no vote.
+    level = length * (1 - (off_axis / math.sin(math.radians(15))).clamp(max=1) ** 2)
+    elevation = -seen[..., 2]  # sine of how far each camera looks down
+    return elevation.std(dim=0) - 0.5 * elevation.mean(dim=0) - level.mean(dim=0)
+
+
+def _directions(count: int) -> Tensor:
+    """Evenly spread unit vectors `(count, 3)` (a Fibonacci lattice)."""
+    index = torch.arange(count, dtype=torch.float64) + 0.5
+    height = 1 - 2 * index / count
+    angle = math.pi * (1 + math.sqrt(5)) * index
+    radius = (1 - height**2).sqrt()
+    return torch.stack([radius * angle.cos(), height, radius * angle.sin()], dim=-1)
+
+
+def _rotation_to_up(up: Tensor) -> Tensor:
+    """Columns are the subject's axes in the user's world: +Y along `up`, the others nearest to the user's X and Z."""
+    basis = torch.eye(3).to(up)
+    side = basis[0] if up[0].abs() < 0.9 else basis[2]
+    x = torch.nn.functional.normalize(side - (side @ up) * up, dim=0)
+    return torch.stack([x, up, torch.linalg.cross(x, up, dim=-1)], dim=-1)
+
+
+def _checked_up(up: str | Sequence[float] | Tensor) -> Tensor:
+    try:
+        vector = torch.as_tensor(up, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise CamerasError(f"up: expected 'auto', None or a vector of 3 numbers, got {up!r}.") from error
+    if vector.shape != (3,) or not vector.isfinite().all() or vector.norm() < 1e-9:
+        raise CamerasError(f"up: expected a vector of 3 finite numbers that is not zero, got {up!r}.")
+    return vector / vector.norm()
 
 
 # --- package_versions.py: Versions of packages, also of one that runs from its source folder.
@@ -8597,6 +8641,67 @@ def _take_off(model: nn.Module) -> Callable[[], Any] | None:
     return put_back
 
 
+# --- pipelines/lora_layers.py: The LoRA layers of a model: which adapters act, how strongly, and whether they are fused into the weights.
+
+
+LoraScalings = dict[str, float]
+"""Strength of one adapter by the name of its layer."""
+
+
+def lora_layers(model: nn.Module) -> Iterator[tuple[str, LoraLayer]]:
+    """Names and modules of a model's LoRA layers."""
+    for name, module in model.named_modules():
+        if isinstance(module, LoraLayer):
+            yield name, module
+
+
+def active_loras(model: nn.Module) -> list[str]:
+    """Names of the adapters that act, in order."""
+    return next((list(layer.active_adapters) for _, layer in lora_layers(model)), [])
+
+
+def set_active_loras(model: nn.Module, names: Sequence[str]) -> None:
+    """Lets exactly these adapters act; their strengths stay as they are. Nothing of them is to be trained."""
+    for _, layer in lora_layers(model):
+        layer.set_adapter(list(names), inference_mode=True)
+
+
+def fused_loras(model: nn.Module) -> list[str]:
+    """Names of the adapters that `fuse_lora` has added to the weights."""
+    return sorted({name for _, layer in lora_layers(model) for name in layer.merged_adapters})
+
+
+def lora_scalings(model: nn.Module, adapter: str) -> LoraScalings:
+    """How strong an adapter is, by layer."""
+    return {name: layer.scaling[adapter] for name, layer in lora_layers(model) if adapter in layer.scaling}
+
+
+def set_lora_scalings(model: nn.Module, adapter: str, scalings: Mapping[str, float]) -> None:
+    """Makes an adapter as strong as it was when [`lora_scalings`] looked."""
+    for name, layer in lora_layers(model):
+        if name in scalings and adapter in layer.scaling:
+            layer.scaling[adapter] = scalings[name]
+
+
+@contextmanager
+def lora_scaled(model: nn.Module, scale: float | None) -> Iterator[None]:
+    """All adapters times `scale` for the length of the context, as `cross_attention_kwargs={"scale": scale}` has them.
+
+    For what uses a model's layers outside of its own call.
+    """
+    if scale is None or scale == 1:
+        yield
+        return
+    before = [(layer, dict(layer.scaling)) for _, layer in lora_layers(model)]
+    try:
+        for layer, scalings in before:
+            layer.scaling.update({name: value * scale for name, value in scalings.items()})
+        yield
+    finally:
+        for layer, scalings in before:
+            layer.scaling.update(scalings)
+
+
 # --- pipelines/subject_loading.py: Subjects in the pipeline: loading, switching, taking out, and rendering their features for a call.
 
 
@@ -8611,8 +8716,10 @@ class SubjectLoadingMixin(PipelinePart):
     """Loads [`SubjectAdapter`]s into the pipeline: several loaded, one active."""
 
     def _init_subjects(self) -> None:
+        _refuse_attached(self.unet)
         self._subjects: dict[str, SubjectAdapter] = {}
         self._active_subject: str | None = None
+        self._scalings: dict[str, dict[str, LoraScalings]] = {}  # by subject and component
         self._restore = _Restore()
 
     @property
@@ -8635,13 +8742,18 @@ class SubjectLoadingMixin(PipelinePart):
 
         Args:
             subject ([`SubjectAdapter`], folder or Hub id): What to load.
-            adapter_name (`str`, *optional*): The subject's name in this pipeline, by default its token without brackets.
+            adapter_name (`str`, *optional*): The subject's name in this pipeline, by default its token without brackets. Its
+                LoRA is called `subject-<adapter_name>`, for `set_adapters` and the like; other LoRA stay active beside it.
             kwargs: For [`SubjectAdapter.from_pretrained`]: `revision`, `subfolder`, `token`, `cache_dir`,
                 `local_files_only`.
 
         Raises:
-            MVCustomError: if the name is taken, or the subject does not fit this U-Net. Nothing is changed then.
+            MVCustomError: if the name or the token is taken, the subject does not fit this U-Net, or a LoRA is fused into
+                the weights. Nothing is changed then.
         """
+        if adapter_name is not None and (not isinstance(adapter_name, str) or not adapter_name or "." in adapter_name):
+            raise MVCustomError(f"adapter_name: expected a name without dots, got {adapter_name!r}.")
+        self._refuse_fused("load_subject")
         if not isinstance(subject, SubjectAdapter):
             subject = SubjectAdapter.from_pretrained(subject, **kwargs)
         elif kwargs:
@@ -8665,6 +8777,7 @@ class SubjectLoadingMixin(PipelinePart):
         """Makes a loaded subject the active one; `None` makes none active and keeps all loaded."""
         if adapter_name is not None and adapter_name not in self._subjects:
             raise MVCustomError(f"adapter_name: expected one of {sorted(self._subjects)}, got {adapter_name!r}.")
+        self._refuse_fused("set_subject")
         self._restore.pending = False
         with device_hooks_off(self.components.values()):
             self._deactivate()
@@ -8679,14 +8792,28 @@ class SubjectLoadingMixin(PipelinePart):
         if name not in self._subjects:
             raise MVCustomError(f"adapter_name: expected one of {sorted(self._subjects)}, got {name!r}.")
         if name == self._active_subject:
+            self._refuse_fused("unload_subject")
             with device_hooks_off(self.components.values()):
                 self._deactivate()
         del self._subjects[name]
+        self._scalings.pop(name, None)
+
+    def load_lora_weights(self, *args: Any, **kwargs: Any) -> None:
+        """As diffusers' `load_lora_weights`; beside an active subject, LoRA that act stay active, its own among them.
+
+        Diffusers makes the LoRA that was loaded last the only active one, and a subject without its LoRA is half a subject.
+        """
+        before = {name: active_loras(model) for name, model in self._lora_models().items()}
+        super().load_lora_weights(*args, **kwargs)
+        if self._active_subject is not None:
+            self._keep_active(before)
 
     @contextmanager
     def without_subject(self) -> Iterator[None]:
         """The pipeline's components as they are without the active subject, for the length of the context."""
         active = self._active_subject
+        if active is not None:
+            self._refuse_fused("without_subject")
         with device_hooks_off(self.components.values()):
             self._deactivate()
         try:
@@ -8763,18 +8890,20 @@ class SubjectLoadingMixin(PipelinePart):
             cross_attention_kwargs=getattr(self, "_cross_attention_kwargs", None),  # of the call, if in one
         )
         latent_size = (height // self.vae_scale_factor, width // self.vae_scale_factor)
+        lora_scale = (getattr(self, "_cross_attention_kwargs", None) or {}).get("scale")
 
         def render(cameras: Cameras) -> SubjectRendering:
-            return render_features(
-                subject,
-                self.unet,
-                reference_features,
-                references,
-                prompt_embeds,
-                cameras,
-                latent_size,
-                generator=generator,
-            )
+            with lora_scaled(self._plain_unet, lora_scale):  # a FeatureNeRF asks the U-Net's text attention
+                return render_features(
+                    subject,
+                    self.unet,
+                    reference_features,
+                    references,
+                    prompt_embeds,
+                    cameras,
+                    latent_size,
+                    generator=generator,
+                )
 
         return render
 
@@ -8787,24 +8916,34 @@ class SubjectLoadingMixin(PipelinePart):
         if name is None:
             return
         subject = self._subjects[name]
+        token = subject.config.token
+        if subject.learned_embeddings and token in self.tokenizer.get_vocab():
+            raise MVCustomError(
+                f"token: {token!r} is a word of this tokenizer already, by load_textual_inversion or the model's own; "
+                "take it out with unload_textual_inversion, or train the subject under another word."
+            )
+        before = {part: active_loras(model) for part, model in self._lora_models().items()}
         subject.attach(self._plain_unet)
         try:
             if subject.learned_embeddings:
-                self.load_textual_inversion(dict(subject.learned_embeddings), token=subject.config.token)
+                self.load_textual_inversion(dict(subject.learned_embeddings), token=token)
             if subject.lora_state_dict:
                 self._load_lora(dict(subject.lora_state_dict), _lora_name(name))
+                self._keep_active(before)
+                for part, scalings in self._scalings.get(name, {}).items():
+                    set_lora_scalings(self._lora_models()[part], _lora_name(name), scalings)
         except Exception as error:
             self._take_out(name)
             if isinstance(error, MVCustomError):
                 raise
             raise MVCustomError(
-                f"subject {subject.config.token!r}: its LoRA or its embedding does not fit this model: {error}"
+                f"subject {token!r}: its LoRA or its embedding does not fit this model: {error}"
             ) from error
         self._active_subject = name
 
     def _load_lora(self, weights: dict[str, Tensor], name: str) -> None:
         if any(weight.startswith("text_encoder") for weight in weights):
-            self.load_lora_weights(weights, adapter_name=name)
+            super().load_lora_weights(weights, adapter_name=name)
         else:  # which is usual, and of which load_lora_weights warns
             state, alphas = self.lora_state_dict(weights)
             self.load_lora_into_unet(state, alphas, self.unet, adapter_name=name, _pipeline=self)
@@ -8812,6 +8951,8 @@ class SubjectLoadingMixin(PipelinePart):
     def _deactivate(self) -> None:
         if self._active_subject is not None:
             name, self._active_subject = self._active_subject, None
+            models = self._lora_models().items()
+            self._scalings[name] = {part: lora_scalings(model, _lora_name(name)) for part, model in models}
             self._take_out(name)
 
     def _take_out(self, name: str) -> None:
@@ -8822,11 +8963,46 @@ class SubjectLoadingMixin(PipelinePart):
             # diffusers leaves the configuration at the larger vocabulary, and a saved text encoder would not load.
             self.text_encoder.config.vocab_size = self.text_encoder.get_input_embeddings().num_embeddings
         if _lora_name(name) in getattr(self.unet, "peft_config", {}):
+            left = {
+                part: [lora for lora in active_loras(model) if lora != _lora_name(name)]
+                for part, model in self._lora_models().items()
+            }
             self.delete_adapters(_lora_name(name))
+            for part, model in self._lora_models().items():
+                set_active_loras(model, left[part])  # peft lets another one act where none is left that did
         # No LoRA of the user's is left: the plain layers come back. One that did not fit has left its layers, too.
         wrapped = any(isinstance(module, BaseTunerLayer) for module in self.unet.modules())
         if wrapped and not getattr(self.unet, "peft_config", None):
             self.unload_lora_weights()
+
+    def _lora_models(self) -> dict[str, nn.Module]:
+        """The components that LoRA is put into."""
+        return {"unet": self._plain_unet, "text_encoder": self.text_encoder}
+
+    def _keep_active(self, before: Mapping[str, list[str]]) -> None:
+        """Lets LoRA that acted before act beside what is active now."""
+        for part, model in self._lora_models().items():
+            set_active_loras(model, list(dict.fromkeys([*before[part], *active_loras(model)])))
+
+    def _refuse_fused(self, call: str) -> None:
+        fused = sorted({name for model in self._lora_models().values() for name in fused_loras(model)})
+        if fused:
+            raise MVCustomError(
+                f"{call}: LoRA {enumerated(fused)} is fused into the weights, and the subject's could be put in or taken out "
+                "beside it only in part; call unfuse_lora first."
+            )
+
+
+def _refuse_attached(unet: UNetMotionModel | None) -> None:
+    """Raises for a U-Net that another pipeline has put a subject into."""
+    if unet is None:
+        return
+    attached = any(isinstance(module, PoseConditionedTransformerBlock) for module in unet.modules())
+    if attached or any(name.startswith(_lora_name("")) for name in getattr(unet, "peft_config", {})):
+        raise MVCustomError(
+            "unet: expected one without a subject, got one that another pipeline has loaded a subject into; call its "
+            "unload_subject first, and load the subject into the new pipeline."
+        )
 
 
 def _lora_name(subject_name: str) -> str:
@@ -8859,6 +9035,8 @@ class CallChecksMixin(SubjectLoadingMixin):
         anchor_depth: Tensor | None,
         views_at_a_time: int | None,
         output_type: str,
+        cross_attention_kwargs: dict[str, Any] | None,
+        clip_skip: int | None,
         callback_on_step_end_tensor_inputs: list[str],
         counts: dict[str, int | None],
         scales: dict[str, float | None],
@@ -8880,6 +9058,9 @@ class CallChecksMixin(SubjectLoadingMixin):
         for name, scale in scales.items():
             check_scale(name, scale)
         check_share("pose_guidance", *pose_guidance)
+        check_attention_kwargs(cross_attention_kwargs)
+        self._check_clip_skip(clip_skip)
+        self._check_scheduler(counts["num_inference_steps"])
         if output_type not in OUTPUT_TYPES:
             raise MVCustomError(f"output_type: expected one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}.")
         check_prompts(prompt, negative_prompt, None if self.subject is None else self.subject.config.token)
@@ -8909,13 +9090,9 @@ class CallChecksMixin(SubjectLoadingMixin):
             cameras.height // factor,
             cameras.width // factor,
         )
-        if latents is not None and tuple(latents.shape) != shape:
-            raise MVCustomError(f"latents: expected shape {shape}, got {tuple(latents.shape)}.")
-        if isinstance(generator, list) and len(generator) != batch_size:
-            raise MVCustomError(
-                f"generator: expected one, or {batch_size} of them (prompts × num_images_per_prompt), got {len(generator)}."
-            )
-        self._check_subject(cameras, scales.get("reference_guidance_scale"))
+        check_latents(latents, shape)
+        check_generator(generator, batch_size)
+        self._check_subject(cameras, prompt, scales.get("reference_guidance_scale"), counts.get("num_references"))
         self._check_hooks(hooks, len(cameras), anchor_depth, views_at_a_time)
         return shape
 
@@ -8976,6 +9153,28 @@ class CallChecksMixin(SubjectLoadingMixin):
                 raise MVCustomError(
                     f"{name}: expected shape (batch, length, {width}) as the U-Net takes them, got {tuple(embeds.shape)}."
                 )
+            if not embeds.isfinite().all():
+                raise MVCustomError(f"{name}: expected finite numbers, got NaN or infinity among them.")
+
+    def _check_clip_skip(self, clip_skip: int | None) -> None:
+        layers = getattr(self.text_encoder.config, "num_hidden_layers", None)
+        whole = isinstance(clip_skip, int) and not isinstance(clip_skip, bool)
+        if clip_skip is not None and not (whole and 0 <= clip_skip <= (layers or clip_skip)):
+            raise MVCustomError(f"clip_skip: expected a number of layers from 0 to {layers}, got {clip_skip!r}.")
+
+    def _check_scheduler(self, num_inference_steps: int | None) -> None:
+        name = type(self.scheduler).__name__
+        if not hasattr(self.scheduler, "init_noise_sigma"):
+            raise MVCustomError(
+                f"scheduler: expected one that starts from scaled noise, such as DDIM, Euler, DPM++ or LCM, got {name}. "
+                "Flow-matching schedulers do not fit this model."
+            )
+        trained = self.scheduler.config.get("num_train_timesteps")
+        if trained is not None and num_inference_steps is not None and num_inference_steps > trained:
+            raise MVCustomError(
+                f"num_inference_steps: expected at most the {trained} steps that {name} was trained with, got "
+                f"{num_inference_steps}."
+            )
 
     def _check_ip_adapter(self, image: Any, embeds: list[Tensor] | None) -> None:
         given = image is not None or embeds is not None
@@ -8988,13 +9187,43 @@ class CallChecksMixin(SubjectLoadingMixin):
                 "unload_ip_adapter."
             )
 
-    def _check_subject(self, cameras: Cameras, reference_guidance_scale: float | None) -> None:
-        if self.subject is not None:
-            self.subject.check_cameras(cameras)
-        elif reference_guidance_scale is not None:
+    def _check_subject(
+        self,
+        cameras: Cameras,
+        prompt: str | list[str] | None,
+        reference_guidance_scale: float | None,
+        num_references: int | None,
+    ) -> None:
+        if self.subject is None:
+            if reference_guidance_scale is not None:
+                raise MVCustomError(
+                    "reference_guidance_scale: there are no references to guide by; call load_subject first."
+                )
+            return
+        self.subject.check_cameras(cameras)
+        there = len(self.subject.references)
+        if num_references is not None and num_references > there:
             raise MVCustomError(
-                "reference_guidance_scale: there are no references to guide by; call load_subject first."
+                f"num_references: expected at most the subject's {there} photos, got {num_references}."
             )
+        if prompt is not None and self.subject.learned_embeddings:
+            self._check_token(self.subject.config.token, [prompt] if isinstance(prompt, str) else prompt)
+
+    def _check_token(self, token: str, prompts: Sequence[str]) -> None:
+        """Raises unless the text encoder will see the subject's word in every prompt."""
+        number = self.tokenizer.added_tokens_encoder.get(token)
+        if number is None:
+            raise MVCustomError(
+                f"prompt: the tokenizer does not know the subject's token {token!r} any more (unload_textual_inversion?); "
+                "set_subject with the subject's name brings it back."
+            )
+        length = self.tokenizer.model_max_length
+        for i, text in enumerate(prompts):
+            if number not in self.tokenizer(text, truncation=True, max_length=length).input_ids:
+                raise MVCustomError(
+                    f"prompt: expected the subject's token {token!r} among the first {length} tokens, which are all that the "
+                    f"text encoder reads, got it later at index {i}. Name the subject earlier."
+                )
 
     def _check_hooks(
         self,
@@ -9003,6 +9232,11 @@ class CallChecksMixin(SubjectLoadingMixin):
         anchor_depth: Tensor | None,
         views_at_a_time: int | None,
     ) -> None:
+        if anchor_depth is not None and num_frames > 1 and not any(hook.needs_geometry for hook in hooks):
+            raise MVCustomError(
+                "anchor_depth: none of the hooks looks at it; leave it out, or pass DepthAwareFeatureRendering or "
+                "ConsistentAwareLatentCompletion."
+            )
         for hook in hooks:
             if isinstance(hook, KnownViews) and num_frames > (views_at_a_time or num_frames):
                 raise MVCustomError(
@@ -9402,7 +9636,7 @@ class InitialNoiseMixin(PipelinePart):
                 latents = draw_noise(
                     (*shape[:3], height // factor, width // factor), generator=generator, device=device, dtype=dtype
                 )
-        return super().prepare_latents(*shape, dtype, device, generator, latents)
+        return super().prepare_latents(*shape, dtype, device, generator, latents.to(dtype))
 
 
 # --- pipelines/persistence.py: Saving and loading a pipeline together with its subject.
@@ -10276,6 +10510,53 @@ class MVCustomPipelineOutput(BaseOutput):
         )
 
 
+# --- pipelines/prompt_encoding.py: Prompts as text states, with layers of the text encoder skipped in every release of transformers.
+
+
+class PromptEncodingMixin(PipelinePart):
+    """`encode_prompt` of [`MVCustomPipeline`]."""
+
+    def encode_prompt(
+        self,
+        prompt: str | list[str] | None,
+        device: torch.device,
+        num_images_per_prompt: int,
+        do_classifier_free_guidance: bool,
+        negative_prompt: str | list[str] | None = None,
+        prompt_embeds: Tensor | None = None,  # [B, L, D]
+        negative_prompt_embeds: Tensor | None = None,  # [B, L, D]
+        lora_scale: float | None = None,
+        clip_skip: int | None = None,
+    ) -> Any:
+        """As `AnimateDiffPipeline`'s, whose `clip_skip` looks for `text_encoder.text_model`, gone since transformers 5.6."""
+        if clip_skip is not None and prompt_embeds is None and not hasattr(self.text_encoder, "text_model"):
+            prompt_embeds = self._skipping_layers(prompt, device, clip_skip, lora_scale)
+        return super().encode_prompt(
+            prompt,
+            device,
+            num_images_per_prompt,
+            do_classifier_free_guidance,
+            negative_prompt,
+            prompt_embeds=prompt_embeds,
+            negative_prompt_embeds=negative_prompt_embeds,
+            lora_scale=lora_scale,
+            clip_skip=clip_skip,
+        )
+
+    def _skipping_layers(self, prompt: Any, device: torch.device, clip_skip: int, lora_scale: float | None) -> Tensor:
+        """Text states before the last `clip_skip` layers, after the last layer norm, `(B, L, D)`."""
+        tokens = self.tokenizer(
+            self.maybe_convert_prompt(prompt, self.tokenizer),
+            padding="max_length",
+            max_length=self.tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        )
+        with lora_scaled(self.text_encoder, lora_scale):
+            states = self.text_encoder(tokens.input_ids.to(device), output_hidden_states=True).hidden_states
+            return self.text_encoder.final_layer_norm(states[-(clip_skip + 1)])
+
+
 # --- pipelines/step_callback.py: diffusers' `callback_on_step_end` in the denoising loop: what it is offered, and what becomes of its changes.
 
 
@@ -10483,6 +10764,7 @@ class MVCustomPipeline(
     HookSettingsMixin,
     PersistenceMixin,
     CallChecksMixin,
+    PromptEncodingMixin,
     InitialNoiseMixin,
     DenoisingMixin,
     AnimateDiffPipeline,
@@ -10561,6 +10843,11 @@ class MVCustomPipeline(
             feature_extractor=feature_extractor,
             image_encoder=image_encoder,
         )
+        if depth_estimator is not None and not hasattr(depth_estimator, "device"):
+            raise MVCustomError(
+                "depth_estimator: expected a depth model of transformers, or one of yours that is a PreTrainedModel, got "
+                f"{type(depth_estimator).__name__}, which does not say on which device it is."
+            )
         self.register_modules(depth_estimator=depth_estimator, depth_image_processor=depth_image_processor)
         self.register_to_config(subject_folder=subject_folder)
         self._init_subjects()
@@ -10709,7 +10996,8 @@ class MVCustomPipeline(
             ip_adapter_image, ip_adapter_image_embeds (*optional*): See [`IPAdapterMixin`].
             output_type (`str`, defaults to `"pil"`): `"pil"`, `"np"`, `"pt"` or `"latent"`.
             return_dict (`bool`, defaults to `True`): Whether to return [`MVCustomPipelineOutput`] or a tuple.
-            cross_attention_kwargs (`dict`, *optional*): For the attention processors; `{"scale": s}` scales LoRA.
+            cross_attention_kwargs (`dict`, *optional*): For the attention processors; `{"scale": s}` scales all LoRA, the
+                subject's among them.
             clip_skip (`int`, *optional*): Layers of the text encoder to skip.
             callback_on_step_end (`Callable`, *optional*): `callback(pipe, step, timestep, kwargs) -> dict`.
             callback_on_step_end_tensor_inputs (`list[str]`): Tensors given to the callback.
@@ -10731,7 +11019,7 @@ class MVCustomPipeline(
                 window around the nearest view that is there already: as many views as you like in the memory of this
                 many (16 is what AnimateDiff was trained with). By default all views go through the U-Net together.
             camera_convention (`str`, *optional*), camera_intrinsics (`torch.Tensor`, *optional*): For poses given as a
-                tensor.
+                tensor; the convention also for a JSON file with other axes than its format's.
             split_guidance (`bool`, defaults to `False`): Whether the branches of guidance go through the U-Net one
                 after the other: about half the memory, a little slower.
 
@@ -10763,6 +11051,16 @@ class MVCustomPipeline(
         hooks = listed_hooks(self.hooks if hooks is None else hooks)
         if len(cameras) == 1:
             hooks = [hook for hook in hooks if not getattr(hook, "needs_several_frames", False)]
+        looked_at = anchor_image is not None or anchor_depth is not None or views_at_a_time is not None
+        if (
+            anchor is not None
+            and len(cameras) > 1
+            and not looked_at
+            and not any(hook.needs_geometry for hook in hooks)
+        ):
+            raise MVCustomError(
+                "anchor: none of the hooks looks at it, and there is no anchor_image or anchor_depth; leave it out."
+            )
         anchor = self.anchor.with_frames(anchor)
         if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
@@ -10781,6 +11079,8 @@ class MVCustomPipeline(
             anchor_depth=anchor_depth,
             views_at_a_time=views_at_a_time,
             output_type=output_type,
+            cross_attention_kwargs=cross_attention_kwargs,
+            clip_skip=clip_skip,
             callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
             counts={
                 "num_inference_steps": num_inference_steps,
@@ -10802,6 +11102,9 @@ class MVCustomPipeline(
         self._num_inference_steps = num_inference_steps
         self._interrupt = False
         device = self._execution_device
+        self.scheduler.set_timesteps(num_inference_steps, device=device)
+        if hooks:
+            NoiseLevels.of(self.scheduler, self.scheduler.timesteps)  # raises for schedulers that hooks cannot follow
 
         # 2. Text and image conditions
         lora_scale = None if cross_attention_kwargs is None else cross_attention_kwargs.get("scale")
@@ -10833,8 +11136,7 @@ class MVCustomPipeline(
             )
             subject = SubjectOfWindows(render, cameras)
 
-        # 4. Schedule, latents, and what is known of the views
-        self.scheduler.set_timesteps(num_inference_steps, device=device)
+        # 4. Latents, and what is known of the views
         latents = self.prepare_latents(
             batch_size, channels, num_frames, height, width, prompt_embeds.dtype, device, generator, latents
         )

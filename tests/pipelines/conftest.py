@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffusers_mvcustom import Cameras, MVCustomPipeline
+from diffusers_mvcustom import Cameras, MVCustomPipeline, ReferenceViews, SubjectAdapter
+from diffusers_mvcustom.cameras import load_capture
+from diffusers_mvcustom.subjects import initial_token_embedding
 from diffusers_mvcustom.toy import random_components
 
 
@@ -59,3 +61,33 @@ def run(cameras):
         return pipe(prompt, **settings).frames
 
     return run
+
+
+@pytest.fixture
+def references(cube_capture):
+    return ReferenceViews.from_capture(load_capture(cube_capture))
+
+
+@pytest.fixture
+def make_subject(references):
+    """Builds a subject for a pipeline; `trained` gives its parts random weights, as training would."""
+
+    def make(pipe, token="<cube>", trained=True, seed=0):
+        embedding = initial_token_embedding(pipe.tokenizer, pipe.text_encoder, "toy")
+        subject = SubjectAdapter.create(
+            pipe.unet, references, token=token, class_noun="toy", token_embedding=embedding, num_references=3
+        )
+        if trained:
+            generator = torch.Generator().manual_seed(seed)
+            for name, parameter in subject.named_parameters():
+                if "projection" in name:
+                    torch.nn.init.normal_(parameter, std=0.05, generator=generator)
+            layer = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.lora"
+            channels = pipe.unet.config.block_out_channels[0]
+            subject.lora_state_dict = {
+                f"{layer}.down.weight": torch.randn(2, channels, generator=generator),
+                f"{layer}.up.weight": torch.randn(channels, 2, generator=generator),
+            }
+        return subject
+
+    return make

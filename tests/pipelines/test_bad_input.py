@@ -1,9 +1,13 @@
 """Bad input is refused by an error that names the argument, before any model runs."""
 
+import json
+
+import numpy as np
 import pytest
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, PNDMScheduler
 
-from diffusers_mvcustom import Cameras, DepthAwareFeatureRendering, MVCustomError
+from diffusers_mvcustom import Cameras, DepthAwareFeatureRendering, MVCustomError, save_cameras
 from diffusers_mvcustom.toy import random_unet2d_and_motion_adapter
 
 
@@ -48,6 +52,17 @@ def refused(pipe, cameras):
         ("anchor_depth", {"anchor_depth": torch.ones(2, 2, 8, 8)}),
         ("anchor_depth", {"anchor_depth": torch.zeros(8, 8)}),
         ("latents", {"latents": torch.zeros(1, 4, 3, 4, 4)}),
+        ("latents: expected a tensor", {"latents": np.zeros((1, 4, 3, 16, 16))}),
+        ("latents: expected finite", {"latents": torch.full((1, 4, 3, 16, 16), float("nan"))}),
+        ("generator: expected a torch.Generator", {"generator": 0}),
+        ("generator: expected one, or 1", {"generator": [torch.Generator()] * 2}),
+        ("num_inference_steps: expected at most the 1000", {"num_inference_steps": 2000}),
+        ("cross_attention_kwargs", {"cross_attention_kwargs": {"scale": "x"}}),
+        ("cross_attention_kwargs", {"cross_attention_kwargs": 0.5}),
+        (
+            "prompt_embeds: expected finite",
+            {"prompt": None, "prompt_embeds": torch.full((1, 77, 32), float("nan")), "guidance_scale": 1.0},
+        ),
         ("callback_on_step_end_tensor_inputs", {"callback_on_step_end_tensor_inputs": ["timesteps"]}),
     ],
 )
@@ -61,6 +76,47 @@ def test_more_cameras_than_the_motion_modules_know(refused):
 
 def test_missing_camera_file(refused, tmp_path):
     refused("nothing.json", cameras=tmp_path / "nothing.json")
+
+
+def test_a_camera_file_has_intrinsics_and_may_have_other_axes(pipe, refused, cameras, tmp_path):
+    save_cameras(tmp_path / "t.json", cameras)
+    refused("camera_intrinsics: only for poses", cameras=tmp_path / "t.json", camera_intrinsics=torch.eye(3))
+    refused("convention", cameras=tmp_path / "t.json", camera_convention="nonsense")
+    content = json.loads((tmp_path / "t.json").read_text())
+    for frame in content["frames"]:
+        for row in frame["transform_matrix"]:
+            row[1:3] = [-row[1], -row[2]]
+    (tmp_path / "opencv.json").write_text(json.dumps(content))
+    out = pipe(
+        "a mug",
+        cameras=tmp_path / "opencv.json",
+        camera_convention="opencv",
+        num_inference_steps=1,
+        output_type="latent",
+        hooks=[],
+    )
+    assert out.cameras.allclose(cameras, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "match"),
+    [
+        (PNDMScheduler(skip_prk_steps=True), "one model call a step, got PNDM"),
+        (FlowMatchEulerDiscreteScheduler(), "scheduler: expected one that starts from scaled noise"),
+    ],
+)
+def test_schedulers_that_do_not_fit(pipe, refused, scheduler, match):
+    pipe.scheduler = scheduler
+    refused(match)
+
+
+def test_noise_of_another_precision_is_taken(pipe, cameras):
+    noise = torch.randn(1, 4, 3, 16, 16, generator=torch.Generator().manual_seed(0)).half()
+    call = {"num_inference_steps": 1, "output_type": "latent", "hooks": []}
+    assert torch.equal(
+        pipe("a mug", cameras, latents=noise, **call).frames,
+        pipe("a mug", cameras, latents=noise.float(), **call).frames,
+    )
 
 
 def test_hooks_are_a_list_of_hooks(pipe, cameras):

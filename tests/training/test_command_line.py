@@ -46,6 +46,8 @@ def test_every_preset_is_valid(name):
     [
         (["--ranks", "3"], "ranks"),
         (["--rank", "three"], "rank"),
+        (["--learning_rat", "3"], "learning_rat"),
+        (["--learning-rat=3"], "learning_rat"),
         (["--rank", "0"], "rank: expected at least 1, got 0"),
         (["--optimizer", "sgd"], "optimizer"),
         (["--config", "nowhere.yaml"], "--config: expected a yaml file or one of .*, got 'nowhere.yaml'"),

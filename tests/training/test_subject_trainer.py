@@ -12,7 +12,7 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 from safetensors.torch import load_file
 
-from diffusers_mvcustom import MVCustomPipeline, SubjectAdapter
+from diffusers_mvcustom import Cameras, MVCustomPipeline, SubjectAdapter
 from diffusers_mvcustom.errors import CamerasError, MVCustomError
 from diffusers_mvcustom.training.checkpoints import load_checkpoint
 from diffusers_mvcustom.training.records import read_records
@@ -81,10 +81,18 @@ def test_losses_fall(make_trainer, tmp_path):
 def test_the_saved_subject_is_the_trained_one(make_trainer, make_components, tmp_path):
     """Its files, loaded into a fresh pipeline, render what the trainer's own weights do."""
     trainer = make_trainer(max_train_steps=6, learning_rate=1e-2, holdout=3)
+    rendered = []
+    finish = trainer._finish
+
+    def rendering(bar):
+        with torch.no_grad():
+            trainer.parts.model.eval()
+            rendered.append(trainer.validation.render())
+        return finish(bar)
+
+    trainer._finish = rendering
     folder = trainer.train()
-    with torch.no_grad():
-        trainer.parts.model.eval()
-        ours = trainer.validation.render()
+    (ours,) = rendered
     pipe = MVCustomPipeline(**make_components("tiny"))
     pipe.load_subject(folder)
     prompt, _ = pipe.encode_prompt(trainer.validation.prompt, "cpu", 1, False)
@@ -96,6 +104,43 @@ def test_the_saved_subject_is_the_trained_one(make_trainer, make_components, tmp
     assert len(pipe.subject.references) == 9
     untrained = SubjectAdapter.from_pretrained(folder)
     assert untrained.config.training["steps"] == 6
+
+
+def test_after_a_training_the_pipeline_has_its_result(make_trainer, make_components, tmp_path):
+    cameras = Cameras.orbit(2, azimuth=(-20, 20), height=32, width=32)
+
+    def views(pipe, prompt):
+        generator = torch.Generator().manual_seed(0)
+        return pipe(prompt, cameras, num_inference_steps=2, output_type="latent", generator=generator, hooks=[]).frames
+
+    trainer = make_trainer(max_train_steps=2, learning_rate=1e-2, gradient_checkpointing=True, use_ema=True)
+    trainer._set_up()
+    assert trainer.pipe.unet.is_gradient_checkpointing
+    trainer._release()
+    plain = MVCustomPipeline(**make_components("tiny"))
+    names = set(plain.unet.state_dict())
+    assert set(trainer.pipe.unet.state_dict()) == names
+    assert torch.equal(views(trainer.pipe, "a mug"), views(plain, "a mug"))
+    trainer = make_trainer(max_train_steps=2, learning_rate=1e-2, gradient_checkpointing=True, use_ema=True)
+    plain.load_subject(trainer.train())
+    assert not trainer.pipe.unet.is_gradient_checkpointing
+    assert list(trainer.pipe.subjects) == ["my-cube"]
+    assert torch.equal(views(trainer.pipe, "a <my-cube>"), views(plain, "a <my-cube>"))
+    with pytest.raises(MVCustomError, match="pipe: expected a model without a subject, got one with 'my-cube'"):
+        make_trainer(pipe=trainer.pipe, output_dir=str(tmp_path / "other"))
+    trainer.pipe.unload_subject()
+    assert set(trainer.pipe.unet.state_dict()) == names
+    assert torch.equal(views(trainer.pipe, "a mug"), views(MVCustomPipeline(**make_components("tiny")), "a mug"))
+
+
+def test_a_training_that_fails_leaves_no_subject(make_trainer):
+    trainer = make_trainer()
+    trainer._backward = lambda micro: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        trainer.train()
+    assert not trainer.pipe.subjects
+    assert "<my-cube>" not in trainer.pipe.tokenizer.get_vocab()
+    assert not [name for name in trainer.pipe.unet.state_dict() if "lora" in name]
 
 
 def test_lora_and_word_load_in_plain_diffusers(make_trainer, make_components):
@@ -144,6 +189,7 @@ def test_the_result_tells_how_it_was_made(make_trainer, tmp_path):
     )
     before = trainer.pipe.text_encoder.config.vocab_size, len(trainer.pipe.tokenizer)
     folder = trainer.train()
+    trainer.pipe.unload_subject()
     assert (trainer.pipe.text_encoder.config.vocab_size, len(trainer.pipe.tokenizer)) == before
     card = (folder / "README.md").read_text()
     assert "accelerate launch train_lora.py --token '<my-cube>'" in card
@@ -216,7 +262,6 @@ def test_what_only_costs_time_or_memory_changes_no_step(make_trainer, tmp_path, 
     plain.train()
     other = make_trainer(max_train_steps=2, output_dir=str(tmp_path / "other"), **settings)
     other.train()
-    assert other.pipe.unet.is_gradient_checkpointing == ("gradient_checkpointing" in settings)
     rows, same = read_records(tmp_path / "plain"), read_records(tmp_path / "other")
     for row, twin in zip(rows, same):
         for name in ("loss", "denoising", "rgb", "opacity", "background", "gradient_norm"):
@@ -227,9 +272,15 @@ def test_mixed_precision_keeps_what_is_trained_in_float32(make_trainer):
     trainer = make_trainer(mixed_precision="bf16", max_train_steps=2, gradient_checkpointing=True, holdout=2)
     folder = trainer.train()
     assert trainer.pipe.unet.conv_in.weight.dtype == torch.bfloat16
-    assert {weight.dtype for weight in trainer.parts.trained.values()} == {torch.float32}
+    assert {weight.dtype for weight in trainer.trained.values()} == {torch.float32}
     stored = load_file(folder / "feature_nerf.safetensors")
     assert all(tensor.dtype == torch.float32 and tensor.isfinite().all() for tensor in stored.values())
+
+
+def test_one_process_trains_with_one_precision(make_trainer, tmp_path):
+    make_trainer(mixed_precision="bf16")
+    with pytest.raises(MVCustomError, match="mixed_precision: this process has trained with 'bf16' before"):
+        make_trainer(output_dir=str(tmp_path / "other"))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="what a CPU cannot do")
@@ -315,6 +366,9 @@ def test_a_disk_that_is_full_at_the_end_costs_nothing(make_trainer, tmp_path, we
     ("settings", "message"),
     [
         ({"token": "mug"}, "token: 'mug' already is a word"),
+        ({"optimizer": "sgd"}, "optimizer: expected one of adamw, adamw8bit, prodigy, got 'sgd'"),
+        ({"lr_scheduler": "cos"}, "lr_scheduler: expected one of linear, .*, got 'cos'"),
+        ({"seed": -1}, "seed: expected a whole number from 0 to"),
         ({"resolution": 33}, "resolution: expected a multiple of 16 .* got 33; try 32"),
         ({"resolution": 512}, "resolution: the photos have 64 × 48 pixels, less than half of the 512"),
         ({"holdout": 10}, "held_out: expected a whole number from 1 to 9"),

@@ -13,7 +13,17 @@ from ..errors import MVCustomError
 from ..hooks import AnchorSettings, DenoisingHook, KnownViews
 from .anchor_images import AnchorImages, resolve_anchor_images
 from .anchors import resolve_anchor_depth
-from .inputs import check_count, check_num_frames, check_prompts, check_scale, check_share, check_view_size
+from .inputs import (
+    check_attention_kwargs,
+    check_count,
+    check_generator,
+    check_latents,
+    check_num_frames,
+    check_prompts,
+    check_scale,
+    check_share,
+    check_view_size,
+)
 from .subject_loading import SubjectLoadingMixin
 from .view_windows import ViewPlan, plan_windows
 
@@ -40,6 +50,8 @@ class CallChecksMixin(SubjectLoadingMixin):
         anchor_depth: Tensor | None,
         views_at_a_time: int | None,
         output_type: str,
+        cross_attention_kwargs: dict[str, Any] | None,
+        clip_skip: int | None,
         callback_on_step_end_tensor_inputs: list[str],
         counts: dict[str, int | None],
         scales: dict[str, float | None],
@@ -61,6 +73,9 @@ class CallChecksMixin(SubjectLoadingMixin):
         for name, scale in scales.items():
             check_scale(name, scale)
         check_share("pose_guidance", *pose_guidance)
+        check_attention_kwargs(cross_attention_kwargs)
+        self._check_clip_skip(clip_skip)
+        self._check_scheduler(counts["num_inference_steps"])
         if output_type not in OUTPUT_TYPES:
             raise MVCustomError(f"output_type: expected one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}.")
         check_prompts(prompt, negative_prompt, None if self.subject is None else self.subject.config.token)
@@ -90,13 +105,9 @@ class CallChecksMixin(SubjectLoadingMixin):
             cameras.height // factor,
             cameras.width // factor,
         )
-        if latents is not None and tuple(latents.shape) != shape:
-            raise MVCustomError(f"latents: expected shape {shape}, got {tuple(latents.shape)}.")
-        if isinstance(generator, list) and len(generator) != batch_size:
-            raise MVCustomError(
-                f"generator: expected one, or {batch_size} of them (prompts × num_images_per_prompt), got {len(generator)}."
-            )
-        self._check_subject(cameras, scales.get("reference_guidance_scale"))
+        check_latents(latents, shape)
+        check_generator(generator, batch_size)
+        self._check_subject(cameras, prompt, scales.get("reference_guidance_scale"), counts.get("num_references"))
         self._check_hooks(hooks, len(cameras), anchor_depth, views_at_a_time)
         return shape
 
@@ -157,6 +168,28 @@ class CallChecksMixin(SubjectLoadingMixin):
                 raise MVCustomError(
                     f"{name}: expected shape (batch, length, {width}) as the U-Net takes them, got {tuple(embeds.shape)}."
                 )
+            if not embeds.isfinite().all():
+                raise MVCustomError(f"{name}: expected finite numbers, got NaN or infinity among them.")
+
+    def _check_clip_skip(self, clip_skip: int | None) -> None:
+        layers = getattr(self.text_encoder.config, "num_hidden_layers", None)
+        whole = isinstance(clip_skip, int) and not isinstance(clip_skip, bool)
+        if clip_skip is not None and not (whole and 0 <= clip_skip <= (layers or clip_skip)):
+            raise MVCustomError(f"clip_skip: expected a number of layers from 0 to {layers}, got {clip_skip!r}.")
+
+    def _check_scheduler(self, num_inference_steps: int | None) -> None:
+        name = type(self.scheduler).__name__
+        if not hasattr(self.scheduler, "init_noise_sigma"):
+            raise MVCustomError(
+                f"scheduler: expected one that starts from scaled noise, such as DDIM, Euler, DPM++ or LCM, got {name}. "
+                "Flow-matching schedulers do not fit this model."
+            )
+        trained = self.scheduler.config.get("num_train_timesteps")
+        if trained is not None and num_inference_steps is not None and num_inference_steps > trained:
+            raise MVCustomError(
+                f"num_inference_steps: expected at most the {trained} steps that {name} was trained with, got "
+                f"{num_inference_steps}."
+            )
 
     def _check_ip_adapter(self, image: Any, embeds: list[Tensor] | None) -> None:
         given = image is not None or embeds is not None
@@ -169,13 +202,43 @@ class CallChecksMixin(SubjectLoadingMixin):
                 "unload_ip_adapter."
             )
 
-    def _check_subject(self, cameras: Cameras, reference_guidance_scale: float | None) -> None:
-        if self.subject is not None:
-            self.subject.check_cameras(cameras)
-        elif reference_guidance_scale is not None:
+    def _check_subject(
+        self,
+        cameras: Cameras,
+        prompt: str | list[str] | None,
+        reference_guidance_scale: float | None,
+        num_references: int | None,
+    ) -> None:
+        if self.subject is None:
+            if reference_guidance_scale is not None:
+                raise MVCustomError(
+                    "reference_guidance_scale: there are no references to guide by; call load_subject first."
+                )
+            return
+        self.subject.check_cameras(cameras)
+        there = len(self.subject.references)
+        if num_references is not None and num_references > there:
             raise MVCustomError(
-                "reference_guidance_scale: there are no references to guide by; call load_subject first."
+                f"num_references: expected at most the subject's {there} photos, got {num_references}."
             )
+        if prompt is not None and self.subject.learned_embeddings:
+            self._check_token(self.subject.config.token, [prompt] if isinstance(prompt, str) else prompt)
+
+    def _check_token(self, token: str, prompts: Sequence[str]) -> None:
+        """Raises unless the text encoder will see the subject's word in every prompt."""
+        number = self.tokenizer.added_tokens_encoder.get(token)
+        if number is None:
+            raise MVCustomError(
+                f"prompt: the tokenizer does not know the subject's token {token!r} any more (unload_textual_inversion?); "
+                "set_subject with the subject's name brings it back."
+            )
+        length = self.tokenizer.model_max_length
+        for i, text in enumerate(prompts):
+            if number not in self.tokenizer(text, truncation=True, max_length=length).input_ids:
+                raise MVCustomError(
+                    f"prompt: expected the subject's token {token!r} among the first {length} tokens, which are all that the "
+                    f"text encoder reads, got it later at index {i}. Name the subject earlier."
+                )
 
     def _check_hooks(
         self,
@@ -184,6 +247,11 @@ class CallChecksMixin(SubjectLoadingMixin):
         anchor_depth: Tensor | None,
         views_at_a_time: int | None,
     ) -> None:
+        if anchor_depth is not None and num_frames > 1 and not any(hook.needs_geometry for hook in hooks):
+            raise MVCustomError(
+                "anchor_depth: none of the hooks looks at it; leave it out, or pass DepthAwareFeatureRendering or "
+                "ConsistentAwareLatentCompletion."
+            )
         for hook in hooks:
             if isinstance(hook, KnownViews) and num_frames > (views_at_a_time or num_frames):
                 raise MVCustomError(

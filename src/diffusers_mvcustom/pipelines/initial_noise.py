@@ -34,4 +34,4 @@ class InitialNoiseMixin(PipelinePart):
                 latents = draw_noise(
                     (*shape[:3], height // factor, width // factor), generator=generator, device=device, dtype=dtype
                 )
-        return super().prepare_latents(*shape, dtype, device, generator, latents)
+        return super().prepare_latents(*shape, dtype, device, generator, latents.to(dtype))

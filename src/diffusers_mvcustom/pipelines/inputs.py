@@ -28,7 +28,8 @@ def resolve_cameras(
     Args:
         cameras (`Cameras`, path or `torch.Tensor` of shape `(N, 4, 4)`):
             Cameras; a camera file of any supported format; or poses in the named `convention`.
-        convention (`str`, *optional*): For poses given as a tensor; see [`cameras_from_convention`].
+        convention (`str`, *optional*): For poses given as a tensor, see [`cameras_from_convention`]; or of a JSON file that
+            was written with other axes than its format's, see [`load_cameras`].
         intrinsics (`torch.Tensor` of shape `(3, 3)` or `(N, 3, 3)`, *optional*):
             Pixel intrinsics, for poses given as a tensor.
         height (`int`, *optional*), width (`int`, *optional*):
@@ -45,7 +46,9 @@ def resolve_cameras(
                 "camera_convention, camera_intrinsics: only for poses given as a tensor; `Cameras` know their own."
             )
     elif isinstance(cameras, (str, PathLike)):
-        cameras = load_cameras(cameras)
+        if intrinsics is not None:
+            raise CamerasError("camera_intrinsics: only for poses given as a tensor; a file holds its own.")
+        cameras = load_cameras(cameras, convention=convention)
     else:
         poses = torch.as_tensor(cameras)
         if convention is None or intrinsics is None or height is None or width is None:
@@ -66,6 +69,43 @@ def resolve_cameras(
     if (cameras.height, cameras.width) != (height, width):
         cameras = cameras.cover(height, width)
     return cameras
+
+
+def check_generator(generator: torch.Generator | list[torch.Generator] | None, batch_size: int) -> None:
+    """Raises unless there is one generator, or one for each set of views."""
+    generators = generator if isinstance(generator, list) else [] if generator is None else [generator]
+    for one in generators:
+        if not isinstance(one, torch.Generator):
+            raise MVCustomError(
+                f"generator: expected a torch.Generator, such as torch.Generator().manual_seed(0), got {one!r}."
+            )
+    if isinstance(generator, list) and len(generator) != batch_size:
+        raise MVCustomError(
+            f"generator: expected one, or {batch_size} of them (prompts × num_images_per_prompt), got {len(generator)}."
+        )
+
+
+def check_latents(latents: Tensor | None, shape: tuple[int, ...]) -> None:
+    """Raises unless initial noise is a tensor of finite numbers of this shape, or not given."""
+    if latents is None:
+        return
+    if not isinstance(latents, Tensor):
+        raise MVCustomError(f"latents: expected a tensor of shape {shape}, got {type(latents).__name__}.")
+    if tuple(latents.shape) != shape:
+        raise MVCustomError(f"latents: expected shape {shape}, got {tuple(latents.shape)}.")
+    if not latents.is_floating_point() or not latents.isfinite().all():
+        raise MVCustomError(
+            f"latents: expected finite numbers, got {latents.dtype} with NaN, infinity or whole numbers."
+        )
+
+
+def check_attention_kwargs(kwargs: dict | None) -> None:
+    """Raises unless what is for the attention processors is a dict, with a number for LoRA's scale if with any."""
+    if kwargs is None:
+        return
+    if not isinstance(kwargs, dict):
+        raise MVCustomError(f"cross_attention_kwargs: expected a dict, got {type(kwargs).__name__}.")
+    check_scale("cross_attention_kwargs['scale']", kwargs.get("scale"))
 
 
 def check_view_size(height: int, width: int, multiple: int) -> None:

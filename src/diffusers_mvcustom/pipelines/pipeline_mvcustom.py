@@ -30,7 +30,7 @@ from transformers import (
 
 from ..cameras import Cameras
 from ..errors import MVCustomError
-from ..hooks import AnchorSettings, DenoisingHook
+from ..hooks import AnchorSettings, DenoisingHook, NoiseLevels
 from .anchor_images import AnchorImages
 from .anchors import known_views
 from .attention_window import AttentionWindowMixin, trained_window
@@ -42,6 +42,7 @@ from .initial_noise import InitialNoiseMixin
 from .inputs import resolve_cameras
 from .persistence import PersistenceMixin
 from .pipeline_output import MVCustomPipelineOutput, ViewFrames
+from .prompt_encoding import PromptEncodingMixin
 from .step_callback import StepCallback, StepEndCallback
 from .subject_features import SubjectOfWindows
 from .view_generation import ViewGeneration
@@ -55,6 +56,7 @@ class MVCustomPipeline(
     HookSettingsMixin,
     PersistenceMixin,
     CallChecksMixin,
+    PromptEncodingMixin,
     InitialNoiseMixin,
     DenoisingMixin,
     AnimateDiffPipeline,
@@ -133,6 +135,11 @@ class MVCustomPipeline(
             feature_extractor=feature_extractor,
             image_encoder=image_encoder,
         )
+        if depth_estimator is not None and not hasattr(depth_estimator, "device"):
+            raise MVCustomError(
+                "depth_estimator: expected a depth model of transformers, or one of yours that is a PreTrainedModel, got "
+                f"{type(depth_estimator).__name__}, which does not say on which device it is."
+            )
         self.register_modules(depth_estimator=depth_estimator, depth_image_processor=depth_image_processor)
         self.register_to_config(subject_folder=subject_folder)
         self._init_subjects()
@@ -281,7 +288,8 @@ class MVCustomPipeline(
             ip_adapter_image, ip_adapter_image_embeds (*optional*): See [`IPAdapterMixin`].
             output_type (`str`, defaults to `"pil"`): `"pil"`, `"np"`, `"pt"` or `"latent"`.
             return_dict (`bool`, defaults to `True`): Whether to return [`MVCustomPipelineOutput`] or a tuple.
-            cross_attention_kwargs (`dict`, *optional*): For the attention processors; `{"scale": s}` scales LoRA.
+            cross_attention_kwargs (`dict`, *optional*): For the attention processors; `{"scale": s}` scales all LoRA, the
+                subject's among them.
             clip_skip (`int`, *optional*): Layers of the text encoder to skip.
             callback_on_step_end (`Callable`, *optional*): `callback(pipe, step, timestep, kwargs) -> dict`.
             callback_on_step_end_tensor_inputs (`list[str]`): Tensors given to the callback.
@@ -303,7 +311,7 @@ class MVCustomPipeline(
                 window around the nearest view that is there already: as many views as you like in the memory of this
                 many (16 is what AnimateDiff was trained with). By default all views go through the U-Net together.
             camera_convention (`str`, *optional*), camera_intrinsics (`torch.Tensor`, *optional*): For poses given as a
-                tensor.
+                tensor; the convention also for a JSON file with other axes than its format's.
             split_guidance (`bool`, defaults to `False`): Whether the branches of guidance go through the U-Net one
                 after the other: about half the memory, a little slower.
 
@@ -335,6 +343,16 @@ class MVCustomPipeline(
         hooks = listed_hooks(self.hooks if hooks is None else hooks)
         if len(cameras) == 1:
             hooks = [hook for hook in hooks if not getattr(hook, "needs_several_frames", False)]
+        looked_at = anchor_image is not None or anchor_depth is not None or views_at_a_time is not None
+        if (
+            anchor is not None
+            and len(cameras) > 1
+            and not looked_at
+            and not any(hook.needs_geometry for hook in hooks)
+        ):
+            raise MVCustomError(
+                "anchor: none of the hooks looks at it, and there is no anchor_image or anchor_depth; leave it out."
+            )
         anchor = self.anchor.with_frames(anchor)
         if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
@@ -353,6 +371,8 @@ class MVCustomPipeline(
             anchor_depth=anchor_depth,
             views_at_a_time=views_at_a_time,
             output_type=output_type,
+            cross_attention_kwargs=cross_attention_kwargs,
+            clip_skip=clip_skip,
             callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
             counts={
                 "num_inference_steps": num_inference_steps,
@@ -374,6 +394,9 @@ class MVCustomPipeline(
         self._num_inference_steps = num_inference_steps
         self._interrupt = False
         device = self._execution_device
+        self.scheduler.set_timesteps(num_inference_steps, device=device)
+        if hooks:
+            NoiseLevels.of(self.scheduler, self.scheduler.timesteps)  # raises for schedulers that hooks cannot follow
 
         # 2. Text and image conditions
         lora_scale = None if cross_attention_kwargs is None else cross_attention_kwargs.get("scale")
@@ -405,8 +428,7 @@ class MVCustomPipeline(
             )
             subject = SubjectOfWindows(render, cameras)
 
-        # 4. Schedule, latents, and what is known of the views
-        self.scheduler.set_timesteps(num_inference_steps, device=device)
+        # 4. Latents, and what is known of the views
         latents = self.prepare_latents(
             batch_size, channels, num_frames, height, width, prompt_embeds.dtype, device, generator, latents
         )

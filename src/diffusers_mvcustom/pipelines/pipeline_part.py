@@ -32,7 +32,7 @@ class PipelinePart:
     free_noise_enabled: bool
 
     check_inputs: Callable[..., None]
-    encode_prompt: Callable[..., Any]
+    maybe_convert_prompt: Callable[..., Any]
     _prepare_latents_free_noise: Callable[..., Tensor]
     progress_bar: Callable[..., Any]
     register_to_config: Callable[..., None]
@@ -46,6 +46,9 @@ class PipelinePart:
     _upload_folder: Callable[..., Any]
 
     if TYPE_CHECKING:
+
+        def encode_prompt(self, *args: Any, **kwargs: Any) -> Any:
+            """See `AnimateDiffPipeline.encode_prompt`."""
 
         @classmethod
         def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], **kwargs: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
@@ -11,17 +11,25 @@ from typing import TYPE_CHECKING, Any
 import torch
 from diffusers.utils.torch_utils import is_compiled_module
 from peft.tuners.tuners_utils import BaseTunerLayer
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..cameras import Cameras
-from ..errors import MVCustomError
+from ..errors import MVCustomError, enumerated
+from ..models.pose_conditioned_block import PoseConditionedTransformerBlock
 from ..subjects import SubjectAdapter, SubjectRendering, collect_reference_features, render_features
 from .device_hooks import device_hooks_off
+from .lora_layers import (
+    LoraScalings,
+    active_loras,
+    fused_loras,
+    lora_scaled,
+    lora_scalings,
+    set_active_loras,
+    set_lora_scalings,
+)
 from .pipeline_part import PipelinePart
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from diffusers import UNetMotionModel
 
 
@@ -36,8 +44,10 @@ class SubjectLoadingMixin(PipelinePart):
     """Loads [`SubjectAdapter`]s into the pipeline: several loaded, one active."""
 
     def _init_subjects(self) -> None:
+        _refuse_attached(self.unet)
         self._subjects: dict[str, SubjectAdapter] = {}
         self._active_subject: str | None = None
+        self._scalings: dict[str, dict[str, LoraScalings]] = {}  # by subject and component
         self._restore = _Restore()
 
     @property
@@ -60,13 +70,18 @@ class SubjectLoadingMixin(PipelinePart):
 
         Args:
             subject ([`SubjectAdapter`], folder or Hub id): What to load.
-            adapter_name (`str`, *optional*): The subject's name in this pipeline, by default its token without brackets.
+            adapter_name (`str`, *optional*): The subject's name in this pipeline, by default its token without brackets. Its
+                LoRA is called `subject-<adapter_name>`, for `set_adapters` and the like; other LoRA stay active beside it.
             kwargs: For [`SubjectAdapter.from_pretrained`]: `revision`, `subfolder`, `token`, `cache_dir`,
                 `local_files_only`.
 
         Raises:
-            MVCustomError: if the name is taken, or the subject does not fit this U-Net. Nothing is changed then.
+            MVCustomError: if the name or the token is taken, the subject does not fit this U-Net, or a LoRA is fused into
+                the weights. Nothing is changed then.
         """
+        if adapter_name is not None and (not isinstance(adapter_name, str) or not adapter_name or "." in adapter_name):
+            raise MVCustomError(f"adapter_name: expected a name without dots, got {adapter_name!r}.")
+        self._refuse_fused("load_subject")
         if not isinstance(subject, SubjectAdapter):
             subject = SubjectAdapter.from_pretrained(subject, **kwargs)
         elif kwargs:
@@ -90,6 +105,7 @@ class SubjectLoadingMixin(PipelinePart):
         """Makes a loaded subject the active one; `None` makes none active and keeps all loaded."""
         if adapter_name is not None and adapter_name not in self._subjects:
             raise MVCustomError(f"adapter_name: expected one of {sorted(self._subjects)}, got {adapter_name!r}.")
+        self._refuse_fused("set_subject")
         self._restore.pending = False
         with device_hooks_off(self.components.values()):
             self._deactivate()
@@ -104,14 +120,28 @@ class SubjectLoadingMixin(PipelinePart):
         if name not in self._subjects:
             raise MVCustomError(f"adapter_name: expected one of {sorted(self._subjects)}, got {name!r}.")
         if name == self._active_subject:
+            self._refuse_fused("unload_subject")
             with device_hooks_off(self.components.values()):
                 self._deactivate()
         del self._subjects[name]
+        self._scalings.pop(name, None)
+
+    def load_lora_weights(self, *args: Any, **kwargs: Any) -> None:
+        """As diffusers' `load_lora_weights`; beside an active subject, LoRA that act stay active, its own among them.
+
+        Diffusers makes the LoRA that was loaded last the only active one, and a subject without its LoRA is half a subject.
+        """
+        before = {name: active_loras(model) for name, model in self._lora_models().items()}
+        super().load_lora_weights(*args, **kwargs)
+        if self._active_subject is not None:
+            self._keep_active(before)
 
     @contextmanager
     def without_subject(self) -> Iterator[None]:
         """The pipeline's components as they are without the active subject, for the length of the context."""
         active = self._active_subject
+        if active is not None:
+            self._refuse_fused("without_subject")
         with device_hooks_off(self.components.values()):
             self._deactivate()
         try:
@@ -188,18 +218,20 @@ class SubjectLoadingMixin(PipelinePart):
             cross_attention_kwargs=getattr(self, "_cross_attention_kwargs", None),  # of the call, if in one
         )
         latent_size = (height // self.vae_scale_factor, width // self.vae_scale_factor)
+        lora_scale = (getattr(self, "_cross_attention_kwargs", None) or {}).get("scale")
 
         def render(cameras: Cameras) -> SubjectRendering:
-            return render_features(
-                subject,
-                self.unet,
-                reference_features,
-                references,
-                prompt_embeds,
-                cameras,
-                latent_size,
-                generator=generator,
-            )
+            with lora_scaled(self._plain_unet, lora_scale):  # a FeatureNeRF asks the U-Net's text attention
+                return render_features(
+                    subject,
+                    self.unet,
+                    reference_features,
+                    references,
+                    prompt_embeds,
+                    cameras,
+                    latent_size,
+                    generator=generator,
+                )
 
         return render
 
@@ -212,24 +244,34 @@ class SubjectLoadingMixin(PipelinePart):
         if name is None:
             return
         subject = self._subjects[name]
+        token = subject.config.token
+        if subject.learned_embeddings and token in self.tokenizer.get_vocab():
+            raise MVCustomError(
+                f"token: {token!r} is a word of this tokenizer already, by load_textual_inversion or the model's own; "
+                "take it out with unload_textual_inversion, or train the subject under another word."
+            )
+        before = {part: active_loras(model) for part, model in self._lora_models().items()}
         subject.attach(self._plain_unet)
         try:
             if subject.learned_embeddings:
-                self.load_textual_inversion(dict(subject.learned_embeddings), token=subject.config.token)
+                self.load_textual_inversion(dict(subject.learned_embeddings), token=token)
             if subject.lora_state_dict:
                 self._load_lora(dict(subject.lora_state_dict), _lora_name(name))
+                self._keep_active(before)
+                for part, scalings in self._scalings.get(name, {}).items():
+                    set_lora_scalings(self._lora_models()[part], _lora_name(name), scalings)
         except Exception as error:
             self._take_out(name)
             if isinstance(error, MVCustomError):
                 raise
             raise MVCustomError(
-                f"subject {subject.config.token!r}: its LoRA or its embedding does not fit this model: {error}"
+                f"subject {token!r}: its LoRA or its embedding does not fit this model: {error}"
             ) from error
         self._active_subject = name
 
     def _load_lora(self, weights: dict[str, Tensor], name: str) -> None:
         if any(weight.startswith("text_encoder") for weight in weights):
-            self.load_lora_weights(weights, adapter_name=name)
+            super().load_lora_weights(weights, adapter_name=name)
         else:  # which is usual, and of which load_lora_weights warns
             state, alphas = self.lora_state_dict(weights)
             self.load_lora_into_unet(state, alphas, self.unet, adapter_name=name, _pipeline=self)
@@ -237,6 +279,8 @@ class SubjectLoadingMixin(PipelinePart):
     def _deactivate(self) -> None:
         if self._active_subject is not None:
             name, self._active_subject = self._active_subject, None
+            models = self._lora_models().items()
+            self._scalings[name] = {part: lora_scalings(model, _lora_name(name)) for part, model in models}
             self._take_out(name)
 
     def _take_out(self, name: str) -> None:
@@ -247,11 +291,46 @@ class SubjectLoadingMixin(PipelinePart):
             # diffusers leaves the configuration at the larger vocabulary, and a saved text encoder would not load.
             self.text_encoder.config.vocab_size = self.text_encoder.get_input_embeddings().num_embeddings
         if _lora_name(name) in getattr(self.unet, "peft_config", {}):
+            left = {
+                part: [lora for lora in active_loras(model) if lora != _lora_name(name)]
+                for part, model in self._lora_models().items()
+            }
             self.delete_adapters(_lora_name(name))
+            for part, model in self._lora_models().items():
+                set_active_loras(model, left[part])  # peft lets another one act where none is left that did
         # No LoRA of the user's is left: the plain layers come back. One that did not fit has left its layers, too.
         wrapped = any(isinstance(module, BaseTunerLayer) for module in self.unet.modules())
         if wrapped and not getattr(self.unet, "peft_config", None):
             self.unload_lora_weights()
+
+    def _lora_models(self) -> dict[str, nn.Module]:
+        """The components that LoRA is put into."""
+        return {"unet": self._plain_unet, "text_encoder": self.text_encoder}
+
+    def _keep_active(self, before: Mapping[str, list[str]]) -> None:
+        """Lets LoRA that acted before act beside what is active now."""
+        for part, model in self._lora_models().items():
+            set_active_loras(model, list(dict.fromkeys([*before[part], *active_loras(model)])))
+
+    def _refuse_fused(self, call: str) -> None:
+        fused = sorted({name for model in self._lora_models().values() for name in fused_loras(model)})
+        if fused:
+            raise MVCustomError(
+                f"{call}: LoRA {enumerated(fused)} is fused into the weights, and the subject's could be put in or taken out "
+                "beside it only in part; call unfuse_lora first."
+            )
+
+
+def _refuse_attached(unet: UNetMotionModel | None) -> None:
+    """Raises for a U-Net that another pipeline has put a subject into."""
+    if unet is None:
+        return
+    attached = any(isinstance(module, PoseConditionedTransformerBlock) for module in unet.modules())
+    if attached or any(name.startswith(_lora_name("")) for name in getattr(unet, "peft_config", {})):
+        raise MVCustomError(
+            "unet: expected one without a subject, got one that another pipeline has loaded a subject into; call its "
+            "unload_subject first, and load the subject into the new pipeline."
+        )
 
 
 def _lora_name(subject_name: str) -> str:

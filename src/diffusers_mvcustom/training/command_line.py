@@ -55,7 +55,9 @@ def parse_settings(
         raise MVCustomError(
             'training needs further packages: pip install "diffusers-mvcustom[train]" (jsonargparse is missing).'
         ) from error
-    parser = ArgumentParser(prog=program, description=description, epilog=epilog, exit_on_error=False)
+    # A flag that is cut short would be taken for the only one that begins so: a mistyped name is to be an error.
+    options = {"exit_on_error": False, "allow_abbrev": False}
+    parser = ArgumentParser(prog=program, description=description, epilog=epilog, **options)
     parser.add_argument(
         "--config",
         action="config",

@@ -188,6 +188,15 @@ def make_subject_parts(
     return SubjectParts(adapter, model, [group for group in groups if group["params"]])
 
 
+def take_out_training(pipe: MVCustomPipeline) -> None:
+    """Takes the subject that is trained out of its pipeline, with the LoRA; what was frozen stays frozen."""
+    if LORA_NAME in getattr(pipe.unet, "peft_config", {}):
+        pipe.unet.delete_adapters(LORA_NAME)
+    pipe.unload_subject()
+    if pipe.unet.is_gradient_checkpointing:
+        pipe.unet.disable_gradient_checkpointing()
+
+
 def lora_state_dict(unet: nn.Module) -> dict[str, Tensor]:
     """The trained LoRA under the names of diffusers' files, as `load_lora_weights` takes it."""
     weights = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet, adapter_name=LORA_NAME))

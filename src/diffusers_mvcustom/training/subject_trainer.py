@@ -18,7 +18,7 @@ from .progress import TrainingBar
 from .records import plot_losses
 from .sampling import SamplePlanner, derived_seed
 from .subject_batches import SubjectBatches
-from .subject_parts import held_out_photos, load_photos, make_subject_parts
+from .subject_parts import held_out_photos, load_photos, make_subject_parts, take_out_training
 from .subject_preparation import fingerprint, make_class_views, resolution_of
 from .subject_training_config import SubjectTrainingConfig
 from .subject_validation import SubjectValidation, ValidationResult
@@ -37,7 +37,8 @@ class SubjectTrainer(Trainer[SubjectTrainingConfig]):
 
     Args:
         config ([`SubjectTrainingConfig`]): Settings.
-        pipe ([`MVCustomPipeline`]): The model, without a subject. It is frozen, and the subject is loaded into it.
+        pipe ([`MVCustomPipeline`]): The model, without a subject. It is frozen and moved to the device of the training. After
+            it the result is loaded in it; after one that was interrupted or failed there is no subject in it.
         command (`str`, *optional*): The command line, for the model card.
 
     Raises:
@@ -67,6 +68,7 @@ class SubjectTrainer(Trainer[SubjectTrainingConfig]):
         assert self.dataset.token is not None
         self.class_noun, self.token = self.dataset.class_noun, self.dataset.token
         config = self.config = replace(config, token=self.token)
+        self._finished: Path | None = None
         self._resumed = self._read_checkpoint(fingerprint(config, self.dataset, pipe, self.samples_per_step))
 
     # --- once ---
@@ -205,6 +207,12 @@ class SubjectTrainer(Trainer[SubjectTrainingConfig]):
             if self.config.push_to_hub:
                 adapter, private = self.parts.adapter, self.config.hub_private_repo
                 self._upload(lambda name: adapter.push_to_hub(name, private=private, samples=result.pictures), bar)
+            self._finished = folder
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
         return folder
+
+    def _release(self) -> None:
+        take_out_training(self.pipe)
+        if self._finished is not None:
+            self.pipe.load_subject(self._finished)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -65,12 +66,23 @@ class Trainer(ABC, Generic[Config]):
 
     def __init__(self, config: Config, pipe: MVCustomPipeline, command: str = "") -> None:
         check_environment(config)
+        if pipe.subjects:
+            raise MVCustomError(
+                f"pipe: expected a model without a subject, got one with {', '.join(map(repr, pipe.subjects))}; call "
+                "unload_subject first."
+            )
         self.config = config
         self.pipe = pipe
         self.command = command
         self.output = Path(config.output_dir)
         self.checkpoints = Checkpoints(self.output / "checkpoints", config.checkpoints_total_limit)
         self._check_output_folder()
+        kept = AcceleratorState().mixed_precision if AcceleratorState._shared_state else config.mixed_precision
+        if kept != config.mixed_precision:
+            raise MVCustomError(
+                f"mixed_precision: this process has trained with {kept!r} before, and accelerate keeps one precision for a "
+                f"process; train with {config.mixed_precision!r} in a new one."
+            )
         self.accelerator = Accelerator(
             cpu=meet_on_cpu(),
             mixed_precision=config.mixed_precision,
@@ -106,6 +118,9 @@ class Trainer(ABC, Generic[Config]):
     def _finish(self, bar: TrainingBar) -> Path:
         """Saves the result and returns its folder."""
 
+    def _release(self) -> None:
+        """Takes out of the pipeline what was put in to train it; called however the training ends."""
+
     # --- steps ---
 
     @property
@@ -124,7 +139,13 @@ class Trainer(ABC, Generic[Config]):
             KeyboardInterrupt: if it was interrupted, after the checkpoint is written.
             MVCustomError: if a loss is not finite; the message names the last good checkpoint.
         """
-        self._set_up()
+        try:
+            self._set_up()
+            return self._train()
+        finally:
+            self._release()
+
+    def _train(self) -> Path:
         config, main = self.config, self.accelerator.is_main_process
         start = self.step
         records = Records(self.output, self.step) if main else None

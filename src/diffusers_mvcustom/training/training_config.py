@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
-from typing import Literal
+from typing import Literal, get_args, get_origin, get_type_hints
 
 from ..errors import MVCustomError
 from ..files.text_files import is_finite_number
@@ -112,6 +112,9 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         for name in ("model", "output_dir"):
             self._check_text(name)
+        self._check_choices()
+        if not 0 <= self.seed < 2**32:
+            raise MVCustomError(f"seed: expected a whole number from 0 to 2³² - 1, got {self.seed}.")
         self._check_least(
             max_train_steps=1,
             train_batch_size=1,
@@ -132,6 +135,13 @@ class TrainingConfig:
     def _check_text(self, name: str) -> None:
         if not getattr(self, name).strip():
             raise MVCustomError(f"{name}: expected a text that is not empty.")
+
+    def _check_choices(self) -> None:
+        for name, hint in get_type_hints(type(self)).items():
+            if get_origin(hint) is Literal and getattr(self, name) not in get_args(hint):
+                raise MVCustomError(
+                    f"{name}: expected one of {', '.join(get_args(hint))}, got {getattr(self, name)!r}."
+                )
 
     def _check_least(self, **least: int) -> None:
         for name, bound in least.items():
