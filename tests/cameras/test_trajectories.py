@@ -104,6 +104,24 @@ def test_interpolation_reaches_its_keys_and_turns_evenly():
     assert half_turn.camera_to_world.isfinite().all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("degrees", [0.0, 1e-3, 0.05, 1.0, 89.0, 91.0, 179.0, 180.0])
+def test_interpolated_paths_reach_both_ends_however_little_the_keys_turn(degrees, dtype):
+    """Rounding errors of 1e-7 of the rotations are no turns of their square root."""
+    keys = Cameras.cat([Cameras.orbit(1, azimuth=(start, start)) for start in (33.0, 33.0 + degrees)]).to(dtype=dtype)
+    path = Cameras.interpolate(keys, 5)
+    for index, key in ((0, 0), (-1, 1)):
+        torch.testing.assert_close(path[index].camera_to_world, keys[key].camera_to_world, atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_interpolating_between_one_camera_and_itself_stays(dtype):
+    cameras = Cameras.jitter(Cameras.orbit(50), generator=torch.Generator().manual_seed(0)).to(dtype=dtype)
+    for i in range(len(cameras)):
+        path = Cameras.interpolate(cameras[[i, i]], 5)
+        torch.testing.assert_close(path.camera_to_world, cameras[[i] * 5].camera_to_world, atol=1e-6, rtol=0)
+
+
 def test_jitter_is_of_the_size_asked():
     cameras = Cameras.orbit(400)
     shaken = Cameras.jitter(cameras, degrees=3.0, distance=0.05, generator=torch.Generator().manual_seed(0))

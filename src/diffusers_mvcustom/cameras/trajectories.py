@@ -361,15 +361,17 @@ def _rotation(vectors: Tensor) -> Tensor:
 def _slerp(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
     """Rotations `(N, 3, 3)` at `share` of the way from `first` to `second`, on the shortest way."""
     turn = first.transpose(1, 2) @ second
-    cosine = ((turn.diagonal(dim1=1, dim2=2).sum(-1) - 1) / 2).clamp(-1, 1)
-    angle = torch.acos(cosine)
-    # The axis is the eigenvector of 1 of the symmetric part: well defined at half turns too.
-    axis = torch.linalg.eigh((turn + turn.transpose(1, 2)) / 2).eigenvectors[..., -1]
     skew = torch.stack(
         [turn[:, 2, 1] - turn[:, 1, 2], turn[:, 0, 2] - turn[:, 2, 0], turn[:, 1, 0] - turn[:, 0, 1]], dim=-1
-    )
-    sign = torch.where((skew * axis).sum(-1, keepdim=True) < 0, -1.0, 1.0).to(axis)
-    return first @ _rotation(axis * sign * (angle * share)[:, None])
+    )  # 2 sin(angle) along the axis
+    sine, cosine = skew.norm(dim=-1), turn.diagonal(dim1=1, dim2=2).sum(-1) - 1  # twice of each
+    angle = torch.atan2(sine, cosine)  # the arc cosine would make 5e-4 of a rounding error
+    # Beyond a quarter turn the axis is the eigenvector of 1 of the symmetric part: well defined at half turns too.
+    axis = torch.linalg.eigh((turn + turn.transpose(1, 2)) / 2).eigenvectors[..., -1]
+    axis = torch.where((skew * axis).sum(-1, keepdim=True) < 0, -axis, axis)
+    small = skew / sine.clamp(min=torch.finfo(skew.dtype).tiny)[:, None]
+    axis = torch.where((cosine > 0)[:, None], small, axis)
+    return first @ _rotation(axis * (angle * share)[:, None])
 
 
 def _check_count(count: int) -> None:
