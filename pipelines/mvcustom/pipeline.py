@@ -119,6 +119,76 @@ def is_real(value: Any) -> bool:
         return False
 
 
+def as_number(name: str, value: Any) -> float:
+    """One finite number, of whatever kind, as `float`."""
+    if not is_real(value):
+        raise CamerasError(f"{name}: expected one finite number, got {_shown(value)}.")
+    return float(value)
+
+
+def as_pair(name: str, value: Any, meaning: str) -> tuple[float, float]:
+    """Two finite numbers; `meaning` says what they are."""
+    if is_real(value):
+        raise CamerasError(
+            f"{name}: expected {meaning}, got {value!r}. Give it twice, ({value}, {value}), to stay there."
+        )
+    try:
+        first, last = value
+    except (TypeError, ValueError, RuntimeError):
+        first = last = None
+    if not (is_real(first) and is_real(last)) or isinstance(value, (str, bytes)):
+        raise CamerasError(f"{name}: expected {meaning}, two finite numbers, got {_shown(value)}.")
+    return float(first), float(last)
+
+
+def check_kind(name: str, value: object, cameras: type) -> None:
+    """Raises unless `value` is of the class `cameras`, [`Cameras`], with the way to there from what came."""
+    if isinstance(value, cameras):
+        return
+    hint = ""
+    if isinstance(value, (str, PathLike)):
+        hint = " load_cameras(path) reads a file."
+    elif isinstance(value, (list, tuple)) and value and all(isinstance(one, cameras) for one in value):
+        hint = " Cameras.cat(list) joins them."
+    elif isinstance(value, torch.Tensor) or hasattr(value, "__array__"):
+        hint = " Poses become Cameras with intrinsics and an image size: Cameras(camera_to_world, intrinsics, height, width)."
+    raise CamerasError(f"{name}: expected Cameras, got {_shown(value)}.{hint}")
+
+
+def _shown(value: object) -> str:
+    """What came: short values as they are, others by their class."""
+    if value is None or (isinstance(value, (bool, int, float, str, bytes, tuple)) and len(repr(value)) <= 60):
+        return repr(value)
+    return f"a {type(value).__name__}"
+
+
+# --- cameras/rotations.py: Rotations from vectors, and rotations between rotations.
+
+
+def rotation_matrices(vectors: Tensor) -> Tensor:
+    """Rotation matrices `(N, 3, 3)` of rotation vectors `(N, 3)`, whose length is the angle in radians."""
+    x, y, z = vectors.unbind(-1)
+    zero = torch.zeros_like(x)
+    rows = [torch.stack(row, dim=-1) for row in ([zero, -z, y], [z, zero, -x], [-y, x, zero])]
+    return torch.linalg.matrix_exp(torch.stack(rows, dim=-2))
+
+
+def slerp(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
+    """Rotations `(N, 3, 3)` at `share` of the way from `first` to `second`, on the shortest way."""
+    turn = first.transpose(1, 2) @ second
+    skew = torch.stack(
+        [turn[:, 2, 1] - turn[:, 1, 2], turn[:, 0, 2] - turn[:, 2, 0], turn[:, 1, 0] - turn[:, 0, 1]], dim=-1
+    )  # 2 sin(angle) along the axis
+    sine, cosine = skew.norm(dim=-1), turn.diagonal(dim1=1, dim2=2).sum(-1) - 1  # twice of each
+    angle = torch.atan2(sine, cosine)  # the arc cosine would make 5e-4 of a rounding error
+    # Beyond a quarter turn the axis is the eigenvector of 1 of the symmetric part: well defined at half turns too.
+    axis = torch.linalg.eigh((turn + turn.transpose(1, 2)) / 2).eigenvectors[..., -1]
+    axis = torch.where((skew * axis).sum(-1, keepdim=True) < 0, -axis, axis)
+    small = skew / sine.clamp(min=torch.finfo(skew.dtype).tiny)[:, None]
+    axis = torch.where((cosine > 0)[:, None], small, axis)
+    return first @ rotation_matrices(axis * (angle * share)[:, None])
+
+
 # --- cameras/trajectories.py: Camera paths around and through the subject frame.
 
 
@@ -233,13 +303,12 @@ class TrajectoryConstructors:
             [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
         """
         _check_count(count)
-        span = azimuth[1] - azimuth[0]
-        closed = math.isclose(abs(span), 360.0)
+        first, last = as_pair("azimuth", azimuth, "the first and the last azimuth in degrees")
+        closed = math.isclose(abs(last - first), 360.0)
         share = _shares(count, closed)
-        low, high = elevation if isinstance(elevation, (tuple, list)) else (elevation, elevation)
-        _check_elevation(low, high)
+        low, high = _elevations(elevation)
         view = _View(like, radius, target, field_of_view, height, width)
-        return view.cameras(cls, view.around(azimuth[0] + span * share, low + (high - low) * share))
+        return view.cameras(cls, view.around(first + (last - first) * share, low + (high - low) * share))
 
     @classmethod
     def arc(
@@ -259,9 +328,8 @@ class TrajectoryConstructors:
         **options: Unpack[ViewOptions],
     ) -> Cameras:
         """An orbit of `turns` turns from `azimuth` on, rising from the first to the last elevation."""
-        return cls.orbit(
-            count, azimuth=(azimuth, azimuth + 360.0 * turns * (1 - 1e-6)), elevation=elevation, **options
-        )
+        first, turns = as_number("azimuth", azimuth), as_number("turns", turns)
+        return cls.orbit(count, azimuth=(first, first + 360.0 * turns * (1 - 1e-6)), elevation=elevation, **options)
 
     @classmethod
     def lemniscate(
@@ -275,6 +343,8 @@ class TrajectoryConstructors:
     ) -> Cameras:
         """A closed figure of eight on the sphere: `degrees` to either side in azimuth, a quarter of it in elevation."""
         _check_count(count)
+        azimuth, elevation = as_number("azimuth", azimuth), as_number("elevation", elevation)
+        degrees = as_number("degrees", degrees)
         angle = 2 * math.pi * _shares(count, closed=True)
         elevations = elevation + degrees / 4 * torch.sin(2 * angle)
         _check_elevation(elevations.min().item(), elevations.max().item())
@@ -293,11 +363,12 @@ class TrajectoryConstructors:
     ) -> Cameras:
         """From the first to the last distance (in radii) to the target, straight."""
         _check_count(count)
-        _check_positive("distance", *distance)
+        first, last = _positive_pair("distance", distance, "the first and the last distance in radii")
+        azimuth, elevation = as_number("azimuth", azimuth), as_number("elevation", elevation)
         _check_elevation(elevation, elevation)
         view = _View(**options)
         share = _shares(count)
-        scale = distance[0] + (distance[1] - distance[0]) * share
+        scale = first + (last - first) * share
         centers = view.around(torch.full_like(share, azimuth), torch.full_like(share, elevation), scale)
         return view.cameras(cls, centers)
 
@@ -312,9 +383,9 @@ class TrajectoryConstructors:
         **options: Unpack[ViewOptions],
     ) -> Cameras:
         """One pose, the focal length multiplied from the first to the last factor."""
-        _check_positive("factor", *factor)
+        first, last = _positive_pair("factor", factor, "the first and the last factor of the focal length")
         cameras = cls.dolly(count, distance=(1.0, 1.0), azimuth=azimuth, elevation=elevation, **options)
-        return _with_focal(cls, cameras, factor[0] + (factor[1] - factor[0]) * _shares(count))
+        return _with_focal(cls, cameras, first + (last - first) * _shares(count))
 
     @classmethod
     def dolly_zoom(
@@ -327,8 +398,9 @@ class TrajectoryConstructors:
         **options: Unpack[ViewOptions],
     ) -> Cameras:
         """A dolly whose focal length changes with the distance, so that the target keeps its size in the image."""
-        cameras = cls.dolly(count, distance=distance, azimuth=azimuth, elevation=elevation, **options)
-        return _with_focal(cls, cameras, distance[0] + (distance[1] - distance[0]) * _shares(count))
+        first, last = _positive_pair("distance", distance, "the first and the last distance in radii")
+        cameras = cls.dolly(count, distance=(first, last), azimuth=azimuth, elevation=elevation, **options)
+        return _with_focal(cls, cameras, first + (last - first) * _shares(count))
 
     @classmethod
     def translate(
@@ -342,7 +414,7 @@ class TrajectoryConstructors:
     ) -> Cameras:
         """A straight move without turning, by ± half of `offset` (x right, y up, z back, in the first camera's axes)."""
         cameras = cls.dolly(count, distance=(1.0, 1.0), azimuth=azimuth, elevation=elevation, **options)
-        offset = torch.as_tensor(offset, dtype=cameras.dtype)
+        offset = as_float_tensor("offset", offset).to(cameras.camera_to_world)
         if offset.shape != (3,) or not offset.isfinite().all():
             raise CamerasError(f"offset: expected 3 finite numbers (right, up, back), got {offset.tolist()}.")
         moved = cameras.camera_to_world.clone()
@@ -359,6 +431,7 @@ class TrajectoryConstructors:
             count (`int`): Number of cameras.
         """
         _check_count(count)
+        check_kind("keys", keys, TrajectoryConstructors)
         if len(keys) < 2:
             raise CamerasError(f"keys: expected at least 2 key cameras, got {len(keys)}.")
         at = _shares(count).to(keys.camera_to_world) * (len(keys) - 1)
@@ -366,7 +439,7 @@ class TrajectoryConstructors:
         share = at - first
         mix = share[:, None, None]
         poses = keys.camera_to_world[first] * (1 - mix) + keys.camera_to_world[first + 1] * mix
-        poses[:, :3, :3] = _slerp(keys.camera_to_world[first, :3, :3], keys.camera_to_world[first + 1, :3, :3], share)
+        poses[:, :3, :3] = slerp(keys.camera_to_world[first, :3, :3], keys.camera_to_world[first + 1, :3, :3], share)
         intrinsics = keys.intrinsics[first] * (1 - mix) + keys.intrinsics[first + 1] * mix
         return _cameras(cls)(poses, intrinsics, keys.height, keys.width)
 
@@ -380,10 +453,12 @@ class TrajectoryConstructors:
         generator: torch.Generator | None = None,
     ) -> Cameras:
         """The cameras with normally distributed errors: turned by `degrees`, moved by `distance` (standard deviations)."""
+        check_kind("cameras", cameras, TrajectoryConstructors)
+        degrees, distance = as_number("degrees", degrees), as_number("distance", distance)
         count = len(cameras)
         noise = torch.randn(2, count, 3, generator=generator, dtype=torch.float64).to(cameras.camera_to_world)
         poses = cameras.camera_to_world.clone()
-        poses[:, :3, :3] = poses[:, :3, :3] @ _rotation(noise[0] * math.radians(degrees) / math.sqrt(3))
+        poses[:, :3, :3] = poses[:, :3, :3] @ rotation_matrices(noise[0] * math.radians(degrees) / math.sqrt(3))
         poses[:, :3, 3] += noise[1] * distance / math.sqrt(3)
         return _cameras(cls)(poses, cameras.intrinsics, cameras.height, cameras.width)
 
@@ -406,6 +481,7 @@ class _View:
         if self.target.shape != (3,):
             raise CamerasError(f"target: expected a point of 3 numbers, got {self.target.tolist()}.")
         if like is not None:
+            check_kind("like", like, TrajectoryConstructors)
             height = like.height if height is None else height
             width = like.width if width is None else width
             like = like.cover(height, width) if (like.height, like.width) != (height, width) else like
@@ -455,31 +531,23 @@ def _with_focal(cls: type[TrajectoryConstructors], cameras: Cameras, factors: Te
     return _cameras(cls)(cameras.camera_to_world, cameras.intrinsics * scale, cameras.height, cameras.width)
 
 
-def _rotation(vectors: Tensor) -> Tensor:
-    """Rotation matrices `(N, 3, 3)` of rotation vectors `(N, 3)`, whose length is the angle in radians."""
-    x, y, z = vectors.unbind(-1)
-    zero = torch.zeros_like(x)
-    rows = [torch.stack(row, dim=-1) for row in ([zero, -z, y], [z, zero, -x], [-y, x, zero])]
-    return torch.linalg.matrix_exp(torch.stack(rows, dim=-2))
-
-
-def _slerp(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
-    """Rotations `(N, 3, 3)` at `share` of the way from `first` to `second`, on the shortest way."""
-    turn = first.transpose(1, 2) @ second
-    cosine = ((turn.diagonal(dim1=1, dim2=2).sum(-1) - 1) / 2).clamp(-1, 1)
-    angle = torch.acos(cosine)
-    # The axis is the eigenvector of 1 of the symmetric part: well defined at half turns too.
-    axis = torch.linalg.eigh((turn + turn.transpose(1, 2)) / 2).eigenvectors[..., -1]
-    skew = torch.stack(
-        [turn[:, 2, 1] - turn[:, 1, 2], turn[:, 0, 2] - turn[:, 2, 0], turn[:, 1, 0] - turn[:, 0, 1]], dim=-1
-    )
-    sign = torch.where((skew * axis).sum(-1, keepdim=True) < 0, -1.0, 1.0).to(axis)
-    return first @ _rotation(axis * sign * (angle * share)[:, None])
-
-
 def _check_count(count: int) -> None:
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise CamerasError(f"count: expected a whole number of cameras of at least 1, got {count!r}.")
+
+
+def _positive_pair(name: str, value: tuple[float, float], meaning: str) -> tuple[float, float]:
+    pair = as_pair(name, value, meaning)
+    _check_positive(name, *pair)
+    return pair
+
+
+def _elevations(elevation: Range) -> tuple[float, float]:
+    """The first and the last elevation, of two or of one that stays."""
+    both = (elevation, elevation) if is_real(elevation) else elevation
+    low, high = as_pair("elevation", both, "one elevation, or the first and the last, in degrees")
+    _check_elevation(low, high)
+    return low, high
 
 
 def _check_positive(name: str, *values: float) -> None:
@@ -578,7 +646,16 @@ class Cameras(TrajectoryConstructors):
 
     @classmethod
     def cat(cls, batches: Sequence[Cameras]) -> Cameras:
-        """Joins batches of one image size, in order."""
+        """Joins batches of one image size, in order.
+
+        Raises:
+            CamerasError: for no batch, something else among them, or several image sizes.
+        """
+        batches = list(batches) if isinstance(batches, Iterable) else [batches]
+        if not batches:
+            raise CamerasError("batches: expected at least one Cameras, got none.")
+        for i, cameras in enumerate(batches):
+            check_kind(f"batches[{i}]", cameras, Cameras)
         sizes = sorted({(cameras.height, cameras.width) for cameras in batches})
         if len(sizes) != 1:
             raise CamerasError(f"cameras: expected one image size (height, width) for all, got {sizes}.")
@@ -4256,6 +4333,7 @@ class Capture:
     distortion: Distortion | None = None
 
     def __post_init__(self) -> None:
+        check_kind("cameras", self.cameras, Cameras)
         for name in ("names", "image_paths", "mask_paths"):
             if len(getattr(self, name)) != len(self.cameras):
                 raise CamerasError(
@@ -5679,6 +5757,7 @@ def camera_to_world_from(
 
 def camera_to_world_in(cameras: Cameras, convention: str) -> Tensor:
     """Poses `(N, 4, 4)` in a named convention (world-to-camera ones where that is what it stores)."""
+    check_kind("cameras", cameras, Cameras)
     _check_convention(convention)
     if convention == "opencv":
         return cameras.camera_to_world
@@ -6841,6 +6920,7 @@ def save_cameras(
         points (tuple of `torch.Tensor` of shape `(P, 3)`, *optional*): Positions and colours (0 to 255), for COLMAP.
     """
     path = Path(path)
+    check_kind("cameras", cameras, Cameras)
     if names is None:
         names = [f"{i:04d}.png" for i in range(len(cameras))]
     for argument, given in (("names", names), ("mask_names", mask_names)):
@@ -7113,6 +7193,7 @@ class SubjectFrame:
 
     def to_user(self, cameras: Cameras) -> Cameras:
         """Cameras of the subject frame in the user's world."""
+        check_kind("cameras", cameras, Cameras)
         rotation, translation = self.rotation.to(cameras.camera_to_world), self.translation.to(cameras.camera_to_world)
         poses = cameras.camera_to_world.clone()
         poses[:, :3, :3] = rotation @ cameras.camera_to_world[:, :3, :3]
@@ -7128,6 +7209,7 @@ class SubjectFrame:
 
     def to_subject(self, cameras: Cameras) -> Cameras:
         """Cameras of the user's world in the subject frame."""
+        check_kind("cameras", cameras, Cameras)
         rotation, translation = self.rotation.to(cameras.camera_to_world), self.translation.to(cameras.camera_to_world)
         poses = cameras.camera_to_world.clone()
         poses[:, :3, :3] = rotation.T @ cameras.camera_to_world[:, :3, :3]
@@ -7171,6 +7253,7 @@ def normalize_cameras(
     Raises:
         CamerasError: if the optical axes have no common point (all parallel, or a single camera).
     """
+    check_kind("cameras", cameras, Cameras)
     exact = cameras.to(dtype=torch.float64)
     center = nearest_point_to_axes(exact)
     if up is None:
@@ -7209,6 +7292,7 @@ def estimate_up(cameras: Cameras) -> Tensor:
     near one of the four image axes (the mean of the cameras' own "up" says nothing then). They look at an object from
     above more than from below. And they walk around it at much the same height.
     """
+    check_kind("cameras", cameras, Cameras)
     poses = cameras.camera_to_world[:, :3, :3].double()
     candidates = torch.cat(
         [_directions(8000).to(poses), *(sign * poses[:, :, axis] for sign in (1, -1) for axis in (0, 1))]
@@ -8169,6 +8253,7 @@ def check_target_cameras(cameras: Cameras, *, far: float, subject_frame: Subject
     Raises:
         CamerasError: if none of them can, saying how many for which reason, with the likely cause.
     """
+    check_kind("cameras", cameras, Cameras)
     away, past, wide, beyond = blind = _blind(cameras, far)
     unseen = torch.stack(blind).any(dim=0)
     if not unseen.any():

@@ -17,6 +17,7 @@ from ..files.text_files import read_json
 from .camera_path_json import is_camera_path, read_camera_path_json
 from .cameras import Cameras
 from .capture import Capture
+from .checks import check_kind
 from .co3d import read_co3d
 from .colmap import find_model, read_colmap, write_colmap
 from .polycam import find_keyframes, read_polycam
@@ -116,6 +117,7 @@ def save_cameras(
         points (tuple of `torch.Tensor` of shape `(P, 3)`, *optional*): Positions and colours (0 to 255), for COLMAP.
     """
     path = Path(path)
+    check_kind("cameras", cameras, Cameras)
     if names is None:
         names = [f"{i:04d}.png" for i in range(len(cameras))]
     for argument, given in (("names", names), ("mask_names", mask_names)):

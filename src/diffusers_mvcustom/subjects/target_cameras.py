@@ -7,6 +7,7 @@ from diffusers.utils import logging
 from torch import Tensor
 
 from ..cameras import Cameras, SubjectFrame
+from ..cameras.checks import check_kind
 from ..errors import CamerasError
 
 logger = logging.get_logger(__name__)
@@ -39,6 +40,7 @@ def check_target_cameras(cameras: Cameras, *, far: float, subject_frame: Subject
     Raises:
         CamerasError: if none of them can, saying how many for which reason, with the likely cause.
     """
+    check_kind("cameras", cameras, Cameras)
     away, past, wide, beyond = blind = _blind(cameras, far)
     unseen = torch.stack(blind).any(dim=0)
     if not unseen.any():
