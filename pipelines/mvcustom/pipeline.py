@@ -148,6 +148,8 @@ def check_kind(name: str, value: object, cameras: type) -> None:
     hint = ""
     if isinstance(value, (str, PathLike)):
         hint = " load_cameras(path) reads a file."
+    elif type(value).__name__ == "Cameras":
+        hint = f" It is of another class of that name, of {type(value).__module__}; take all from one package or file."
     elif isinstance(value, (list, tuple)) and value and all(isinstance(one, cameras) for one in value):
         hint = " Cameras.cat(list) joins them."
     elif isinstance(value, torch.Tensor) or hasattr(value, "__array__"):

@@ -133,6 +133,7 @@ def test_only_cameras_join(batches, message):
         (3, "cameras: expected Cameras, got 3"),
         ("path.json", "got 'path.json'. load_cameras"),
         ([Cameras.orbit(2)], "got a list. Cameras.cat"),
+        (type("Cameras", (), {})(), "got a Cameras. It is of another class of that name, "),
         (Cameras.orbit(2).camera_to_world, "got a Tensor. Poses become Cameras"),
     ],
 )
