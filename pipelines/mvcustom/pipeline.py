@@ -120,6 +120,78 @@ def is_real(value: Any) -> bool:
         return False
 
 
+def as_number(name: str, value: Any) -> float:
+    """One finite number, of whatever kind, as `float`."""
+    if not is_real(value):
+        raise CamerasError(f"{name}: expected one finite number, got {_shown(value)}.")
+    return float(value)
+
+
+def as_pair(name: str, value: Any, meaning: str) -> tuple[float, float]:
+    """Two finite numbers; `meaning` says what they are."""
+    if is_real(value):
+        raise CamerasError(
+            f"{name}: expected {meaning}, got {value!r}. Give it twice, ({value}, {value}), to stay there."
+        )
+    try:
+        first, last = value
+    except (TypeError, ValueError, RuntimeError):
+        first = last = None
+    if not (is_real(first) and is_real(last)) or isinstance(value, (str, bytes)):
+        raise CamerasError(f"{name}: expected {meaning}, two finite numbers, got {_shown(value)}.")
+    return float(first), float(last)
+
+
+def check_kind(name: str, value: object, cameras: type) -> None:
+    """Raises unless `value` is of the class `cameras`, [`Cameras`], with the way to there from what came."""
+    if isinstance(value, cameras):
+        return
+    hint = ""
+    if isinstance(value, (str, PathLike)):
+        hint = " load_cameras(path) reads a file."
+    elif type(value).__name__ == "Cameras":
+        hint = f" It is of another class of that name, of {type(value).__module__}; take all from one package or file."
+    elif isinstance(value, (list, tuple)) and value and all(isinstance(one, cameras) for one in value):
+        hint = " Cameras.cat(list) joins them."
+    elif isinstance(value, torch.Tensor) or hasattr(value, "__array__"):
+        hint = " Poses become Cameras with intrinsics and an image size: Cameras(camera_to_world, intrinsics, height, width)."
+    raise CamerasError(f"{name}: expected Cameras, got {_shown(value)}.{hint}")
+
+
+def _shown(value: object) -> str:
+    """What came: short values as they are, others by their class."""
+    if value is None or (isinstance(value, (bool, int, float, str, bytes, tuple)) and len(repr(value)) <= 60):
+        return repr(value)
+    return f"a {type(value).__name__}"
+
+
+# --- cameras/rotations.py: Rotations from vectors, and rotations between rotations.
+
+
+def rotation_matrices(vectors: Tensor) -> Tensor:
+    """Rotation matrices `(N, 3, 3)` of rotation vectors `(N, 3)`, whose length is the angle in radians."""
+    x, y, z = vectors.unbind(-1)
+    zero = torch.zeros_like(x)
+    rows = [torch.stack(row, dim=-1) for row in ([zero, -z, y], [z, zero, -x], [-y, x, zero])]
+    return torch.linalg.matrix_exp(torch.stack(rows, dim=-2))
+
+
+def slerp(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
+    """Rotations `(N, 3, 3)` at `share` of the way from `first` to `second`, on the shortest way."""
+    turn = first.transpose(1, 2) @ second
+    skew = torch.stack(
+        [turn[:, 2, 1] - turn[:, 1, 2], turn[:, 0, 2] - turn[:, 2, 0], turn[:, 1, 0] - turn[:, 0, 1]], dim=-1
+    )  # 2 sin(angle) along the axis
+    sine, cosine = skew.norm(dim=-1), turn.diagonal(dim1=1, dim2=2).sum(-1) - 1  # twice of each
+    angle = torch.atan2(sine, cosine)  # the arc cosine would make 5e-4 of a rounding error
+    # Beyond a quarter turn the axis is the eigenvector of 1 of the symmetric part: well defined at half turns too.
+    axis = torch.linalg.eigh((turn + turn.transpose(1, 2)) / 2).eigenvectors[..., -1]
+    axis = torch.where((skew * axis).sum(-1, keepdim=True) < 0, -axis, axis)
+    small = skew / sine.clamp(min=torch.finfo(skew.dtype).tiny)[:, None]
+    axis = torch.where((cosine > 0)[:, None], small, axis)
+    return first @ rotation_matrices(axis * (angle * share)[:, None])
+
+
 # --- cameras/trajectories.py: Camera paths around and through the subject frame.
 
 
@@ -234,13 +306,12 @@ class TrajectoryConstructors:
             [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
         """
         _check_count(count)
-        span = azimuth[1] - azimuth[0]
-        closed = math.isclose(abs(span), 360.0)
+        first, last = as_pair("azimuth", azimuth, "the first and the last azimuth in degrees")
+        closed = math.isclose(abs(last - first), 360.0)
         share = _shares(count, closed)
-        low, high = elevation if isinstance(elevation, (tuple, list)) else (elevation, elevation)
-        _check_elevation(low, high)
+        low, high = _elevations(elevation)
         view = _View(like, radius, target, field_of_view, height, width)
-        return view.cameras(cls, view.around(azimuth[0] + span * share, low + (high - low) * share))
+        return view.cameras(cls, view.around(first + (last - first) * share, low + (high - low) * share))
 
     @classmethod
     def arc(
@@ -260,9 +331,8 @@ class TrajectoryConstructors:
         **options: Unpack[ViewOptions],
     ) -> Cameras:
         """An orbit of `turns` turns from `azimuth` on, rising from the first to the last elevation."""
-        return cls.orbit(
-            count, azimuth=(azimuth, azimuth + 360.0 * turns * (1 - 1e-6)), elevation=elevation, **options
-        )
+        first, turns = as_number("azimuth", azimuth), as_number("turns", turns)
+        return cls.orbit(count, azimuth=(first, first + 360.0 * turns * (1 - 1e-6)), elevation=elevation, **options)
 
     @classmethod
     def lemniscate(
@@ -276,6 +346,8 @@ class TrajectoryConstructors:
     ) -> Cameras:
         """A closed figure of eight on the sphere: `degrees` to either side in azimuth, a quarter of it in elevation."""
         _check_count(count)
+        azimuth, elevation = as_number("azimuth", azimuth), as_number("elevation", elevation)
+        degrees = as_number("degrees", degrees)
         angle = 2 * math.pi * _shares(count, closed=True)
         elevations = elevation + degrees / 4 * torch.sin(2 * angle)
         _check_elevation(elevations.min().item(), elevations.max().item())
@@ -294,11 +366,12 @@ class TrajectoryConstructors:
     ) -> Cameras:
         """From the first to the last distance (in radii) to the target, straight."""
         _check_count(count)
-        _check_positive("distance", *distance)
+        first, last = _positive_pair("distance", distance, "the first and the last distance in radii")
+        azimuth, elevation = as_number("azimuth", azimuth), as_number("elevation", elevation)
         _check_elevation(elevation, elevation)
         view = _View(**options)
         share = _shares(count)
-        scale = distance[0] + (distance[1] - distance[0]) * share
+        scale = first + (last - first) * share
         centers = view.around(torch.full_like(share, azimuth), torch.full_like(share, elevation), scale)
         return view.cameras(cls, centers)
 
@@ -313,9 +386,9 @@ class TrajectoryConstructors:
         **options: Unpack[ViewOptions],
     ) -> Cameras:
         """One pose, the focal length multiplied from the first to the last factor."""
-        _check_positive("factor", *factor)
+        first, last = _positive_pair("factor", factor, "the first and the last factor of the focal length")
         cameras = cls.dolly(count, distance=(1.0, 1.0), azimuth=azimuth, elevation=elevation, **options)
-        return _with_focal(cls, cameras, factor[0] + (factor[1] - factor[0]) * _shares(count))
+        return _with_focal(cls, cameras, first + (last - first) * _shares(count))
 
     @classmethod
     def dolly_zoom(
@@ -328,8 +401,9 @@ class TrajectoryConstructors:
         **options: Unpack[ViewOptions],
     ) -> Cameras:
         """A dolly whose focal length changes with the distance, so that the target keeps its size in the image."""
-        cameras = cls.dolly(count, distance=distance, azimuth=azimuth, elevation=elevation, **options)
-        return _with_focal(cls, cameras, distance[0] + (distance[1] - distance[0]) * _shares(count))
+        first, last = _positive_pair("distance", distance, "the first and the last distance in radii")
+        cameras = cls.dolly(count, distance=(first, last), azimuth=azimuth, elevation=elevation, **options)
+        return _with_focal(cls, cameras, first + (last - first) * _shares(count))
 
     @classmethod
     def translate(
@@ -343,7 +417,7 @@ class TrajectoryConstructors:
     ) -> Cameras:
         """A straight move without turning, by ± half of `offset` (x right, y up, z back, in the first camera's axes)."""
         cameras = cls.dolly(count, distance=(1.0, 1.0), azimuth=azimuth, elevation=elevation, **options)
-        offset = torch.as_tensor(offset, dtype=cameras.dtype)
+        offset = as_float_tensor("offset", offset).to(cameras.camera_to_world)
         if offset.shape != (3,) or not offset.isfinite().all():
             raise CamerasError(f"offset: expected 3 finite numbers (right, up, back), got {offset.tolist()}.")
         moved = cameras.camera_to_world.clone()
@@ -360,6 +434,7 @@ class TrajectoryConstructors:
             count (`int`): Number of cameras.
         """
         _check_count(count)
+        check_kind("keys", keys, TrajectoryConstructors)
         if len(keys) < 2:
             raise CamerasError(f"keys: expected at least 2 key cameras, got {len(keys)}.")
         at = _shares(count).to(keys.camera_to_world) * (len(keys) - 1)
@@ -367,7 +442,7 @@ class TrajectoryConstructors:
         share = at - first
         mix = share[:, None, None]
         poses = keys.camera_to_world[first] * (1 - mix) + keys.camera_to_world[first + 1] * mix
-        poses[:, :3, :3] = _slerp(keys.camera_to_world[first, :3, :3], keys.camera_to_world[first + 1, :3, :3], share)
+        poses[:, :3, :3] = slerp(keys.camera_to_world[first, :3, :3], keys.camera_to_world[first + 1, :3, :3], share)
         intrinsics = keys.intrinsics[first] * (1 - mix) + keys.intrinsics[first + 1] * mix
         return _cameras(cls)(poses, intrinsics, keys.height, keys.width)
 
@@ -381,10 +456,12 @@ class TrajectoryConstructors:
         generator: torch.Generator | None = None,
     ) -> Cameras:
         """The cameras with normally distributed errors: turned by `degrees`, moved by `distance` (standard deviations)."""
+        check_kind("cameras", cameras, TrajectoryConstructors)
+        degrees, distance = as_number("degrees", degrees), as_number("distance", distance)
         count = len(cameras)
         noise = torch.randn(2, count, 3, generator=generator, dtype=torch.float64).to(cameras.camera_to_world)
         poses = cameras.camera_to_world.clone()
-        poses[:, :3, :3] = poses[:, :3, :3] @ _rotation(noise[0] * math.radians(degrees) / math.sqrt(3))
+        poses[:, :3, :3] = poses[:, :3, :3] @ rotation_matrices(noise[0] * math.radians(degrees) / math.sqrt(3))
         poses[:, :3, 3] += noise[1] * distance / math.sqrt(3)
         return _cameras(cls)(poses, cameras.intrinsics, cameras.height, cameras.width)
 
@@ -407,6 +484,7 @@ class _View:
         if self.target.shape != (3,):
             raise CamerasError(f"target: expected a point of 3 numbers, got {self.target.tolist()}.")
         if like is not None:
+            check_kind("like", like, TrajectoryConstructors)
             height = like.height if height is None else height
             width = like.width if width is None else width
             like = like.cover(height, width) if (like.height, like.width) != (height, width) else like
@@ -456,31 +534,23 @@ def _with_focal(cls: type[TrajectoryConstructors], cameras: Cameras, factors: Te
     return _cameras(cls)(cameras.camera_to_world, cameras.intrinsics * scale, cameras.height, cameras.width)
 
 
-def _rotation(vectors: Tensor) -> Tensor:
-    """Rotation matrices `(N, 3, 3)` of rotation vectors `(N, 3)`, whose length is the angle in radians."""
-    x, y, z = vectors.unbind(-1)
-    zero = torch.zeros_like(x)
-    rows = [torch.stack(row, dim=-1) for row in ([zero, -z, y], [z, zero, -x], [-y, x, zero])]
-    return torch.linalg.matrix_exp(torch.stack(rows, dim=-2))
-
-
-def _slerp(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
-    """Rotations `(N, 3, 3)` at `share` of the way from `first` to `second`, on the shortest way."""
-    turn = first.transpose(1, 2) @ second
-    cosine = ((turn.diagonal(dim1=1, dim2=2).sum(-1) - 1) / 2).clamp(-1, 1)
-    angle = torch.acos(cosine)
-    # The axis is the eigenvector of 1 of the symmetric part: well defined at half turns too.
-    axis = torch.linalg.eigh((turn + turn.transpose(1, 2)) / 2).eigenvectors[..., -1]
-    skew = torch.stack(
-        [turn[:, 2, 1] - turn[:, 1, 2], turn[:, 0, 2] - turn[:, 2, 0], turn[:, 1, 0] - turn[:, 0, 1]], dim=-1
-    )
-    sign = torch.where((skew * axis).sum(-1, keepdim=True) < 0, -1.0, 1.0).to(axis)
-    return first @ _rotation(axis * sign * (angle * share)[:, None])
-
-
 def _check_count(count: int) -> None:
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise CamerasError(f"count: expected a whole number of cameras of at least 1, got {count!r}.")
+
+
+def _positive_pair(name: str, value: tuple[float, float], meaning: str) -> tuple[float, float]:
+    pair = as_pair(name, value, meaning)
+    _check_positive(name, *pair)
+    return pair
+
+
+def _elevations(elevation: Range) -> tuple[float, float]:
+    """The first and the last elevation, of two or of one that stays."""
+    both = (elevation, elevation) if is_real(elevation) else elevation
+    low, high = as_pair("elevation", both, "one elevation, or the first and the last, in degrees")
+    _check_elevation(low, high)
+    return low, high
 
 
 def _check_positive(name: str, *values: float) -> None:
@@ -579,7 +649,16 @@ class Cameras(TrajectoryConstructors):
 
     @classmethod
     def cat(cls, batches: Sequence[Cameras]) -> Cameras:
-        """Joins batches of one image size, in order."""
+        """Joins batches of one image size, in order.
+
+        Raises:
+            CamerasError: for no batch, something else among them, or several image sizes.
+        """
+        batches = list(batches) if isinstance(batches, Iterable) else [batches]
+        if not batches:
+            raise CamerasError("batches: expected at least one Cameras, got none.")
+        for i, cameras in enumerate(batches):
+            check_kind(f"batches[{i}]", cameras, Cameras)
         sizes = sorted({(cameras.height, cameras.width) for cameras in batches})
         if len(sizes) != 1:
             raise CamerasError(f"cameras: expected one image size (height, width) for all, got {sizes}.")
@@ -4257,6 +4336,7 @@ class Capture:
     distortion: Distortion | None = None
 
     def __post_init__(self) -> None:
+        check_kind("cameras", self.cameras, Cameras)
         for name in ("names", "image_paths", "mask_paths"):
             if len(getattr(self, name)) != len(self.cameras):
                 raise CamerasError(
@@ -5683,6 +5763,7 @@ def camera_to_world_from(
 
 def camera_to_world_in(cameras: Cameras, convention: str) -> Tensor:
     """Poses `(N, 4, 4)` in a named convention (world-to-camera ones where that is what it stores)."""
+    check_kind("cameras", cameras, Cameras)
     _check_convention(convention)
     if convention == "opencv":
         return cameras.camera_to_world
@@ -6774,7 +6855,8 @@ def load_capture(
         format (`str`, *optional*): A name of `FORMATS`; recognised by name and content if not given.
         sequence (`str`, *optional*): The sequence of a CO3Dv2 file.
         height (`int`, *optional*), width (`int`, *optional*): Image size of a file that has none: RealEstate10K always,
-            JSON files at times. A size in the file comes first.
+            JSON files at times. They stand in for what the file lacks and are no size to resize to: cameras of a file that
+            says its size have that one, whatever is given here; [`Cameras.resize`] and [`Cameras.cover`] change it.
         convention (`str`, *optional*): A name of `CONVENTIONS`, for a JSON file whose poses are not OpenGL's, as nerfstudio
             defines them.
 
@@ -6809,7 +6891,10 @@ def load_capture(
 
 
 def load_cameras(path: str | PathLike[str], format: str | None = None, **options: Any) -> Cameras:
-    """Reads the cameras of a file; see [`load_capture`], whose options it takes.
+    """Reads the cameras of a file, in the image size that the file has.
+
+    `format`, `sequence`, `height`, `width` and `convention` are those of [`load_capture`]. A `height` and `width` are for
+    files that lack them and resize nothing: `load_cameras(file).cover(height, width)` does.
 
     Raises:
         CamerasError: also if the photos are distorted: their cameras are only right for undistorted photos.
@@ -6845,6 +6930,7 @@ def save_cameras(
         points (tuple of `torch.Tensor` of shape `(P, 3)`, *optional*): Positions and colours (0 to 255), for COLMAP.
     """
     path = Path(path)
+    check_kind("cameras", cameras, Cameras)
     if names is None:
         names = [f"{i:04d}.png" for i in range(len(cameras))]
     for argument, given in (("names", names), ("mask_names", mask_names)):
@@ -7393,6 +7479,7 @@ class SubjectFrame:
 
     def to_user(self, cameras: Cameras) -> Cameras:
         """Cameras of the subject frame in the user's world."""
+        check_kind("cameras", cameras, Cameras)
         rotation, translation = self.rotation.to(cameras.camera_to_world), self.translation.to(cameras.camera_to_world)
         poses = cameras.camera_to_world.clone()
         poses[:, :3, :3] = rotation @ cameras.camera_to_world[:, :3, :3]
@@ -7408,6 +7495,7 @@ class SubjectFrame:
 
     def to_subject(self, cameras: Cameras) -> Cameras:
         """Cameras of the user's world in the subject frame."""
+        check_kind("cameras", cameras, Cameras)
         rotation, translation = self.rotation.to(cameras.camera_to_world), self.translation.to(cameras.camera_to_world)
         poses = cameras.camera_to_world.clone()
         poses[:, :3, :3] = rotation.T @ cameras.camera_to_world[:, :3, :3]
@@ -7451,6 +7539,7 @@ def normalize_cameras(
     Raises:
         CamerasError: if the optical axes have no common point (all parallel, or a single camera).
     """
+    check_kind("cameras", cameras, Cameras)
     exact = cameras.to(dtype=torch.float64)
     center = nearest_point_to_axes(exact)
     if up is None:
@@ -7489,6 +7578,7 @@ def estimate_up(cameras: Cameras) -> Tensor:
     near one of the four image axes (the mean of the cameras' own "up" says nothing then). They look at an object from
     above more than from below. And they walk around it at much the same height.
     """
+    check_kind("cameras", cameras, Cameras)
     poses = cameras.camera_to_world[:, :3, :3].double()
     candidates = torch.cat(
         [_directions(8000).to(poses), *(sign * poses[:, :, axis] for sign in (1, -1) for axis in (0, 1))]
@@ -8188,9 +8278,21 @@ logger = logging.get_logger(__name__)
 _STRAYS = 0.1
 """Share of a capture's cameras that may look elsewhere, and it is a capture of the subject all the same."""
 
+_RADIUS = 0.3
+"""How far from the origin something of the subject is taken to be: six tenths of what a photo of 50° shows at distance 1.
+
+Only pictures that miss all of it are taken for mistakes; a close-up of a part passes.
+"""
+
+_WIDEST = 170.0
+"""Field of view, in degrees, above which a subject at distance 1 covers a few hundredths of the picture."""
+
 
 def check_target_cameras(cameras: Cameras, *, far: float, subject_frame: SubjectFrame | None = None) -> None:
     """Raises if none of the cameras can show the subject, and warns of those that cannot.
+
+    A camera cannot if it has the subject behind it, stands farther from it than `far`, has a picture that nothing within
+    0.3 of the origin is in, or a field of view above 170°, in which the subject is a speck.
 
     Args:
         cameras ([`Cameras`]): Target cameras in the subject frame.
@@ -8199,37 +8301,57 @@ def check_target_cameras(cameras: Cameras, *, far: float, subject_frame: Subject
             world are recognised.
 
     Raises:
-        CamerasError: if each of them looks away from the subject or is farther than `far`, with the likely cause.
+        CamerasError: if none of them can, saying how many for which reason, with the likely cause.
     """
-    away, beyond = _looks_away(cameras), _distance(cameras) > far
-    unseen = away | beyond
+    check_kind("cameras", cameras, Cameras)
+    away, past, wide, beyond = blind = _blind(cameras, far)
+    unseen = torch.stack(blind).any(dim=0)
     if not unseen.any():
         return
     cause = None
     if subject_frame is not None:
-        moved = subject_frame.to_subject(cameras)
-        if (_looks_away(moved) | (_distance(moved) > far)).float().mean() <= _STRAYS:
+        moved = torch.stack(_blind(subject_frame.to_subject(cameras), far)).any(dim=0)
+        if moved.float().mean() <= _STRAYS:
             cause = (
                 "They are where cameras of the photos' own world would be: subject.config.subject_frame.to_subject(cameras), "
                 "or --cameras-frame user of the command, brings them into the subject frame."
             )
+    counts = ((away, "look away from it"), (past, "look past it"), (wide, f"have a field of view above {_WIDEST:g}°"))
+    reasons = [f"{int(kind.sum())} {what}" for kind, what in counts if kind.any()]
+    if beyond.any():
+        reasons.append(f"{int(beyond.sum())} are more than {far:g} from it, farther than it is rendered")
     if not unseen.all():
         logger.warning(
-            "cameras: of %d, %d look away from the subject and %d are farther than %g from it; they will not show it.%s",
+            "cameras: %d of %d will not show the subject: %s.%s",
+            int(unseen.sum()),
             len(cameras),
-            int(away.sum()),
-            int(beyond.sum()),
-            far,
+            ", and ".join(reasons),
             "" if cause is None else f" {cause}",
         )
         return
-    if away.all():
+    if wide.all():
+        fx, fy = cameras.focal[0].tolist()
+        message = (
+            f"cameras: all {len(cameras)} have a field of view above {_WIDEST:g}° (focal lengths {fx:.3g}, {fy:.3g} of a "
+            f"picture of {cameras.width} × {cameras.height}); the subject would be a speck."
+        )
+        cause = (
+            "Intrinsics divided by the image's width and height? They are in pixels here: multiply their first row by the "
+            "width, their second by the height."
+        )
+    elif away.all():
         message = f"cameras: all {len(cameras)} look away from the subject, which is at the origin."
         cause = cause or (
             "Axes of another convention, or world-to-camera instead of camera-to-world? Cameras have OpenCV axes, and a "
             "transforms.json is read as OpenGL, as nerfstudio defines it; load_cameras(file, convention='opencv') takes "
             "one that was written otherwise."
         )
+    elif past.all():
+        message = (
+            f"cameras: all {len(cameras)} look past the subject, which is at the origin: none of the pictures shows a "
+            f"point nearer to it than {_miss(cameras).min():.2g}."
+        )
+        cause = cause or _cause_of_looking_past(cameras)
     elif beyond.all():
         message = (
             f"cameras: all are more than {far:g} from the subject (the nearest at {_distance(cameras).min():.3g}), farther "
@@ -8237,12 +8359,28 @@ def check_target_cameras(cameras: Cameras, *, far: float, subject_frame: Subject
         )
         cause = cause or "In the subject frame the farthest photo is at distance 1; are these cameras in another unit?"
     else:
-        message = (
-            f"cameras: none of {len(cameras)} can show the subject: {int(away.sum())} look away from it, and "
-            f"{int(beyond.sum())} are more than {far:g} from it, farther than it is rendered."
-        )
+        message = f"cameras: none of {len(cameras)} can show the subject: {', and '.join(reasons)}."
         cause = cause or "Are these cameras of another world? They have to be in the subject frame."
     raise CamerasError(f"{message} {cause}")
+
+
+def _blind(cameras: Cameras, far: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Which cameras look away from the subject, look past it, are too wide for it, and are too far, `(N,)` each."""
+    away = _looks_away(cameras)
+    past = ~away & (_miss(cameras) > _RADIUS)
+    return away, past, (cameras.field_of_view > _WIDEST).any(dim=-1), _distance(cameras) > far
+
+
+def _cause_of_looking_past(cameras: Cameras) -> str:
+    size = cameras.intrinsics.new_tensor([cameras.width, cameras.height])
+    point = cameras.intrinsics[:, :2, 2]
+    if ((point < 0) | (point > size)).any(dim=-1).all():
+        x, y = point[0].tolist()
+        return (
+            f"Their principal point ({x:g}, {y:g}) lies outside of the picture of {cameras.width} × {cameras.height}: "
+            "intrinsics of another image size? Width and height have to be those of the image that the intrinsics are of."
+        )
+    return "Poses of another convention, or of another world? They have to be in the subject frame, with OpenCV axes."
 
 
 def _distance(cameras: Cameras) -> Tensor:
@@ -8254,6 +8392,17 @@ def _looks_away(cameras: Cameras) -> Tensor:
     """Which cameras have the subject behind them, `(N,)`; one inside of it has not."""
     in_front = (-cameras.centers * cameras.optical_axes).sum(dim=-1)  # the origin's z in the camera
     return (in_front <= 0) & (_distance(cameras) > 1e-3)
+
+
+def _miss(cameras: Cameras) -> Tensor:
+    """How near the pictures' rays come to the origin, `(N,)`, for cameras that do not look away from it."""
+    origin = cameras.world_to_camera[:, :3, 3]
+    seen = origin[:, :2] / origin[:, 2:].clamp(min=1e-6)  # at depth 1
+    point, focal = cameras.intrinsics[:, :2, 2], cameras.focal
+    size = point.new_tensor([cameras.width, cameras.height])
+    nearest = seen.clamp(min=-point / focal, max=(size - point) / focal)
+    ray = torch.nn.functional.normalize(torch.nn.functional.pad(nearest, (0, 1), value=1.0), dim=-1)
+    return torch.linalg.cross(origin, ray, dim=-1).norm(dim=-1)
 
 
 # --- subjects/subject_adapter.py: `SubjectAdapter`: everything that a pipeline needs to show one subject from any camera.
@@ -9934,31 +10083,74 @@ def _sample(
 
 
 Views = Sequence[PIL.Image.Image]
+Frames = Sequence[Views] | Views | np.ndarray | torch.Tensor
+"""Sets of views, or one set, as the pipeline's output types have them."""
+
+_DECODE = "Latents? They have to be decoded before views can be saved: generate with output_type 'pil', 'np' or 'pt'."
+_BEYOND = 0.01
+"""How far values of images may lie outside of [0, 1], as those of a resampled image do."""
 
 
-def views_to_pil(frames: Sequence[Views] | np.ndarray | torch.Tensor) -> list[list[PIL.Image.Image]]:
+def views_to_pil(frames: Frames) -> list[list[PIL.Image.Image]]:
     """Sets of views as PIL images.
 
     Args:
-        frames (lists of images, `np.ndarray` `(batch, N, H, W, 3)` or `torch.Tensor` `(batch, N, 3, H, W)` in [0, 1]):
-            The pipeline's output.
+        frames (lists of `PIL.Image.Image`, `np.ndarray` `(batch, N, H, W, 3)` or `torch.Tensor` `(batch, N, 3, H, W)`, in
+            [0, 1]): The pipeline's output. One set may be given without its batch: a list of images, `(N, H, W, 3)` or
+            `(N, 3, H, W)`.
 
     Raises:
-        MVCustomError: for latents, which are no images.
+        MVCustomError: for latents, which are no images, other shapes or values, and sets without a view.
+
+    Example:
+
+        >>> import torch
+        >>> from diffusers_mvcustom.export import views_to_pil
+        >>> sets = views_to_pil(torch.rand(4, 3, 6, 8))
+        >>> len(sets), len(sets[0]), sets[0][0].size
+        (1, 4, (8, 6))
     """
-    if isinstance(frames, torch.Tensor):
-        frames = frames.detach().float().cpu().movedim(2, -1).numpy() if frames.ndim == 5 else frames
     if isinstance(frames, (np.ndarray, torch.Tensor)):
-        if frames.ndim != 5 or frames.shape[-1] != 3:
-            raise MVCustomError(
-                f"frames: expected images of shape (batch, N, H, W, 3) or (batch, N, 3, H, W), got {tuple(frames.shape)}. "
-                "Latents? Generate with output_type 'pil', 'np' or 'pt' to save views."
-            )
-        frames = [
-            [PIL.Image.fromarray((view * 255).round().clip(0, 255).astype(np.uint8)) for view in set_]
-            for set_ in frames
+        return [
+            [PIL.Image.fromarray((view * 255).round().clip(0, 255).astype(np.uint8)) for view in views]
+            for views in _images(frames)
         ]
-    return [list(views) for views in frames]
+    if not isinstance(frames, Sequence) or isinstance(frames, str):
+        raise MVCustomError(f"frames: expected views, got {type(frames).__name__}.")
+    if frames and all(isinstance(view, PIL.Image.Image) for view in frames):
+        return [_one_set(frames)]
+    if not frames:
+        raise MVCustomError("frames: expected at least one set of views, got none.")
+    return [_one_set(views) for views in frames]
+
+
+def _one_set(views: Any) -> list[PIL.Image.Image]:
+    if not isinstance(views, Sequence) or not all(isinstance(view, PIL.Image.Image) for view in views):
+        raise MVCustomError(
+            "frames: expected PIL images, one list of them or one for each set, or one array or tensor of all sets, got a "
+            f"list of {type(views).__name__}."
+        )
+    if not views:
+        raise MVCustomError("frames: expected at least one view in each set, got none.")
+    return list(views)
+
+
+def _images(frames: np.ndarray | torch.Tensor) -> np.ndarray:
+    """Sets of images `(batch, N, H, W, 3)` in [0, 1]."""
+    batched = frames[None] if frames.ndim == 4 else frames
+    channels = 2 if isinstance(frames, torch.Tensor) else -1
+    if batched.ndim != 5 or batched.shape[channels] != 3 or 0 in batched.shape:
+        raise MVCustomError(
+            "frames: expected images as an array (batch, N, H, W, 3) or a tensor (batch, N, 3, H, W), or one set without "
+            f"the batch, got {tuple(frames.shape)}. {_DECODE}"
+        )
+    if isinstance(batched, torch.Tensor):
+        batched = batched.detach().float().cpu().movedim(2, -1).numpy()
+    low, high = float(batched.min()), float(batched.max())
+    if not -_BEYOND <= low <= high <= 1 + _BEYOND:
+        cause = "Of 8 bits? Divide them by 255." if low >= 0 and high > 50 else _DECODE
+        raise MVCustomError(f"frames: expected values in [0, 1], got some from {low:.3g} to {high:.3g}. {cause}")
+    return batched
 
 
 def contact_sheet(views: Views, columns: int | None = None) -> PIL.Image.Image:
@@ -10157,9 +10349,34 @@ _OTHER_FILES = (
     "mkv",
     "webm",
     "m4v",
+    "pdf",
+    "svg",
     "json",
     "txt",
+    "csv",
+    "md",
+    "html",
+    "yaml",
+    "yml",
+    "npy",
+    "npz",
+    "pt",
+    "pth",
+    "safetensors",
+    "obj",
+    "stl",
+    "glb",
+    "gltf",
+    "splat",
     "zip",
+    "tar",
+    "gz",
+    "tgz",
+    "bz2",
+    "xz",
+    "zst",
+    "7z",
+    "rar",
 )
 """Endings that nobody gives a folder on purpose."""
 _SHEET, _CLOUD = "contact_sheet.png", "points.ply"
@@ -10204,7 +10421,7 @@ def check_export(
 
 def save_views(
     path: str | PathLike[str],
-    frames: Sequence[Views] | np.ndarray | torch.Tensor,
+    frames: Frames,
     cameras: Cameras | None = None,
     *,
     formats: Sequence[str] | None = None,
@@ -10231,7 +10448,8 @@ def save_views(
     Args:
         path (`str` or path): A folder; several sets go into `0/`, `1/`, ... inside it. Or one file, by its ending: `.gif`,
             `.mp4`, `.webp`, `.png` (the contact sheet) or `.ply`.
-        frames: The pipeline's output, see [`views_to_pil`].
+        frames: The pipeline's output, or one set of views: a list of PIL images, an array `(N, H, W, 3)` or a tensor
+            `(N, 3, H, W)`, see [`views_to_pil`].
         cameras ([`Cameras`], *optional*): One per view, in the subject frame; without them no camera files are written.
         formats (sequence of `str`, *optional*): Which of `EXPORT_FORMATS`. By default a GIF, with cameras a COLMAP model,
             with geometry a PLY file, and an MP4 where the extra `video` is installed.
@@ -10246,6 +10464,8 @@ def save_views(
             or geometry that is not given; if a record cannot be JSON; or if the disk is full.
     """
     path, sets = Path(path), views_to_pil(frames)
+    if cameras is not None:
+        check_kind("cameras", cameras, Cameras)
     check_export(path, formats, fps, len(sets))
     for views in sets:
         if cameras is not None and len(views) != len(cameras):

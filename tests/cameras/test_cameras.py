@@ -1,7 +1,21 @@
+import re
+
 import pytest
 import torch
 
-from diffusers_mvcustom.cameras import Cameras, check_cameras_face_subject, save_camera_plot
+from diffusers_mvcustom.cameras import (
+    Cameras,
+    Capture,
+    SubjectFrame,
+    camera_to_world_in,
+    cameras_looking_elsewhere,
+    check_cameras_face_subject,
+    estimate_up,
+    normalize_cameras,
+    plot_cameras,
+    save_camera_plot,
+    save_cameras,
+)
 from diffusers_mvcustom.errors import CamerasError
 
 
@@ -82,6 +96,50 @@ def test_autocast_does_not_touch_the_geometry():
 def test_batches_of_different_sizes_do_not_join():
     with pytest.raises(CamerasError, match=r"\(4, 6\), \(8, 6\)"):
         Cameras.cat([Cameras(identity(), PINHOLE, 4, 6), Cameras(identity(), PINHOLE, 8, 6)])
+
+
+@pytest.mark.parametrize(
+    ("batches", "message"),
+    [
+        ([], "batches: expected at least one"),
+        (3, r"batches\[0\]: expected Cameras, got 3"),
+        ([Cameras.orbit(2), PINHOLE], r"batches\[1\]: expected Cameras, got a Tensor\. Poses become Cameras with"),
+    ],
+)
+def test_only_cameras_join(batches, message):
+    with pytest.raises(CamerasError, match=message):
+        Cameras.cat(batches)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        normalize_cameras,
+        estimate_up,
+        SubjectFrame.identity().to_user,
+        SubjectFrame.identity().to_subject,
+        check_cameras_face_subject,
+        cameras_looking_elsewhere,
+        plot_cameras,
+        lambda cameras: save_cameras("never.json", cameras),
+        lambda cameras: camera_to_world_in(cameras, "opengl"),
+        lambda cameras: Cameras.jitter(cameras),
+        lambda cameras: Capture(cameras, ("a",), (None,), (None,)),
+    ],
+)
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (3, "cameras: expected Cameras, got 3"),
+        ("path.json", "got 'path.json'. load_cameras"),
+        ([Cameras.orbit(2)], "got a list. Cameras.cat"),
+        (type("Cameras", (), {})(), "got a Cameras. It is of another class of that name, "),
+        (Cameras.orbit(2).camera_to_world, "got a Tensor. Poses become Cameras"),
+    ],
+)
+def test_what_takes_cameras_says_so(call, given, message):
+    with pytest.raises(CamerasError, match=re.escape(message)):
+        call(given)
 
 
 def test_resizing_and_cropping_move_points_as_they_move_pixels():

@@ -348,3 +348,10 @@ def test_files_that_are_not_there(tmp_path):
     with pytest.raises(CamerasError, match="names"):
         save_cameras(tmp_path / "cameras.json", Cameras.orbit(2), names=["one"])
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["cameras.json", "model"])
+def test_a_size_given_for_a_file_that_has_one_resizes_nothing(tmp_path, name):
+    cameras = Cameras.orbit(3, height=30, width=40)
+    save_cameras(tmp_path / name, cameras)
+    assert load_cameras(tmp_path / name, height=128, width=96).allclose(cameras.to(dtype=torch.float64), atol=1e-5)

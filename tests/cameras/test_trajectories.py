@@ -104,6 +104,24 @@ def test_interpolation_reaches_its_keys_and_turns_evenly():
     assert half_turn.camera_to_world.isfinite().all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("degrees", [0.0, 1e-3, 0.05, 1.0, 89.0, 91.0, 179.0, 180.0])
+def test_interpolated_paths_reach_both_ends_however_little_the_keys_turn(degrees, dtype):
+    """Rounding errors of 1e-7 of the rotations are no turns of their square root."""
+    keys = Cameras.cat([Cameras.orbit(1, azimuth=(start, start)) for start in (33.0, 33.0 + degrees)]).to(dtype=dtype)
+    path = Cameras.interpolate(keys, 5)
+    for index, key in ((0, 0), (-1, 1)):
+        torch.testing.assert_close(path[index].camera_to_world, keys[key].camera_to_world, atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_interpolating_between_one_camera_and_itself_stays(dtype):
+    cameras = Cameras.jitter(Cameras.orbit(50), generator=torch.Generator().manual_seed(0)).to(dtype=dtype)
+    for i in range(len(cameras)):
+        path = Cameras.interpolate(cameras[[i, i]], 5)
+        torch.testing.assert_close(path.camera_to_world, cameras[[i] * 5].camera_to_world, atol=1e-6, rtol=0)
+
+
 def test_jitter_is_of_the_size_asked():
     cameras = Cameras.orbit(400)
     shaken = Cameras.jitter(cameras, degrees=3.0, distance=0.05, generator=torch.Generator().manual_seed(0))
@@ -135,6 +153,16 @@ def test_any_number_of_cameras(make, count):
         ({"count": 2, "azimuth": (math.nan, 0.0)}, "azimuth"),
         ({"count": 2, "field_of_view": 180.0}, "field_of_view"),
         ({"count": 2, "target": (0.0, 0.0)}, "target"),
+        (
+            {"count": 3, "azimuth": 30},
+            r"azimuth: expected the first and the last .* got 30\. Give it twice, \(30, 30\)",
+        ),
+        ({"count": 3, "azimuth": "30"}, "azimuth: expected the first and the last .*, two finite numbers, got '30'"),
+        ({"count": 3, "azimuth": (0, 1, 2)}, r"azimuth: .* got \(0, 1, 2\)"),
+        ({"count": 3, "elevation": (0, 1, 2)}, "elevation: expected one elevation, or the first and the last"),
+        ({"count": 3, "elevation": None}, "elevation: .* got None"),
+        ({"count": 3, "like": "path"}, r"like: expected Cameras, got 'path'\. load_cameras\(path\) reads a file"),
+        ({"count": 3, "like": 3}, "like: expected Cameras, got 3"),
     ],
 )
 def test_wrong_arguments(arguments, message):
@@ -151,3 +179,34 @@ def test_other_wrong_arguments():
     ):
         with pytest.raises(CamerasError, match=message):
             call()
+
+
+@pytest.mark.parametrize(
+    ("make", "arguments", "message"),
+    [
+        (Cameras.arc, {"azimuth": 30}, "azimuth: .*Give it twice"),
+        (Cameras.spiral, {"azimuth": (0, 1)}, r"azimuth: expected one finite number, got \(0, 1\)"),
+        (Cameras.spiral, {"turns": "two"}, "turns: expected one finite number, got 'two'"),
+        (Cameras.lemniscate, {"degrees": None}, "degrees: expected one finite number, got None"),
+        (Cameras.lemniscate, {"azimuth": (0, 1)}, "azimuth: expected one finite number"),
+        (Cameras.lemniscate, {"elevation": (0, 1)}, "elevation: expected one finite number"),
+        (Cameras.dolly, {"distance": 1.0}, "distance: expected the first and the last distance in radii, got 1.0"),
+        (Cameras.dolly, {"distance": (1.0, 0.0)}, "distance: expected numbers above 0"),
+        (Cameras.dolly, {"azimuth": (0, 1)}, "azimuth: expected one finite number"),
+        (Cameras.zoom, {"factor": 2}, "factor: expected the first and the last factor"),
+        (Cameras.zoom, {"elevation": (0, 1)}, "elevation: expected one finite number"),
+        (Cameras.dolly_zoom, {"distance": 2}, "distance: expected the first and the last"),
+        (Cameras.translate, {"offset": "far"}, "offset: expected a tensor or an array of numbers, got str"),
+        (Cameras.translate, {"offset": 1.0}, "offset: expected 3 finite numbers"),
+        (Cameras.translate, {"like": [Cameras.orbit(2)]}, r"like: .* a list\. Cameras\.cat\(list\) joins them"),
+    ],
+)
+def test_wrong_arguments_of_the_other_paths(make, arguments, message):
+    with pytest.raises(CamerasError, match=message):
+        make(3, **arguments)
+
+
+@pytest.mark.parametrize("pair", [[10, 50], torch.tensor([10.0, 50.0]), (torch.tensor(10), 50)])
+def test_a_pair_is_whatever_holds_two_numbers(pair):
+    assert Cameras.orbit(3, azimuth=pair).allclose(Cameras.orbit(3, azimuth=(10, 50)))
+    assert Cameras.orbit(3, elevation=pair).allclose(Cameras.orbit(3, elevation=(10, 50)))

@@ -24,6 +24,7 @@ from diffusers_mvcustom.evaluation import (
     DreamSimDistance,
     LpipsDistance,
     MetricUnavailable,
+    pretrained_scores,
 )
 from diffusers_mvcustom.toy.tokenizer import word_tokenizer
 
@@ -104,6 +105,15 @@ def test_a_package_that_is_not_there_is_named(distance, package, images, monkeyp
     monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed, where it is
     with pytest.raises(MetricUnavailable, match=rf"needs the package {package}: pip install"):
         distance()(images, images)
+
+
+def test_a_package_that_a_package_needs_is_no_matter_of_weights(images, monkeypatch):
+    """torchmetrics without torchvision: no network would bring it."""
+    monkeypatch.setattr(pretrained_scores, "is_installed", lambda name: True)
+    monkeypatch.setitem(sys.modules, "torchmetrics.image.lpip", None)
+    with pytest.raises(MetricUnavailable, match=r"LPIPS needs torchmetrics.*not installed: pip install") as caught:
+        LpipsDistance()(images, images)
+    assert "network" not in str(caught.value)
 
 
 @pytest.mark.parametrize("distance", [DreamSimDistance(), LpipsDistance(), Dinov2Similarity()])

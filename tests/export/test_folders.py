@@ -171,7 +171,7 @@ def test_one_file_holds_one_set(scene, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(MVCustomError, match=r"expected a folder, or a file that ends with \.gif"):
         check_export(tmp_path / "notes.txt")
-    for name in ("mug.jpg", "mug.MOV"):
+    for name in ("mug.jpg", "mug.MOV", "mug.tar.gz", "mug.tgz", "mug.pt"):
         with pytest.raises(MVCustomError, match=r"ends with \.gif, .*, got .*mug"):
             check_export(tmp_path / name)
     (tmp_path / "a.zip").mkdir()

@@ -4,6 +4,7 @@
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -157,6 +158,20 @@ assert "diffusers_mvcustom" not in sys.modules
         + GENERATE
     )
     assert python(code) == expected
+
+
+def test_the_readme_of_the_hub_form_runs(tiny_model, python, tmp_path):
+    blocks = re.findall(r"```python\n(.*?)```", (HUB_FORM / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    code = WITHOUT_PACKAGE + "\n".join(blocks)
+    for shown, there in (
+        ("path/or/repository", tiny_model),
+        ("this/repository", HUB_FORM),
+        ("out/mug", tmp_path / "mug"),
+    ):
+        assert shown in code
+        code = code.replace(f'"{shown}', f'"{there}')
+    python(code)
+    assert len(list((tmp_path / "mug" / "images").iterdir())) == 3
 
 
 def test_hub_form_from_a_weights_repository(saved, expected, hub, python):

@@ -507,4 +507,4 @@ def test_cameras_that_cannot_show_the_subject_are_refused(adapter, cube_views, c
     assert not caplog.records
     distant[1:] = cameras.camera_to_world[1:]
     adapter.check_cameras(Cameras(distant, cameras.intrinsics, cameras.height, cameras.width))
-    assert "1 are farther" in caplog.text
+    assert "1 are more than" in caplog.text

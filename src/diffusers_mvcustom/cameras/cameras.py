@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ..errors import CamerasError
-from .checks import as_float_tensor, as_size, is_real
+from .checks import as_float_tensor, as_size, check_kind, is_real
 from .trajectories import TrajectoryConstructors
 
 _ORTHONORMALITY_TOLERANCE = 1e-3
@@ -95,7 +95,16 @@ class Cameras(TrajectoryConstructors):
 
     @classmethod
     def cat(cls, batches: Sequence[Cameras]) -> Cameras:
-        """Joins batches of one image size, in order."""
+        """Joins batches of one image size, in order.
+
+        Raises:
+            CamerasError: for no batch, something else among them, or several image sizes.
+        """
+        batches = list(batches) if isinstance(batches, Iterable) else [batches]
+        if not batches:
+            raise CamerasError("batches: expected at least one Cameras, got none.")
+        for i, cameras in enumerate(batches):
+            check_kind(f"batches[{i}]", cameras, Cameras)
         sizes = sorted({(cameras.height, cameras.width) for cameras in batches})
         if len(sizes) != 1:
             raise CamerasError(f"cameras: expected one image size (height, width) for all, got {sizes}.")

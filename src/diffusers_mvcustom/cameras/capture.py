@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from ..errors import CamerasError, MVCustomError
 from .cameras import Cameras
+from .checks import check_kind
 from .distortion import Distortion
 
 _LONGEST_PATH, _LONGEST_NAME = 1024, 255
@@ -35,6 +36,7 @@ class Capture:
     distortion: Distortion | None = None
 
     def __post_init__(self) -> None:
+        check_kind("cameras", self.cameras, Cameras)
         for name in ("names", "image_paths", "mask_paths"):
             if len(getattr(self, name)) != len(self.cameras):
                 raise CamerasError(

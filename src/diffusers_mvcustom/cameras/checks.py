@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from os import PathLike
 from typing import Any
 
 import torch
@@ -48,3 +49,48 @@ def is_real(value: Any) -> bool:
         return math.isfinite(value)
     except (TypeError, ValueError, OverflowError, RuntimeError):
         return False
+
+
+def as_number(name: str, value: Any) -> float:
+    """One finite number, of whatever kind, as `float`."""
+    if not is_real(value):
+        raise CamerasError(f"{name}: expected one finite number, got {_shown(value)}.")
+    return float(value)
+
+
+def as_pair(name: str, value: Any, meaning: str) -> tuple[float, float]:
+    """Two finite numbers; `meaning` says what they are."""
+    if is_real(value):
+        raise CamerasError(
+            f"{name}: expected {meaning}, got {value!r}. Give it twice, ({value}, {value}), to stay there."
+        )
+    try:
+        first, last = value
+    except (TypeError, ValueError, RuntimeError):
+        first = last = None
+    if not (is_real(first) and is_real(last)) or isinstance(value, (str, bytes)):
+        raise CamerasError(f"{name}: expected {meaning}, two finite numbers, got {_shown(value)}.")
+    return float(first), float(last)
+
+
+def check_kind(name: str, value: object, cameras: type) -> None:
+    """Raises unless `value` is of the class `cameras`, [`Cameras`], with the way to there from what came."""
+    if isinstance(value, cameras):
+        return
+    hint = ""
+    if isinstance(value, (str, PathLike)):
+        hint = " load_cameras(path) reads a file."
+    elif type(value).__name__ == "Cameras":
+        hint = f" It is of another class of that name, of {type(value).__module__}; take all from one package or file."
+    elif isinstance(value, (list, tuple)) and value and all(isinstance(one, cameras) for one in value):
+        hint = " Cameras.cat(list) joins them."
+    elif isinstance(value, torch.Tensor) or hasattr(value, "__array__"):
+        hint = " Poses become Cameras with intrinsics and an image size: Cameras(camera_to_world, intrinsics, height, width)."
+    raise CamerasError(f"{name}: expected Cameras, got {_shown(value)}.{hint}")
+
+
+def _shown(value: object) -> str:
+    """What came: short values as they are, others by their class."""
+    if value is None or (isinstance(value, (bool, int, float, str, bytes, tuple)) and len(repr(value)) <= 60):
+        return repr(value)
+    return f"a {type(value).__name__}"

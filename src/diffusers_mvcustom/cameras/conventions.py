@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..errors import CamerasError
 from .cameras import Cameras
-from .checks import as_float_tensor
+from .checks import as_float_tensor, check_kind
 
 CONVENTIONS = {
     "opencv": "camera-to-world; x right, y down, z forward (this package)",
@@ -68,6 +68,7 @@ def camera_to_world_from(
 
 def camera_to_world_in(cameras: Cameras, convention: str) -> Tensor:
     """Poses `(N, 4, 4)` in a named convention (world-to-camera ones where that is what it stores)."""
+    check_kind("cameras", cameras, Cameras)
     _check_convention(convention)
     if convention == "opencv":
         return cameras.camera_to_world

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..errors import CamerasError
 from .cameras import Cameras
+from .checks import check_kind
 
 _FACING_SHARE = 0.5
 """Share of a capture's cameras that has to see the subject."""
@@ -24,6 +25,7 @@ def check_cameras_face_subject(cameras: Cameras, *, radius: float = 0.5, minimum
     Raises:
         CamerasError: saying how many axes pass near the origin and how many look away, and the likely cause.
     """
+    check_kind("cameras", cameras, Cameras)
     distance = cameras.centers.norm(dim=-1)
     inside = distance < minimum_distance
     if inside.any():
@@ -59,6 +61,7 @@ def cameras_looking_elsewhere(cameras: Cameras) -> list[int]:
     Raises:
         CamerasError: if they are more than half: then the convention is wrong, not a few photos.
     """
+    check_kind("cameras", cameras, Cameras)
     elsewhere = []
     for i, camera in enumerate(cameras):
         try:

@@ -17,6 +17,7 @@ from ..files.text_files import read_json
 from .camera_path_json import is_camera_path, read_camera_path_json
 from .cameras import Cameras
 from .capture import Capture
+from .checks import check_kind
 from .co3d import read_co3d
 from .colmap import find_model, read_colmap, write_colmap
 from .polycam import find_keyframes, read_polycam
@@ -45,7 +46,8 @@ def load_capture(
         format (`str`, *optional*): A name of `FORMATS`; recognised by name and content if not given.
         sequence (`str`, *optional*): The sequence of a CO3Dv2 file.
         height (`int`, *optional*), width (`int`, *optional*): Image size of a file that has none: RealEstate10K always,
-            JSON files at times. A size in the file comes first.
+            JSON files at times. They stand in for what the file lacks and are no size to resize to: cameras of a file that
+            says its size have that one, whatever is given here; [`Cameras.resize`] and [`Cameras.cover`] change it.
         convention (`str`, *optional*): A name of `CONVENTIONS`, for a JSON file whose poses are not OpenGL's, as nerfstudio
             defines them.
 
@@ -80,7 +82,10 @@ def load_capture(
 
 
 def load_cameras(path: str | PathLike[str], format: str | None = None, **options: Any) -> Cameras:
-    """Reads the cameras of a file; see [`load_capture`], whose options it takes.
+    """Reads the cameras of a file, in the image size that the file has.
+
+    `format`, `sequence`, `height`, `width` and `convention` are those of [`load_capture`]. A `height` and `width` are for
+    files that lack them and resize nothing: `load_cameras(file).cover(height, width)` does.
 
     Raises:
         CamerasError: also if the photos are distorted: their cameras are only right for undistorted photos.
@@ -116,6 +121,7 @@ def save_cameras(
         points (tuple of `torch.Tensor` of shape `(P, 3)`, *optional*): Positions and colours (0 to 255), for COLMAP.
     """
     path = Path(path)
+    check_kind("cameras", cameras, Cameras)
     if names is None:
         names = [f"{i:04d}.png" for i in range(len(cameras))]
     for argument, given in (("names", names), ("mask_names", mask_names)):

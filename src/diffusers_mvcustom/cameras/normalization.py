@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..errors import CamerasError, MVCustomError
 from .cameras import Cameras
+from .checks import check_kind
 
 Up = str | Sequence[float] | Tensor | None
 """World up: `"auto"`, a vector, or `None` for that of the cameras' own world."""
@@ -66,6 +67,7 @@ class SubjectFrame:
 
     def to_user(self, cameras: Cameras) -> Cameras:
         """Cameras of the subject frame in the user's world."""
+        check_kind("cameras", cameras, Cameras)
         rotation, translation = self.rotation.to(cameras.camera_to_world), self.translation.to(cameras.camera_to_world)
         poses = cameras.camera_to_world.clone()
         poses[:, :3, :3] = rotation @ cameras.camera_to_world[:, :3, :3]
@@ -81,6 +83,7 @@ class SubjectFrame:
 
     def to_subject(self, cameras: Cameras) -> Cameras:
         """Cameras of the user's world in the subject frame."""
+        check_kind("cameras", cameras, Cameras)
         rotation, translation = self.rotation.to(cameras.camera_to_world), self.translation.to(cameras.camera_to_world)
         poses = cameras.camera_to_world.clone()
         poses[:, :3, :3] = rotation.T @ cameras.camera_to_world[:, :3, :3]
@@ -124,6 +127,7 @@ def normalize_cameras(
     Raises:
         CamerasError: if the optical axes have no common point (all parallel, or a single camera).
     """
+    check_kind("cameras", cameras, Cameras)
     exact = cameras.to(dtype=torch.float64)
     center = nearest_point_to_axes(exact)
     if up is None:
@@ -162,6 +166,7 @@ def estimate_up(cameras: Cameras) -> Tensor:
     near one of the four image axes (the mean of the cameras' own "up" says nothing then). They look at an object from
     above more than from below. And they walk around it at much the same height.
     """
+    check_kind("cameras", cameras, Cameras)
     poses = cameras.camera_to_world[:, :3, :3].double()
     candidates = torch.cat(
         [_directions(8000).to(poses), *(sign * poses[:, :, axis] for sign in (1, -1) for axis in (0, 1))]

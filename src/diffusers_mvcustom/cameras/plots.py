@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from .cameras import Cameras
+from .checks import check_kind
 
 
 def plot_cameras(cameras: Cameras, *, ax: Any = None, title: str | None = None, frustum: float | None = None) -> Any:
@@ -30,6 +31,7 @@ def plot_cameras(cameras: Cameras, *, ax: Any = None, title: str | None = None, 
     from matplotlib.figure import Figure
     from mpl_toolkits.mplot3d.art3d import Line3DCollection
 
+    check_kind("cameras", cameras, Cameras)
     if ax is None:
         ax = Figure(figsize=(7, 7), layout="constrained").add_subplot(projection="3d")
     cameras = cameras.to("cpu", torch.float64)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ..errors import CamerasError
-from .checks import as_float_tensor, as_size, is_real
+from .checks import as_float_tensor, as_number, as_pair, as_size, check_kind, is_real
+from .rotations import rotation_matrices, slerp
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -128,13 +129,12 @@ class TrajectoryConstructors:
             [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
         """
         _check_count(count)
-        span = azimuth[1] - azimuth[0]
-        closed = math.isclose(abs(span), 360.0)
+        first, last = as_pair("azimuth", azimuth, "the first and the last azimuth in degrees")
+        closed = math.isclose(abs(last - first), 360.0)
         share = _shares(count, closed)
-        low, high = elevation if isinstance(elevation, (tuple, list)) else (elevation, elevation)
-        _check_elevation(low, high)
+        low, high = _elevations(elevation)
         view = _View(like, radius, target, field_of_view, height, width)
-        return view.cameras(cls, view.around(azimuth[0] + span * share, low + (high - low) * share))
+        return view.cameras(cls, view.around(first + (last - first) * share, low + (high - low) * share))
 
     @classmethod
     def arc(
@@ -154,9 +154,8 @@ class TrajectoryConstructors:
         **options: Unpack[ViewOptions],
     ) -> Cameras:
         """An orbit of `turns` turns from `azimuth` on, rising from the first to the last elevation."""
-        return cls.orbit(
-            count, azimuth=(azimuth, azimuth + 360.0 * turns * (1 - 1e-6)), elevation=elevation, **options
-        )
+        first, turns = as_number("azimuth", azimuth), as_number("turns", turns)
+        return cls.orbit(count, azimuth=(first, first + 360.0 * turns * (1 - 1e-6)), elevation=elevation, **options)
 
     @classmethod
     def lemniscate(
@@ -170,6 +169,8 @@ class TrajectoryConstructors:
     ) -> Cameras:
         """A closed figure of eight on the sphere: `degrees` to either side in azimuth, a quarter of it in elevation."""
         _check_count(count)
+        azimuth, elevation = as_number("azimuth", azimuth), as_number("elevation", elevation)
+        degrees = as_number("degrees", degrees)
         angle = 2 * math.pi * _shares(count, closed=True)
         elevations = elevation + degrees / 4 * torch.sin(2 * angle)
         _check_elevation(elevations.min().item(), elevations.max().item())
@@ -188,11 +189,12 @@ class TrajectoryConstructors:
     ) -> Cameras:
         """From the first to the last distance (in radii) to the target, straight."""
         _check_count(count)
-        _check_positive("distance", *distance)
+        first, last = _positive_pair("distance", distance, "the first and the last distance in radii")
+        azimuth, elevation = as_number("azimuth", azimuth), as_number("elevation", elevation)
         _check_elevation(elevation, elevation)
         view = _View(**options)
         share = _shares(count)
-        scale = distance[0] + (distance[1] - distance[0]) * share
+        scale = first + (last - first) * share
         centers = view.around(torch.full_like(share, azimuth), torch.full_like(share, elevation), scale)
         return view.cameras(cls, centers)
 
@@ -207,9 +209,9 @@ class TrajectoryConstructors:
         **options: Unpack[ViewOptions],
     ) -> Cameras:
         """One pose, the focal length multiplied from the first to the last factor."""
-        _check_positive("factor", *factor)
+        first, last = _positive_pair("factor", factor, "the first and the last factor of the focal length")
         cameras = cls.dolly(count, distance=(1.0, 1.0), azimuth=azimuth, elevation=elevation, **options)
-        return _with_focal(cls, cameras, factor[0] + (factor[1] - factor[0]) * _shares(count))
+        return _with_focal(cls, cameras, first + (last - first) * _shares(count))
 
     @classmethod
     def dolly_zoom(
@@ -222,8 +224,9 @@ class TrajectoryConstructors:
         **options: Unpack[ViewOptions],
     ) -> Cameras:
         """A dolly whose focal length changes with the distance, so that the target keeps its size in the image."""
-        cameras = cls.dolly(count, distance=distance, azimuth=azimuth, elevation=elevation, **options)
-        return _with_focal(cls, cameras, distance[0] + (distance[1] - distance[0]) * _shares(count))
+        first, last = _positive_pair("distance", distance, "the first and the last distance in radii")
+        cameras = cls.dolly(count, distance=(first, last), azimuth=azimuth, elevation=elevation, **options)
+        return _with_focal(cls, cameras, first + (last - first) * _shares(count))
 
     @classmethod
     def translate(
@@ -237,7 +240,7 @@ class TrajectoryConstructors:
     ) -> Cameras:
         """A straight move without turning, by ± half of `offset` (x right, y up, z back, in the first camera's axes)."""
         cameras = cls.dolly(count, distance=(1.0, 1.0), azimuth=azimuth, elevation=elevation, **options)
-        offset = torch.as_tensor(offset, dtype=cameras.dtype)
+        offset = as_float_tensor("offset", offset).to(cameras.camera_to_world)
         if offset.shape != (3,) or not offset.isfinite().all():
             raise CamerasError(f"offset: expected 3 finite numbers (right, up, back), got {offset.tolist()}.")
         moved = cameras.camera_to_world.clone()
@@ -254,6 +257,7 @@ class TrajectoryConstructors:
             count (`int`): Number of cameras.
         """
         _check_count(count)
+        check_kind("keys", keys, TrajectoryConstructors)
         if len(keys) < 2:
             raise CamerasError(f"keys: expected at least 2 key cameras, got {len(keys)}.")
         at = _shares(count).to(keys.camera_to_world) * (len(keys) - 1)
@@ -261,7 +265,7 @@ class TrajectoryConstructors:
         share = at - first
         mix = share[:, None, None]
         poses = keys.camera_to_world[first] * (1 - mix) + keys.camera_to_world[first + 1] * mix
-        poses[:, :3, :3] = _slerp(keys.camera_to_world[first, :3, :3], keys.camera_to_world[first + 1, :3, :3], share)
+        poses[:, :3, :3] = slerp(keys.camera_to_world[first, :3, :3], keys.camera_to_world[first + 1, :3, :3], share)
         intrinsics = keys.intrinsics[first] * (1 - mix) + keys.intrinsics[first + 1] * mix
         return _cameras(cls)(poses, intrinsics, keys.height, keys.width)
 
@@ -275,10 +279,12 @@ class TrajectoryConstructors:
         generator: torch.Generator | None = None,
     ) -> Cameras:
         """The cameras with normally distributed errors: turned by `degrees`, moved by `distance` (standard deviations)."""
+        check_kind("cameras", cameras, TrajectoryConstructors)
+        degrees, distance = as_number("degrees", degrees), as_number("distance", distance)
         count = len(cameras)
         noise = torch.randn(2, count, 3, generator=generator, dtype=torch.float64).to(cameras.camera_to_world)
         poses = cameras.camera_to_world.clone()
-        poses[:, :3, :3] = poses[:, :3, :3] @ _rotation(noise[0] * math.radians(degrees) / math.sqrt(3))
+        poses[:, :3, :3] = poses[:, :3, :3] @ rotation_matrices(noise[0] * math.radians(degrees) / math.sqrt(3))
         poses[:, :3, 3] += noise[1] * distance / math.sqrt(3)
         return _cameras(cls)(poses, cameras.intrinsics, cameras.height, cameras.width)
 
@@ -301,6 +307,7 @@ class _View:
         if self.target.shape != (3,):
             raise CamerasError(f"target: expected a point of 3 numbers, got {self.target.tolist()}.")
         if like is not None:
+            check_kind("like", like, TrajectoryConstructors)
             height = like.height if height is None else height
             width = like.width if width is None else width
             like = like.cover(height, width) if (like.height, like.width) != (height, width) else like
@@ -350,31 +357,23 @@ def _with_focal(cls: type[TrajectoryConstructors], cameras: Cameras, factors: Te
     return _cameras(cls)(cameras.camera_to_world, cameras.intrinsics * scale, cameras.height, cameras.width)
 
 
-def _rotation(vectors: Tensor) -> Tensor:
-    """Rotation matrices `(N, 3, 3)` of rotation vectors `(N, 3)`, whose length is the angle in radians."""
-    x, y, z = vectors.unbind(-1)
-    zero = torch.zeros_like(x)
-    rows = [torch.stack(row, dim=-1) for row in ([zero, -z, y], [z, zero, -x], [-y, x, zero])]
-    return torch.linalg.matrix_exp(torch.stack(rows, dim=-2))
-
-
-def _slerp(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
-    """Rotations `(N, 3, 3)` at `share` of the way from `first` to `second`, on the shortest way."""
-    turn = first.transpose(1, 2) @ second
-    cosine = ((turn.diagonal(dim1=1, dim2=2).sum(-1) - 1) / 2).clamp(-1, 1)
-    angle = torch.acos(cosine)
-    # The axis is the eigenvector of 1 of the symmetric part: well defined at half turns too.
-    axis = torch.linalg.eigh((turn + turn.transpose(1, 2)) / 2).eigenvectors[..., -1]
-    skew = torch.stack(
-        [turn[:, 2, 1] - turn[:, 1, 2], turn[:, 0, 2] - turn[:, 2, 0], turn[:, 1, 0] - turn[:, 0, 1]], dim=-1
-    )
-    sign = torch.where((skew * axis).sum(-1, keepdim=True) < 0, -1.0, 1.0).to(axis)
-    return first @ _rotation(axis * sign * (angle * share)[:, None])
-
-
 def _check_count(count: int) -> None:
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise CamerasError(f"count: expected a whole number of cameras of at least 1, got {count!r}.")
+
+
+def _positive_pair(name: str, value: tuple[float, float], meaning: str) -> tuple[float, float]:
+    pair = as_pair(name, value, meaning)
+    _check_positive(name, *pair)
+    return pair
+
+
+def _elevations(elevation: Range) -> tuple[float, float]:
+    """The first and the last elevation, of two or of one that stays."""
+    both = (elevation, elevation) if is_real(elevation) else elevation
+    low, high = as_pair("elevation", both, "one elevation, or the first and the last, in degrees")
+    _check_elevation(low, high)
+    return low, high
 
 
 def _check_positive(name: str, *values: float) -> None:

@@ -209,6 +209,11 @@ def _loading(what: str, package: str, remedy: str) -> Iterator[None]:
         raise MetricUnavailable(f"{what} needs the package {package}: pip install 'diffusers-mvcustom[eval]'.")
     try:
         yield
+    except ModuleNotFoundError as error:
+        raise MetricUnavailable(
+            f"{what} needs {error.name or error}, which is not installed: pip install 'diffusers-mvcustom[eval]'. "
+            "torchvision has to be of the same build as torch."
+        ) from error
     except (ImportError, OSError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise MetricUnavailable(f"{what} cannot be loaded: {reason[:200]} - {remedy}.") from error

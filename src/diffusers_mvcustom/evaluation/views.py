@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..cameras import Cameras
+from ..cameras.checks import check_kind
 from ..cameras.normalization import nearest_point_to_axes
 from ..errors import CamerasError, MVCustomError
 
@@ -74,6 +75,7 @@ def view_pairs(cameras: Cameras, max_angle: float = 30.0) -> list[tuple[int, int
         >>> view_pairs(Cameras.orbit(4, azimuth=(0.0, 60.0)), max_angle=45.0)
         [(0, 1), (0, 2), (1, 2), (1, 3), (2, 3)]
     """
+    check_kind("cameras", cameras, Cameras)
     count = len(cameras)
     chosen = {(i, i + 1) for i in range(count - 1)}
     try:

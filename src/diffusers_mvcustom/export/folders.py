@@ -9,17 +9,15 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from ..cameras import Cameras, SubjectFrame
+from ..cameras.checks import check_kind
 from ..cameras.colmap import write_colmap
 from ..cameras.transforms_json import write_transforms_json
 from ..errors import MVCustomError
 from ..files.whole import replaced_file, take_place
 from .animations import ANIMATIONS, check_animation, has_video_writer, save_animation
 from .generation_record import RECORD_NAME, encoded_records
-from .pictures import Views, contact_sheet, views_to_pil
+from .pictures import Frames, Views, contact_sheet, views_to_pil
 from .point_cloud import save_point_cloud
 from .scene_points import AnchorDepth, dense_points, observed_points
 
@@ -40,9 +38,34 @@ _OTHER_FILES = (
     "mkv",
     "webm",
     "m4v",
+    "pdf",
+    "svg",
     "json",
     "txt",
+    "csv",
+    "md",
+    "html",
+    "yaml",
+    "yml",
+    "npy",
+    "npz",
+    "pt",
+    "pth",
+    "safetensors",
+    "obj",
+    "stl",
+    "glb",
+    "gltf",
+    "splat",
     "zip",
+    "tar",
+    "gz",
+    "tgz",
+    "bz2",
+    "xz",
+    "zst",
+    "7z",
+    "rar",
 )
 """Endings that nobody gives a folder on purpose."""
 _SHEET, _CLOUD = "contact_sheet.png", "points.ply"
@@ -87,7 +110,7 @@ def check_export(
 
 def save_views(
     path: str | PathLike[str],
-    frames: Sequence[Views] | np.ndarray | torch.Tensor,
+    frames: Frames,
     cameras: Cameras | None = None,
     *,
     formats: Sequence[str] | None = None,
@@ -114,7 +137,8 @@ def save_views(
     Args:
         path (`str` or path): A folder; several sets go into `0/`, `1/`, ... inside it. Or one file, by its ending: `.gif`,
             `.mp4`, `.webp`, `.png` (the contact sheet) or `.ply`.
-        frames: The pipeline's output, see [`views_to_pil`].
+        frames: The pipeline's output, or one set of views: a list of PIL images, an array `(N, H, W, 3)` or a tensor
+            `(N, 3, H, W)`, see [`views_to_pil`].
         cameras ([`Cameras`], *optional*): One per view, in the subject frame; without them no camera files are written.
         formats (sequence of `str`, *optional*): Which of `EXPORT_FORMATS`. By default a GIF, with cameras a COLMAP model,
             with geometry a PLY file, and an MP4 where the extra `video` is installed.
@@ -129,6 +153,8 @@ def save_views(
             or geometry that is not given; if a record cannot be JSON; or if the disk is full.
     """
     path, sets = Path(path), views_to_pil(frames)
+    if cameras is not None:
+        check_kind("cameras", cameras, Cameras)
     check_export(path, formats, fps, len(sets))
     for views in sets:
         if cameras is not None and len(views) != len(cameras):
