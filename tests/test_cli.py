@@ -124,6 +124,7 @@ def test_a_subject_is_made_of_cameras_that_see_it_and_of_a_new_word(mvcustom, cu
             "out/nowhere",
             "model: out/nowhere: there is no such folder, and as a Hub id it is not in the cache",
         ),
+        ("--model", "tinny", "model: expected a folder, a Hub id such as you/base, or one of toy, tiny, sd15"),
         ("--model", "a/b/c", "model: a/b/c: there is no such folder, and it is no Hub id either"),
         ("--motion-adapter", "out/nowhere", "motion_adapter: out/nowhere: there is no such folder"),
         ("--depth-model", "out/nowhere", "depth_model: out/nowhere: there is no such folder"),
@@ -189,6 +190,14 @@ def test_errors_are_one_line(mvcustom, tmp_path, arguments, message):
 )
 def test_wrong_options_are_refused(mvcustom, arguments):
     mvcustom(*arguments, code=2)
+
+
+def test_an_option_that_takes_one_value_is_given_once(mvcustom):
+    for twice in (("--subject", "a", "--subject", "b"), ("--subject", "a", "--subject=b")):
+        refused = mvcustom("generate", "--model", "tiny", "--prompt", "a", "--prompt", "b", *twice, "-o", "o", code=2)
+        assert "--subject: given more than once" in refused.stderr
+    refused = mvcustom("cameras", "show", "a.json", "--height", 3, "--height", 4, code=2).stderr
+    assert "--height: given more than once" in refused
 
 
 def test_an_option_of_two_numbers_says_so(mvcustom):

@@ -7044,7 +7044,9 @@ def resolve_cameras(
             raise CamerasError("camera_intrinsics: only for poses given as a tensor; a file holds its own.")
         cameras = load_cameras(cameras, convention=convention)
     else:
-        poses = torch.as_tensor(cameras)
+        if not isinstance(cameras, Tensor) and not hasattr(cameras, "__array__"):
+            check_kind("cameras", cameras, Cameras)  # a list of Cameras, a number: says what to do
+        poses = as_float_tensor("cameras", cameras)
         if convention is None or intrinsics is None or height is None or width is None:
             needed = {
                 "camera_convention": convention,
@@ -8110,8 +8112,7 @@ def _model_card(adapter: SubjectAdapter, samples: list[str]) -> ModelCard:
     lines = [
         f"# {config.token}: one {config.class_noun}, from any camera",
         "",
-        f"A subject for [diffusers-mvcustom](https://pypi.org/project/diffusers-mvcustom/), learned from "
-        f"{len(references)} posed photos.",
+        f"A subject for diffusers-mvcustom, learned from {len(references)} posed photos.",
         "",
         "| | |",
         "|---|---|",
@@ -8560,7 +8561,8 @@ class SubjectAdapter(nn.Module):
         """Raises for target cameras that cannot show the subject: the likely cause is another convention or unit.
 
         Raises:
-            CamerasError: if every camera looks away from the subject or has it beyond the far bound of the rays.
+            CamerasError: if every camera looks away from the subject or past it, has it beyond the far bound of the rays, or a
+                field of view that no lens has.
         """
         check_target_cameras(cameras, far=self.config.feature_nerf.far, subject_frame=self.config.subject_frame)
 
@@ -8903,6 +8905,11 @@ class SubjectLoadingMixin(PipelinePart):
         if adapter_name is not None and (not isinstance(adapter_name, str) or not adapter_name or "." in adapter_name):
             raise MVCustomError(f"adapter_name: expected a name without dots, got {adapter_name!r}.")
         self._refuse_fused("load_subject")
+        if not isinstance(subject, (SubjectAdapter, str, PathLike)):
+            other = ", of another module than this pipeline's" if type(subject).__name__ == "SubjectAdapter" else ""
+            raise MVCustomError(
+                f"subject: expected a SubjectAdapter, a folder or a Hub id, got a {type(subject).__name__}{other}."
+            )
         if not isinstance(subject, SubjectAdapter):
             subject = SubjectAdapter.from_pretrained(subject, **kwargs)
         elif kwargs:

@@ -1,5 +1,6 @@
 """`mvcustom app` before anything is loaded."""
 
+import socket
 import subprocess
 import sys
 
@@ -26,6 +27,16 @@ def test_without_gradio_it_says_what_to_install():
 def test_an_unknown_dtype_is_refused():
     said = run("from diffusers_mvcustom.cli import main\nmain(['app', '--dtype', 'float8'])")
     assert "expected float32, float16 or bfloat16, got 'float8'" in said
+
+
+def test_a_port_that_is_taken_is_told_before_a_model_is_loaded(mvcustom):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        refused = mvcustom("app", "--model", "nowhere", "--port", port, code=1).stderr
+    assert f"port: {port} of 127.0.0.1 cannot be had" in refused
+    assert "--port" in refused
 
 
 def test_a_free_port_is_one_of_this_machine():

@@ -38,6 +38,8 @@ def refused(pipe, cameras):
         ("cameras", {"cameras": None}),
         ("camera_convention", {"cameras": torch.eye(4)[None]}),
         ("camera_convention", {"camera_convention": "opencv"}),
+        (r"Cameras.cat\(list\) joins them", {"cameras": [Cameras.orbit(2), Cameras.orbit(2)]}),
+        ("cameras: expected Cameras, got 3", {"cameras": 3}),
         ("prompt", {"prompt": []}),
         ("prompt", {"prompt": None}),
         ("prompt", {"prompt": ["a mug", 3]}),

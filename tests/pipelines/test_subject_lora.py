@@ -120,6 +120,8 @@ def test_names_that_are_taken_or_no_names(pipe, make_subject):
     for name in ("", "a.b", 5):
         with pytest.raises(MVCustomError, match="adapter_name: expected a name without dots"):
             pipe.load_subject(subject, adapter_name=name)
+    with pytest.raises(MVCustomError, match="subject: expected a SubjectAdapter, a folder or a Hub id, got a int"):
+        pipe.load_subject(3)
     pipe.load_textual_inversion({"<cube>": torch.ones(32)}, token="<cube>")
     with pytest.raises(MVCustomError, match="token: '<cube>' is a word of this tokenizer already"):
         pipe.load_subject(subject)

@@ -58,7 +58,7 @@ def test_only_lora_word_and_feature_nerf_change(make_trainer):
 def test_each_part_can_be_left_out(make_trainer, tmp_path, off, gone):
     trainer = make_trainer(**{off: False}, max_train_steps=1)
     folder = trainer.train()
-    assert not [name for name in trainer.parts.trained if gone in name or gone == "pose_conditioner" in name]
+    assert not [name for name in trainer.trained if gone in name or gone == "pose_conditioner" in name]
     assert (folder / "pytorch_lora_weights.safetensors").exists() == (off != "train_lora")
     assert (folder / "learned_embeds.safetensors").exists() == (off != "train_token")
     if off == "train_feature_nerf":
@@ -292,12 +292,12 @@ def test_fp16_on_a_cpu_is_refused(make_trainer):
 def test_the_average_of_the_weights_is_what_is_saved(make_trainer, tmp_path):
     trainer = make_trainer(use_ema=True, ema_decay=0.5, max_train_steps=3, learning_rate=1e-2)
     folder = trainer.train()
-    names = list(trainer.parts.trained)
+    names = list(trainer.trained)
     index = names.index("token.embeddings")
     shadow = trainer.ema.shadow_params[index]
     saved = load_file(folder / "learned_embeds.safetensors")["<my-cube>"]
     assert torch.equal(saved, shadow)
-    assert not torch.equal(saved, trainer.parts.trained["token.embeddings"])
+    assert not torch.equal(saved, trainer.trained["token.embeddings"])
     assert "ema" in load_checkpoint(trainer.checkpoints.latest()).tensors
 
 
@@ -414,6 +414,8 @@ def test_another_trainings_work_is_not_written_over(make_trainer, tmp_path):
         make_trainer(max_train_steps=2, rank=3, resume_from_checkpoint="latest")
     with pytest.raises(MVCustomError, match="checkpoint-77 is no complete checkpoint"):
         make_trainer(max_train_steps=2, resume_from_checkpoint="checkpoint-77")
+    with pytest.raises(MVCustomError, match=r"output_dir: expected a folder of its own, got .* which holds the data"):
+        make_trainer(data=str(tmp_path), output_dir=str(tmp_path / "out" / ".."))
     (tmp_path / "file").write_text("x")
     with pytest.raises(MVCustomError, match="output_dir: expected a folder"):
         make_trainer(output_dir=str(tmp_path / "file"))

@@ -17,6 +17,7 @@ from .failures import failure_line
 from .generate import generate
 from .prepare import prepare
 from .random_model import random_model
+from .repeated_options import repeated_option
 from .train_backbone import train_backbone_command
 from .train_lora import train_lora_command
 
@@ -70,6 +71,8 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     try:
+        if (twice := repeated_option(typer.main.get_command(app), arguments)) is not None:
+            raise typer.BadParameter(f"{twice}: given more than once, and it takes one value")
         code = app(
             [argument for argument in arguments if argument != "--debug"], prog_name="mvcustom", standalone_mode=False
         )

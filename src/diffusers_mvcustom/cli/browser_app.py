@@ -45,6 +45,10 @@ def app_command(
         raise typer.BadParameter(
             f"{' and '.join(missing)} not installed, which the app needs: pip install 'diffusers-mvcustom[app]'"
         )
+    from ..app.ports import check_port
+
+    if port:
+        check_port(host, port)
     import torch
 
     from ..app import Workshop

@@ -233,7 +233,8 @@ def generate(
     assert prompt is not None  # either these or prompts of a file are given
     maker.use_subject(subject)
     targets = maker.make(prompt, seed, output)
-    hooks = " + ".join(type(hook).__name__ for hook in pipe.hooks) or "no hooks"
+    acting = [hook for hook in pipe.hooks if len(targets) > 1 or not getattr(hook, "needs_several_frames", False)]
+    hooks = " + ".join(type(hook).__name__ for hook in acting) or "no hooks"
     typer.echo(
         f"{len(prompt)} × {len(targets)} views of {targets.width} × {targets.height} in "
         f"{time.perf_counter() - started:.1f} s ({steps} steps, {hooks}) → {output}"

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from ..errors import MVCustomError
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ def load_model(
         from ..toy import random_components
         from ..toy.random_models import checked_size
 
+        typer.echo(f"model {model}: random weights; its views are noise", err=True)
         components = random_components(checked_size(model), seed=0)
         components.update({name: part for name, part in options.items() if name in components and part is not None})
         pipe = MVCustomPipeline(**components)
@@ -57,6 +60,11 @@ def load_model(
         from ..toy.shipped import shipped_folder
 
         model = str(shipped_folder("toy"))
+    elif "/" not in model and not Path(model).exists():
+        known = ", ".join((SHIPPED_MODEL, *RANDOM_MODELS))
+        raise MVCustomError(
+            f"model: expected a folder, a Hub id such as you/base, or one of {known}, got {model!r}, which is none of them."
+        )
     if motion_adapter is not None:
         options["motion_adapter"] = motion_adapter
     if dtype is not None:

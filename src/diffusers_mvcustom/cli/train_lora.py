@@ -23,8 +23,14 @@ _EXAMPLES = """examples:
   accelerate launch train_lora.py --config settings.yaml --output_dir out/my-mug --resume_from_checkpoint latest"""
 
 
-def train_lora(arguments: Sequence[str]) -> None:
-    """Parses the settings, loads the model, trains. Errors of the user's are raised as [`MVCustomError`]."""
+SCRIPT = ("accelerate", "launch", "train_lora.py")
+
+
+def train_lora(arguments: Sequence[str], called: Sequence[str] = SCRIPT) -> None:
+    """Parses the settings, loads the model, trains. Errors of the user's are raised as [`MVCustomError`].
+
+    `called` is what stood before the arguments, for the result's card.
+    """
     from ..training import SubjectTrainingConfig
     from ..training.command_line import parse_settings
     from ..training.environment_checks import check_environment
@@ -36,7 +42,7 @@ def train_lora(arguments: Sequence[str]) -> None:
     from ..training import SubjectTrainer  # takes seconds: a mistake in the settings is told before
 
     pipe = load_training_model(config)
-    command = shlex.join(["accelerate", "launch", "train_lora.py", *arguments])
+    command = shlex.join([*called, *arguments])
     SubjectTrainer(config, pipe, command=command).train()
 
 
@@ -47,7 +53,7 @@ def train_lora_command(context: typer.Context) -> None:
 
     Photos that `mvcustom prepare` did not give a token and a noun need `--token "<my-mug>" --class_noun mug`.
     """
-    train_lora(context.args)
+    train_lora(context.args, called=("mvcustom", "train-lora"))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

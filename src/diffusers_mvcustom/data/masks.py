@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,11 +56,23 @@ def has_alpha(file: Path) -> bool:
 
 
 def check_background_removal() -> None:
-    """Raises if rembg is not installed, before anything is computed."""
+    """Raises if rembg is not installed or cannot get its model, before anything is computed."""
     if not is_installed("rembg"):
         raise MVCustomError(
             "masks: 'rembg' needs the package rembg (pip install 'diffusers-mvcustom[masks]'), or give a folder of masks."
         )
+    _rembg_session()
+
+
+def _rembg_session() -> Any:
+    from rembg import new_session
+
+    try:
+        return new_session()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise MVCustomError(
+            f"masks: rembg cannot load its model: {error}. Without a network it cannot fetch it; give a folder of masks."
+        ) from error
 
 
 def removed_background(images: Tensor) -> Tensor:
@@ -74,17 +87,14 @@ def removed_background(images: Tensor) -> Tensor:
     Raises:
         MVCustomError: if rembg is not installed, or cannot get its model.
     """
-    check_background_removal()
-    from rembg import new_session, remove
+    from rembg import remove
 
+    session = _rembg_session()
     try:
-        session = new_session()
         masks = []
         for image in images:
             pixels = Image.fromarray((image * 255).round().byte().permute(1, 2, 0).cpu().numpy())
             masks.append(torch.from_numpy(np.array(remove(pixels, session=session, only_mask=True), dtype=np.float32)))
     except (OSError, RuntimeError, ValueError) as error:
-        raise MVCustomError(
-            f"masks: rembg did not work: {error}. Without a network it cannot fetch its model."
-        ) from error
+        raise MVCustomError(f"masks: rembg did not work: {error}.") from error
     return torch.stack(masks)[:, None] / 255

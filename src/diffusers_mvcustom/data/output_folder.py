@@ -51,8 +51,9 @@ def check_output(source: Path, output: Path, fingerprint: str | None, overwrite:
         return True
     if not overwrite:
         raise MVCustomError(
-            f"output: {output} was prepared from other photos or with other settings; replace it with --overwrite, or name "
-            "another folder."
+            f"output: {output} was prepared from other photos or with other settings; replace it with --overwrite (which "
+            "looks for cameras again, where they were not given), or name another folder. Another token alone needs neither: "
+            "train-lora takes one."
         )
     if changed := _changed(output, record):
         raise MVCustomError(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..cameras import Cameras, cameras_from_convention, load_cameras
+from ..cameras.checks import as_float_tensor, check_kind
 from ..errors import CamerasError, MVCustomError
 
 CamerasInput = Cameras | str | PathLike[str] | Tensor
@@ -50,7 +51,9 @@ def resolve_cameras(
             raise CamerasError("camera_intrinsics: only for poses given as a tensor; a file holds its own.")
         cameras = load_cameras(cameras, convention=convention)
     else:
-        poses = torch.as_tensor(cameras)
+        if not isinstance(cameras, Tensor) and not hasattr(cameras, "__array__"):
+            check_kind("cameras", cameras, Cameras)  # a list of Cameras, a number: says what to do
+        poses = as_float_tensor("cameras", cameras)
         if convention is None or intrinsics is None or height is None or width is None:
             needed = {
                 "camera_convention": convention,

@@ -82,6 +82,11 @@ class SubjectLoadingMixin(PipelinePart):
         if adapter_name is not None and (not isinstance(adapter_name, str) or not adapter_name or "." in adapter_name):
             raise MVCustomError(f"adapter_name: expected a name without dots, got {adapter_name!r}.")
         self._refuse_fused("load_subject")
+        if not isinstance(subject, (SubjectAdapter, str, PathLike)):
+            other = ", of another module than this pipeline's" if type(subject).__name__ == "SubjectAdapter" else ""
+            raise MVCustomError(
+                f"subject: expected a SubjectAdapter, a folder or a Hub id, got a {type(subject).__name__}{other}."
+            )
         if not isinstance(subject, SubjectAdapter):
             subject = SubjectAdapter.from_pretrained(subject, **kwargs)
         elif kwargs:

@@ -185,8 +185,7 @@ def _model_card(adapter: SubjectAdapter, samples: list[str]) -> ModelCard:
     lines = [
         f"# {config.token}: one {config.class_noun}, from any camera",
         "",
-        f"A subject for [diffusers-mvcustom](https://pypi.org/project/diffusers-mvcustom/), learned from "
-        f"{len(references)} posed photos.",
+        f"A subject for diffusers-mvcustom, learned from {len(references)} posed photos.",
         "",
         "| | |",
         "|---|---|",

@@ -80,7 +80,7 @@ def _model_card(
     lines = [
         "# Motion modules with dense spatio-temporal attention",
         "",
-        "Trained with [diffusers-mvcustom](https://pypi.org/project/diffusers-mvcustom/). A stock diffusers `MotionAdapter`: "
+        "Trained with diffusers-mvcustom. A stock diffusers `MotionAdapter`: "
         "it also loads in `AnimateDiffPipeline`, there with attention along time only.",
         "",
         "| | |",

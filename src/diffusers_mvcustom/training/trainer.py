@@ -330,6 +330,8 @@ class Trainer(ABC, Generic[Config]):
         output = self.output
         if output.exists() and not output.is_dir():
             raise MVCustomError(f"output_dir: expected a folder, {output} is a file.")
+        if isinstance(self.config.data, str) and Path(self.config.data).resolve() == output.resolve():
+            raise MVCustomError(f"output_dir: expected a folder of its own, got {output}, which holds the data.")
         if self.config.resume_from_checkpoint is not None:
             return
         for found in (self.checkpoints.latest(), output / self.result_name):
