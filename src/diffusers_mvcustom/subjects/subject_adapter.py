@@ -186,8 +186,8 @@ class SubjectAdapter(nn.Module):
         """Raises for target cameras that cannot show the subject: the likely cause is another convention or unit.
 
         Raises:
-            CamerasError: if every camera looks away from the subject or past it, has it beyond the far bound of the rays, or a
-                field of view that no lens has.
+            CamerasError: if every camera looks away from the subject or past it, has it beyond the far bound of the rays, or
+                a field of view that no lens has.
         """
         check_target_cameras(cameras, far=self.config.feature_nerf.far, subject_frame=self.config.subject_frame)
 
