@@ -12,11 +12,14 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import torch
 from docs.page_blocks import DOCS, blocks_of
 from PIL import Image
+from safetensors.torch import save_file
 from synthetic_capture import write_capture
 
 BASE = "you/base"
+STYLE = "you/watercolour"
 IMAGE_MODEL = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 MOTION_ADAPTER = "guoyww/animatediff-motion-adapter-v1-5-3"
 DEPTH_MODEL = "Intel/zoedepth-nyu-kitti"
@@ -51,12 +54,21 @@ def write_workshop(folder: Path) -> Path:
     shutil.copytree(folder / "posed", folder / "photos")
     cameras, frame = normalize_cameras(_capture(folder).cameras)
     _write_subject(pipe, folder, cameras, frame)
+    (folder / STYLE).mkdir(parents=True)
+    save_file(_lora(pipe), folder / STYLE / "pytorch_lora_weights.safetensors")
     shutil.copytree(folder / "posed" / "images", folder / "videos" / "around-a-cube")
     adapter.save_pretrained(folder / "out" / "backbone" / "motion_adapter")
     Image.fromarray(np.full((64, 64, 3), (90, 140, 200), np.uint8)).save(folder / "anchor.png")
     (folder / "path.json").write_text(_first_json(DOCS / "generating.md"))
     (folder / "prompts.json").write_text(json.dumps(["a mug by a lake", {"prompt": "a car", "output": "car"}]))
     return folder
+
+
+def _lora(pipe) -> dict[str, torch.Tensor]:
+    """LoRA of one layer, in diffusers' names."""
+    layer = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_k.lora"
+    channels = pipe.unet.config.block_out_channels[0]
+    return {f"{layer}.down.weight": torch.ones(2, channels), f"{layer}.up.weight": torch.ones(channels, 2)}
 
 
 def _capture(folder: Path):
@@ -87,6 +99,7 @@ def _write_subject(pipe, folder: Path, cameras, frame) -> None:
         feature_nerf=FeatureNeRFConfig(num_samples=4),
         num_references=2,
     )
+    subject.lora_state_dict = _lora(pipe)
     subject.save_pretrained(folder / "you" / "my-mug")
 
 
