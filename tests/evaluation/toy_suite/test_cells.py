@@ -36,6 +36,22 @@ def test_an_interrupted_result_leaves_nothing(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [".gitignore"]
 
 
+def test_two_runs_may_share_cells(tmp_path):
+    def slower(folder):
+        Cells(tmp_path).get("views", {"seed": 1}, lambda other: (other / "by.txt").write_text("the other run"))
+        (folder / "by.txt").write_text("this run")
+
+    place = Cells(tmp_path).get("views", {"seed": 1}, slower)
+    assert (place / "by.txt").read_text() == "the other run"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".gitignore", place.name]
+
+    def failing(folder):
+        raise OSError("no room")
+
+    with pytest.raises(OSError, match="no room"):
+        Cells(tmp_path).get("views", {"seed": 2}, failing)
+
+
 def test_keys_depend_on_every_value():
     keys = {key_of(values) for values in ({"a": 1}, {"a": 2}, {"b": 1}, {"a": {"b": 1}}, {})}
     assert len(keys) == 5

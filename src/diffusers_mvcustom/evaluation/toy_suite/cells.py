@@ -45,6 +45,9 @@ class Cells:
                 make(partial)
                 (partial / "content.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
                 os.rename(partial, final)
+            except OSError:
+                if not final.is_dir():  # another run on the same cells may have been faster
+                    raise
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
         return final
