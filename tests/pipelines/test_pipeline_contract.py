@@ -112,7 +112,7 @@ def test_half_precision(make_pipe, run, tmp_path, dtype):
     views = run(pipe)
     assert views.dtype == dtype
     assert views.isfinite().all()
-    assert (views.float() - exact).abs().mean() < 0.15 * exact.std()  # 0.11 in bfloat16 on a CPU with AMX
+    assert (views.float() - exact).abs().mean() < 0.2 * exact.std()  # 0.08 to 0.15 in bfloat16, by the CPU
     pipe.save_pretrained(tmp_path)
     assert MVCustomPipeline.from_pretrained(tmp_path, dtype=dtype).unet.dtype == dtype
 
