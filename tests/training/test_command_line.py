@@ -69,7 +69,7 @@ def test_what_cannot_be_meant_is_an_error_that_names_it(arguments, message):
 
 
 def test_without_a_model_the_settings_that_have_one_are_named():
-    with pytest.raises(MVCustomError, match=r"required: model; --config sd15 or .*toy brings settings"):
+    with pytest.raises(MVCustomError, match=r"required.*; --config sd15 or .*toy brings settings"):
         parse(*NEEDED[2:])
 
 

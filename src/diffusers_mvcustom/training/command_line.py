@@ -70,7 +70,7 @@ def parse_settings(
         if isinstance(error, (KeyboardInterrupt, MVCustomError)):
             raise
         message = " ".join(str(error).split()) or f"settings: {type(error).__name__}"
-        if "arguments are required" in message and not any(word.startswith("--config") for word in arguments):
+        if "required" in message and not any(word.startswith("--config") for word in arguments):
             message += f"; --config {' or '.join(presets(preset_prefix))} brings settings for a model"
         raise MVCustomError(message) from error
     values = {name: value for name, value in settings.as_dict().items() if name != "config"}
