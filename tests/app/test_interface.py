@@ -3,6 +3,8 @@
 import pytest
 
 from diffusers_mvcustom.app import CameraPath
+from diffusers_mvcustom.errors import MVCustomError
+from diffusers_mvcustom.pipelines.inputs import check_prompts
 
 gr = pytest.importorskip("gradio", reason="the extra `app` is not installed")
 pytest.importorskip("plotly", reason="the extra `app` is not installed")
@@ -41,3 +43,6 @@ def test_errors_are_one_line():
 
     assert one_line(ValueError("first\n  second")) == "first second"
     assert one_line(KeyError()) == "KeyError"
+    with pytest.raises(MVCustomError) as caught:
+        check_prompts("a mug", None, "<my-mug>")
+    assert one_line(caught.value).endswith("Name the subject, or load the model without it.")

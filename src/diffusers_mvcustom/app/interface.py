@@ -39,8 +39,9 @@ def theme() -> gr.themes.Base:
 
 
 def one_line(error: BaseException) -> str:
-    """An error as one line."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """An error as one line, with what the page has in place of calls in Python."""
+    line = " ".join(str(error).split()) or type(error).__name__
+    return line.replace("take it out with unload_subject()", "load the model without it")
 
 
 def _text(text: str, *, bold: str = "") -> str:
