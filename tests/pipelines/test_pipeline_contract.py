@@ -105,14 +105,18 @@ def test_every_optional_component_can_be_left_out(make_pipe, run, tmp_path, miss
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision(make_pipe, run, tmp_path, dtype):
-    exact = run(make_pipe())
-    pipe = make_pipe()
+    whole, pipe = make_pipe(), make_pipe()
     pipe.to(dtype=dtype)
     pipe.depth_estimator.to(torch.float32)
-    views = run(pipe)
-    assert views.dtype == dtype
-    assert views.isfinite().all()
-    assert (views.float() - exact).abs().mean() < 0.2 * exact.std()  # 0.08 to 0.15 in bfloat16, by the CPU
+    given = {"anchor_depth": torch.ones(64, 64)}
+    for call in ({}, given):
+        views = run(pipe, **call)
+        assert views.dtype == dtype
+        assert views.isfinite().all()
+        # In bfloat16 the preview is another picture, and so is the geometry that is estimated on it.
+        if call is given or dtype == torch.float16:
+            exact = run(whole, **call)
+            assert (views.float() - exact).abs().mean() < 0.1 * exact.std()
     pipe.save_pretrained(tmp_path)
     assert MVCustomPipeline.from_pretrained(tmp_path, dtype=dtype).unet.dtype == dtype
 
