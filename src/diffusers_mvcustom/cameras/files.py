@@ -124,12 +124,9 @@ def save_cameras(
     check_kind("cameras", cameras, Cameras)
     if names is None:
         names = [f"{i:04d}.png" for i in range(len(cameras))]
-    for argument, given in (("names", names), ("mask_names", mask_names)):
-        if given is not None and len(given) != len(cameras):
-            raise CamerasError(f"{argument}: expected one per camera ({len(cameras)}), got {len(given)}.")
-    for name in [*names, *(mask for mask in mask_names or () if mask is not None)]:
-        if not name or any(ord(letter) < 32 for letter in name):
-            raise CamerasError(f"names: expected names of photos, got {name!r}, which would break a line of the file.")
+    _check_names("names", names, len(cameras))
+    if mask_names is not None:
+        _check_names("mask_names", mask_names, len(cameras))
     if format is None:
         format = {".json": "transforms_json", ".txt": "real_estate10k", "": "colmap"}.get(path.suffix)
     if format not in ("transforms_json", "colmap", "colmap_text", "real_estate10k"):
@@ -157,6 +154,16 @@ def save_cameras(
         else:
             write_real_estate10k(written, cameras, names)
         os.replace(written, path)
+
+
+def _check_names(argument: str, names: Sequence[str | None], count: int) -> None:
+    if len(names) != count:
+        raise CamerasError(f"{argument}: expected one per camera ({count}), got {len(names)}.")
+    for name in names:
+        if name is not None and (not name or any(ord(letter) < 32 for letter in name)):
+            raise CamerasError(
+                f"{argument}: expected names of photos, got {name!r}, which would break a line of the file."
+            )
 
 
 def recognise_format(path: Path) -> str | None:
