@@ -345,6 +345,24 @@ def test_missing_packages_are_named_with_their_extra(monkeypatch, package, extra
         call()
 
 
+def test_a_background_removal_without_its_model_is_told_before_cameras_are_looked_for(monkeypatch, tmp_path):
+    """A rembg that cannot fetch its model, as without a network; the photos could not be placed either."""
+    package = tmp_path / "packages" / "rembg"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("def new_session():\n    raise ConnectionError('no route to host')\n")
+    monkeypatch.delitem(sys.modules, "rembg", raising=False)
+    monkeypatch.syspath_prepend(str(package.parent))
+    (tmp_path / "photos").mkdir()
+    for i in range(4):
+        Image.new("RGB", (64, 48), (60 * i, 0, 0)).save(tmp_path / "photos" / f"{i}.png")
+    with pytest.raises(
+        MVCustomError, match=r"rembg cannot load its model: no route to host\. .* give a folder of masks"
+    ):
+        prepare_subject(tmp_path / "photos", tmp_path / "out", masks="rembg")
+    assert not (tmp_path / "out").exists()
+    sys.modules.pop("rembg", None)
+
+
 class _Without:
     """An importer to whom one package is not installed."""
 
