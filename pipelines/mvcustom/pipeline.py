@@ -6933,12 +6933,9 @@ def save_cameras(
     check_kind("cameras", cameras, Cameras)
     if names is None:
         names = [f"{i:04d}.png" for i in range(len(cameras))]
-    for argument, given in (("names", names), ("mask_names", mask_names)):
-        if given is not None and len(given) != len(cameras):
-            raise CamerasError(f"{argument}: expected one per camera ({len(cameras)}), got {len(given)}.")
-    for name in [*names, *(mask for mask in mask_names or () if mask is not None)]:
-        if not name or any(ord(letter) < 32 for letter in name):
-            raise CamerasError(f"names: expected names of photos, got {name!r}, which would break a line of the file.")
+    _check_names("names", names, len(cameras))
+    if mask_names is not None:
+        _check_names("mask_names", mask_names, len(cameras))
     if format is None:
         format = {".json": "transforms_json", ".txt": "real_estate10k", "": "colmap"}.get(path.suffix)
     if format not in ("transforms_json", "colmap", "colmap_text", "real_estate10k"):
@@ -6966,6 +6963,16 @@ def save_cameras(
         else:
             write_real_estate10k(written, cameras, names)
         os.replace(written, path)
+
+
+def _check_names(argument: str, names: Sequence[str | None], count: int) -> None:
+    if len(names) != count:
+        raise CamerasError(f"{argument}: expected one per camera ({count}), got {len(names)}.")
+    for name in names:
+        if name is not None and (not name or any(ord(letter) < 32 for letter in name)):
+            raise CamerasError(
+                f"{argument}: expected names of photos, got {name!r}, which would break a line of the file."
+            )
 
 
 def recognise_format(path: Path) -> str | None:
@@ -9747,6 +9754,11 @@ class HookSettingsMixin(PipelinePart):
         )
 
 
+def acting_hooks(hooks: Sequence[DenoisingHook], num_views: int) -> list[DenoisingHook]:
+    """The hooks that have something to do where so many views are generated together."""
+    return [hook for hook in hooks if num_views > 1 or not hook.needs_several_frames]
+
+
 def listed_hooks(hooks: Sequence[DenoisingHook]) -> list[DenoisingHook]:
     """The hooks as a list of their own.
 
@@ -10926,12 +10938,8 @@ class ViewGeneration:
 
     def _hooks_of(self, window: ViewWindow) -> list[DenoisingHook]:
         """The call's hooks as far as they can act in this window, and last what holds the known views."""
-        single, depth = len(window.frames) == 1, bool(self._with_depth(window).anchors)
-        hooks = [
-            hook
-            for hook in self.hooks
-            if not (single and getattr(hook, "needs_several_frames", False)) and (depth or not hook.needs_geometry)
-        ]
+        depth = bool(self._with_depth(window).anchors)
+        hooks = [hook for hook in acting_hooks(self.hooks, len(window.frames)) if depth or not hook.needs_geometry]
         if window.known:
             places = tuple(window.frames.index(frame) for frame in window.known)
             latents = torch.stack([self.known.latents[frame] for frame in window.known], dim=2)
@@ -11238,9 +11246,7 @@ class MVCustomPipeline(
             cameras, convention=camera_convention, intrinsics=camera_intrinsics, height=height, width=width
         )
         height, width = cameras.height, cameras.width
-        hooks = listed_hooks(self.hooks if hooks is None else hooks)
-        if len(cameras) == 1:
-            hooks = [hook for hook in hooks if not getattr(hook, "needs_several_frames", False)]
+        hooks = acting_hooks(listed_hooks(self.hooks if hooks is None else hooks), len(cameras))
         looked_at = anchor_image is not None or anchor_depth is not None or views_at_a_time is not None
         if (
             anchor is not None

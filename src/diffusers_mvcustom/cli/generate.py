@@ -142,6 +142,7 @@ def generate(
 
     from ..export import check_export, is_one_file
     from ..hooks import ConsistentAwareLatentCompletion, DepthAwareFeatureRendering
+    from ..pipelines.hook_settings import acting_hooks
     from .many_prompts import generate_prompts, start_processes, summary
     from .prompt_file import read_prompts
     from .view_maker import ViewMaker
@@ -233,8 +234,7 @@ def generate(
     assert prompt is not None  # either these or prompts of a file are given
     maker.use_subject(subject)
     targets = maker.make(prompt, seed, output)
-    acting = [hook for hook in pipe.hooks if len(targets) > 1 or not getattr(hook, "needs_several_frames", False)]
-    hooks = " + ".join(type(hook).__name__ for hook in acting) or "no hooks"
+    hooks = " + ".join(type(hook).__name__ for hook in acting_hooks(pipe.hooks, len(targets))) or "no hooks"
     typer.echo(
         f"{len(prompt)} × {len(targets)} views of {targets.width} × {targets.height} in "
         f"{time.perf_counter() - started:.1f} s ({steps} steps, {hooks}) → {output}"

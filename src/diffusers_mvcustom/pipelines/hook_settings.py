@@ -67,6 +67,11 @@ class HookSettingsMixin(PipelinePart):
         )
 
 
+def acting_hooks(hooks: Sequence[DenoisingHook], num_views: int) -> list[DenoisingHook]:
+    """The hooks that have something to do where so many views are generated together."""
+    return [hook for hook in hooks if num_views > 1 or not hook.needs_several_frames]
+
+
 def listed_hooks(hooks: Sequence[DenoisingHook]) -> list[DenoisingHook]:
     """The hooks as a list of their own.
 

@@ -37,7 +37,7 @@ from .attention_window import AttentionWindowMixin, trained_window
 from .call_checks import CallChecksMixin
 from .denoising import DenoisingMixin
 from .guidance import Conditions
-from .hook_settings import HookSettingsMixin, listed_hooks
+from .hook_settings import HookSettingsMixin, acting_hooks, listed_hooks
 from .initial_noise import InitialNoiseMixin
 from .inputs import resolve_cameras
 from .persistence import PersistenceMixin
@@ -340,9 +340,7 @@ class MVCustomPipeline(
             cameras, convention=camera_convention, intrinsics=camera_intrinsics, height=height, width=width
         )
         height, width = cameras.height, cameras.width
-        hooks = listed_hooks(self.hooks if hooks is None else hooks)
-        if len(cameras) == 1:
-            hooks = [hook for hook in hooks if not getattr(hook, "needs_several_frames", False)]
+        hooks = acting_hooks(listed_hooks(self.hooks if hooks is None else hooks), len(cameras))
         looked_at = anchor_image is not None or anchor_depth is not None or views_at_a_time is not None
         if (
             anchor is not None

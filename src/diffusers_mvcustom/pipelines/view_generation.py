@@ -15,6 +15,7 @@ from ..hooks import AnchorSettings, DenoisingHook, DenoisingRun, KnownViews, Noi
 from ..models.noise import draw_noise
 from .anchors import AnchorPreparation, AnchorViews
 from .guidance import Conditions
+from .hook_settings import acting_hooks
 from .subject_features import SubjectOfWindows
 from .view_windows import ViewWindow
 
@@ -151,12 +152,8 @@ class ViewGeneration:
 
     def _hooks_of(self, window: ViewWindow) -> list[DenoisingHook]:
         """The call's hooks as far as they can act in this window, and last what holds the known views."""
-        single, depth = len(window.frames) == 1, bool(self._with_depth(window).anchors)
-        hooks = [
-            hook
-            for hook in self.hooks
-            if not (single and getattr(hook, "needs_several_frames", False)) and (depth or not hook.needs_geometry)
-        ]
+        depth = bool(self._with_depth(window).anchors)
+        hooks = [hook for hook in acting_hooks(self.hooks, len(window.frames)) if depth or not hook.needs_geometry]
         if window.known:
             places = tuple(window.frames.index(frame) for frame in window.known)
             latents = torch.stack([self.known.latents[frame] for frame in window.known], dim=2)
