@@ -54,7 +54,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import BaseImageProcessor, CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection, PreTrainedModel
-from typing import Any, ClassVar, Literal, TYPE_CHECKING, TypeAlias, TypeGuard, TypedDict, cast, overload
+from typing import Any, ClassVar, Literal, NamedTuple, TYPE_CHECKING, TypeAlias, TypeGuard, TypedDict, cast, overload
 from typing_extensions import Self, Unpack
 from uuid import uuid4
 
@@ -3855,7 +3855,7 @@ class SpatioTemporalAttnProcessor(AttnProcessor2_0):
     temporal position embedding added. Told the map's size and a window, this processor regroups the sequences; without
     them it is the stock processor. It holds nothing: the window lives on the motion module.
 
-    Source: dense spatio-temporal attention of MVCustom (arXiv 2510.13702).
+    Source: dense spatio-temporal attention of MVCustom (arXiv 2510.13702); `temporal_heads` is ours.
     """
 
     _attention_backend = None
@@ -3870,8 +3870,9 @@ class SpatioTemporalAttnProcessor(AttnProcessor2_0):
         temb: Tensor | None = None,
         spatial_size: tuple[int, int] | None = None,
         spatial_window: int | None = 1,
+        temporal_heads: int = 0,
     ) -> Tensor:
-        """Attention in the windows, in the form of diffusers' processors."""
+        """Attention in the windows, in the form of diffusers' processors; the first `temporal_heads` along time alone."""
         if spatial_size is None or spatial_window == 1:
             return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
         if encoder_hidden_states is not None or attention_mask is not None or attn.group_norm or attn.spatial_norm:
@@ -3886,9 +3887,12 @@ class SpatioTemporalAttnProcessor(AttnProcessor2_0):
             query = attn.norm_q(query)
         if attn.norm_k is not None:
             key = attn.norm_k(key)
-        attended = windowed_attention(
-            query, key, value, spatial_window, backend=self._attention_backend, parallel_config=self._parallel_config
-        )
+        dispatch = {"backend": self._attention_backend, "parallel_config": self._parallel_config}
+        dense = [states[..., temporal_heads:, :] for states in (query, key, value)]
+        attended = windowed_attention(*dense, spatial_window, **dispatch)
+        if temporal_heads:
+            along_time = [states[..., :temporal_heads, :] for states in (query, key, value)]
+            attended = torch.cat([windowed_attention(*along_time, 1, **dispatch), attended], dim=-2)
         attended = attended.to(query.dtype).reshape(hidden_states.shape[0], frames, -1)
         attended = attn.to_out[1](attn.to_out[0](attended))
         if attn.residual_connection:
@@ -3930,6 +3934,11 @@ def windowed_attention(
             dispatch["backend"] = AttentionBackendName.NATIVE
         flat = (states.flatten(1, 3) for states in (query, key, value))
         return dispatch_attention_fn(*flat, **dispatch).unflatten(1, (height, width, frames))
+    if radius == 0:  # along time, as AnimateDiff does it
+        if backend == AttentionBackendName.FLEX:
+            dispatch["backend"] = AttentionBackendName.NATIVE
+        sequences = (states.flatten(0, 2) for states in (query, key, value))
+        return dispatch_attention_fn(*sequences, **dispatch).unflatten(0, (batch, height, width))
 
     if backend == AttentionBackendName.FLEX:
         return flex_windowed_attention(query, key, value, radius)
@@ -4028,6 +4037,7 @@ class SpatioTemporalTransformer3D(AnimateDiffTransformer3D):
     """
 
     attention_windows: AttentionWindows
+    temporal_heads: int
     bypassed: bool
     replace_input: Callable[[Tensor], Tensor] | None
 
@@ -4052,14 +4062,16 @@ class SpatioTemporalTransformer3D(AnimateDiffTransformer3D):
             if window != 1:
                 _check_processors(block)
         if window != 1:
-            reach = {"spatial_size": (height, width), "spatial_window": window}
+            reach = {"spatial_size": (height, width), "spatial_window": window, "temporal_heads": self.temporal_heads}
             cross_attention_kwargs = {**(cross_attention_kwargs or {}), **reach}
         return super().forward(
             hidden_states, encoder_hidden_states, timestep, class_labels, num_frames, cross_attention_kwargs
         )
 
 
-def enable_spatio_temporal_attention(unet: nn.Module, windows: WindowSetting | AttentionWindows) -> None:
+def enable_spatio_temporal_attention(
+    unet: nn.Module, windows: WindowSetting | AttentionWindows, temporal_heads: int = 0
+) -> None:
     """Gives the motion modules of a U-Net dense spatio-temporal attention with these windows.
 
     Where every window is 1 the stock processors stay in place, so the U-Net is AnimateDiff's to the last bit.
@@ -4067,21 +4079,23 @@ def enable_spatio_temporal_attention(unet: nn.Module, windows: WindowSetting | A
     Args:
         unet (`UNetMotionModel`): Changed in place; its weights, their names and its state dict are not.
         windows ([`AttentionWindows`] or its setting): How far attention reaches.
+        temporal_heads (`int`): How many of the motion modules' heads, the first ones, go on attending along time alone
+            whatever the window is. 0 is the paper's attention. With some, much of what AnimateDiff learnt is kept, and
+            only the other heads cost what dense attention costs.
 
     Raises:
         MVCustomError: for a wrong setting, or a U-Net without motion modules.
     """
     windows = AttentionWindows(windows)
+    check_temporal_heads(unet, temporal_heads)
     transformers = _motion_transformers(unet)
-    if not transformers:
-        raise MVCustomError(f"unet: expected motion modules, got {type(unet).__name__} without any.")
     processor = AttnProcessor2_0 if windows.temporal_only else SpatioTemporalAttnProcessor
     for transformer in transformers:
         if not isinstance(transformer, SpatioTemporalTransformer3D):
             transformer.__class__ = SpatioTemporalTransformer3D
             transformer.bypassed = False
             transformer.replace_input = None
-        transformer.attention_windows = windows
+        transformer.attention_windows, transformer.temporal_heads = windows, temporal_heads
         for block in transformer.transformer_blocks:
             for attention in _attentions(block):
                 if type(attention.processor) in (AttnProcessor2_0, SpatioTemporalAttnProcessor) or (
@@ -4095,7 +4109,7 @@ def disable_spatio_temporal_attention(unet: nn.Module) -> None:
     enable_spatio_temporal_attention(unet, 1)
     for transformer in _motion_transformers(unet):
         transformer.__class__ = AnimateDiffTransformer3D
-        del transformer.attention_windows, transformer.bypassed, transformer.replace_input
+        del transformer.attention_windows, transformer.temporal_heads, transformer.bypassed, transformer.replace_input
 
 
 @contextmanager
@@ -4159,6 +4173,24 @@ def _motion_transformers(unet: nn.Module) -> list[AnimateDiffTransformer3D]:
 
 def _attentions(block: BasicTransformerBlock) -> list[Attention]:
     return [attention for attention in (block.attn1, block.attn2) if attention is not None]
+
+
+def check_temporal_heads(unet: nn.Module, temporal_heads: int) -> None:
+    """Refuses a number of heads along time that a U-Net's motion modules cannot have.
+
+    Raises:
+        MVCustomError: for less than 0 or all of the heads, and for a U-Net without motion modules.
+    """
+    blocks = [block for module in _motion_transformers(unet) for block in module.transformer_blocks]
+    if not blocks:
+        raise MVCustomError(f"unet: expected motion modules, got {type(unet).__name__} without any.")
+    heads = min(attention.heads for block in blocks for attention in _attentions(block))
+    whole = isinstance(temporal_heads, int) and not isinstance(temporal_heads, bool)
+    if not whole or not 0 <= temporal_heads < heads:
+        raise MVCustomError(
+            f"temporal_heads: expected a number of heads from 0 to {heads - 1} (the motion modules have {heads}), got "
+            f"{temporal_heads!r}. For attention along time in all of them set the attention window to 1."
+        )
 
 
 def _check_num_frames(block: BasicTransformerBlock, num_frames: int) -> None:
@@ -5569,20 +5601,44 @@ class PipelinePart:
 # --- pipelines/attention_window.py: The reach of the motion modules' attention: set, saved with the pipeline and restored.
 
 
+class TrainedAttention(NamedTuple):
+    """What motion modules were trained with.
+
+    Args:
+        window (`int`, `None` or `dict`): Their attention window.
+        temporal_heads (`int`): How many of their heads attend along time alone.
+    """
+
+    window: WindowSetting
+    temporal_heads: int
+
+
 class AttentionWindowMixin(PipelinePart):
     """Holds the attention window in the motion modules and in the pipeline's configuration."""
 
-    _trained_window: WindowSetting
+    _trained_attention: TrainedAttention
 
-    def set_attention_window(self, window: WindowSetting | Literal["auto"]) -> None:
-        """Sets the spatial window of the motion modules' attention; the values are those of `attention_window`.
+    def set_attention_window(
+        self, window: WindowSetting | Literal["auto"], temporal_heads: int | Literal["auto"] | None = None
+    ) -> None:
+        """Sets how far the motion modules' attention reaches.
 
-        `"auto"` goes back to what the motion modules were trained with, as their configuration or, without that, the
-        loaded pipeline's says.
+        Args:
+            window (`int`, `None`, `dict` or `"auto"`): Spatial window, as `attention_window` of the pipeline. `"auto"` goes
+                back to what the motion modules were trained with, as their configuration or, without that, the loaded
+                pipeline's says, and to their `temporal_heads` if these are not given.
+            temporal_heads (`int` or `"auto"`, *optional*): Heads that attend along time alone; as they are if not given.
+
+        Raises:
+            MVCustomError: for values that cannot be; nothing has changed then.
         """
-        resolved = self._trained_window if window == "auto" else window
-        enable_spatio_temporal_attention(self.unet, AttentionWindows(resolved))
-        self.register_to_config(attention_window=resolved)
+        trained = self._trained_attention
+        resolved = trained.window if window == "auto" else window
+        if temporal_heads is None:
+            temporal_heads = "auto" if window == "auto" else self.config.temporal_heads
+        heads = trained.temporal_heads if temporal_heads == "auto" else temporal_heads
+        enable_spatio_temporal_attention(self.unet, AttentionWindows(resolved), heads)
+        self.register_to_config(attention_window=resolved, temporal_heads=heads)
 
     def enable_free_noise(self, *args: Any, **kwargs: Any) -> None:
         """Not supported: FreeNoise rebuilds the motion modules with one-dimensional attention.
@@ -5596,20 +5652,19 @@ class AttentionWindowMixin(PipelinePart):
         )
 
 
-def trained_window(
+def trained_attention(
     unet: UNet2DConditionModel | UNetMotionModel | None,
     motion_adapter: MotionAdapter | None,
-    saved: WindowSetting | str,
-) -> WindowSetting:
-    """The attention window that the motion modules were trained with.
+    saved: TrainedAttention,
+) -> TrainedAttention:
+    """What the motion modules were trained with.
 
-    That which their configuration says, else the one `saved` with the pipeline, as diffusers' U-Net has no place for it;
-    1 where that is `"auto"`.
+    That which their configuration says, else what was `saved` with the pipeline, as diffusers' U-Net has no place for it.
     """
     for component in (motion_adapter, unet):
         if component is not None and "attention_window" in component.config:
-            return component.config["attention_window"]
-    return 1 if isinstance(saved, str) else saved
+            return TrainedAttention(component.config["attention_window"], component.config.get("temporal_heads", 0))
+    return saved
 
 
 # --- hooks/known_views.py: Views that are known before a run: they stay as they are, and the others are generated around them.
@@ -9817,7 +9872,7 @@ _HUB_ARGUMENTS = ("revision", "cache_dir", "token", "local_files_only")
 class PersistenceMixin(SubjectLoadingMixin):
     """`save_pretrained` writes stock components and the active subject; `from_pretrained` restores both."""
 
-    _trained_window: WindowSetting
+    _trained_attention: TrainedAttention
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], **kwargs: Any) -> Self:
@@ -9842,7 +9897,8 @@ class PersistenceMixin(SubjectLoadingMixin):
     def load_motion_adapter(self, motion_adapter: MotionAdapter) -> None:
         """Puts a motion adapter's weights in the place of the motion modules'; the attention window stays as it is.
 
-        `set_attention_window("auto")` takes the one that the adapter was trained with, where its configuration says.
+        `set_attention_window("auto")` takes the one that the adapter was trained with, where its configuration says, and its
+        `temporal_heads`.
 
         `AnimateDiffPipeline` joins an adapter with a 2-D U-Net only, and ignores it beside one that has motion modules.
 
@@ -9851,7 +9907,7 @@ class PersistenceMixin(SubjectLoadingMixin):
         """
         fitting_motion_weights(self.unet, motion_adapter)
         self.unet.load_motion_modules(motion_adapter)
-        self._trained_window = trained_window(self.unet, motion_adapter, saved=self._trained_window)
+        self._trained_attention = trained_attention(self.unet, motion_adapter, saved=self._trained_attention)
 
     def _restore_saved_subject(self, **hub_arguments: Any) -> None:
         """Loads the subject saved with the pipeline, unless it was loaded, replaced or taken out before.
@@ -10992,6 +11048,8 @@ class MVCustomPipeline(
             attention: 1 is AnimateDiff, odd k a k × k window, `None` the whole map, a dict a setting per feature map
             size such as `{"64": 7, "32": None}`. `"auto"` takes what the motion adapter (or U-Net) was trained with
             as its configuration says, else 1.
+        temporal_heads (`int`, defaults to `"auto"`): How many of the motion modules' heads attend along time alone
+            whatever the window is; 0 is the paper's attention. `"auto"` as with the window, else 0.
         denoising_hooks (`dict`, *optional*): Settings of the built-in hooks by name, as saved. `None`: both built-in
             hooks with their defaults where there is a depth model, else none.
         anchor (`dict`, *optional*): [`AnchorSettings`] as saved.
@@ -11021,6 +11079,7 @@ class MVCustomPipeline(
         feature_extractor: CLIPImageProcessor | None = None,
         image_encoder: CLIPVisionModelWithProjection | None = None,
         attention_window: int | str | dict | None = "auto",  # diffusers checks values by these, and knows no Literal
+        temporal_heads: int | str = "auto",
         denoising_hooks: dict | None = None,
         anchor: dict | None = None,
         subject_folder: str | None = None,
@@ -11030,7 +11089,11 @@ class MVCustomPipeline(
                 "motion_adapter: expected a MotionAdapter to go with the 2-D U-Net, got None. Pass "
                 "motion_adapter=MotionAdapter.from_pretrained(...)."
             )
-        trained = trained_window(unet, motion_adapter, attention_window)  # before the two are joined
+        saved = TrainedAttention(
+            1 if isinstance(attention_window, str) else attention_window,
+            0 if isinstance(temporal_heads, str) else temporal_heads,
+        )
+        trained = trained_attention(unet, motion_adapter, saved)  # before the two are joined
         super().__init__(
             vae=vae,
             text_encoder=text_encoder,
@@ -11050,11 +11113,12 @@ class MVCustomPipeline(
         self.register_to_config(subject_folder=subject_folder)
         self._init_subjects()
         self._init_hooks(denoising_hooks, anchor)
-        self._trained_window = trained
+        self._trained_attention = trained
         if self.unet is not None:
-            self.set_attention_window(cast('WindowSetting | Literal["auto"]', attention_window))  # checks it
+            window = cast('WindowSetting | Literal["auto"]', attention_window)
+            self.set_attention_window(window, cast('int | Literal["auto"]', temporal_heads))  # checks them
         else:
-            self.register_to_config(attention_window=attention_window)
+            self.register_to_config(attention_window=attention_window, temporal_heads=temporal_heads)
 
     @overload
     def __call__(

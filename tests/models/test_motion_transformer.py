@@ -70,6 +70,54 @@ def test_a_motion_module_attends_as_the_reference_does(unet, window):
     torch.testing.assert_close(got, expected)
 
 
+@pytest.mark.parametrize("window", [3, None])
+def test_temporal_heads_attend_along_time_alone(unet, window):
+    """Values and gradients of a layer, from its weights: the first head by itself, the other ones in the window."""
+    enable_spatio_temporal_attention(unet, window, temporal_heads=1)
+    attn = unet.down_blocks[0].motion_modules[0].transformer_blocks[0].attn1.double()
+    height, width, frames = 5, 4, 3
+    hidden = torch.randn(
+        2 * height * width, frames, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    ).requires_grad_()
+    assert attn.heads == 2
+    got = attn(hidden, spatial_size=(height, width), spatial_window=window, temporal_heads=1)
+    tokens = [
+        (hidden @ layer.weight.T).reshape(2, height, width, frames, attn.heads, -1)
+        for layer in (attn.to_q, attn.to_k, attn.to_v)
+    ]
+    heads = [
+        masked_attention(*(states[..., head : head + 1, :] for states in tokens), reach)
+        for head, reach in ((0, 1), (1, window))
+    ]
+    expected = torch.cat(heads, dim=-2).reshape(hidden.shape) @ attn.to_out[0].weight.T + attn.to_out[0].bias
+    torch.testing.assert_close(got, expected)
+    weights = torch.randn(got.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    inputs_and_weights = [hidden, attn.to_q.weight, attn.to_k.weight, attn.to_v.weight]
+    for one, other in zip(
+        torch.autograd.grad((got * weights).sum(), inputs_and_weights),
+        torch.autograd.grad((expected * weights).sum(), inputs_and_weights),
+    ):
+        torch.testing.assert_close(one, other)
+
+
+def test_temporal_heads_reach_the_motion_modules(stock, unet):
+    enable_spatio_temporal_attention(unet, None)
+    dense = run(unet)
+    enable_spatio_temporal_attention(unet, None, temporal_heads=1)
+    some = run(unet)
+    assert not torch.allclose(some, dense)
+    assert not torch.allclose(some, run(stock))
+    enable_spatio_temporal_attention(unet, 1, temporal_heads=1)  # AnimateDiff's attention is the same in all heads
+    assert torch.equal(run(unet), run(stock))
+
+
+@pytest.mark.parametrize("heads", [-1, 2, 0.5, True, "half"])
+def test_numbers_of_temporal_heads_that_cannot_be(stock, unet, heads):
+    with pytest.raises(MVCustomError, match=r"temporal_heads: expected a number of heads from 0 to 1.*window to 1"):
+        enable_spatio_temporal_attention(unet, 3, temporal_heads=heads)
+    assert torch.equal(run(unet), run(stock))  # nothing has changed
+
+
 def test_wider_windows_reach_farther(unet):
     """A change at one pixel of one frame changes the other frames as far away as the window lets it."""
     module = unet.down_blocks[0].motion_modules[0]
@@ -145,9 +193,9 @@ def test_bfloat16(unet):
     assert (got.float() - exact).abs().mean() < 0.1 * exact.std()
 
 
-@pytest.mark.parametrize("window", [1, 3, None])
-def test_compiles_without_graph_breaks(unet, window):
-    enable_spatio_temporal_attention(unet, window)
+@pytest.mark.parametrize(("window", "temporal_heads"), [(1, 0), (3, 0), (None, 0), (3, 1), (None, 1)])
+def test_compiles_without_graph_breaks(unet, window, temporal_heads):
+    enable_spatio_temporal_attention(unet, window, temporal_heads)
     module = unet.down_blocks[0].motion_modules[0]
     hidden = torch.randn(2, 16, 9, 8, generator=torch.Generator().manual_seed(0))
     compiled = torch.compile(module, fullgraph=True, backend="eager")
@@ -155,10 +203,11 @@ def test_compiles_without_graph_breaks(unet, window):
         torch.testing.assert_close(compiled(hidden, num_frames=2), module(hidden, num_frames=2))
 
 
+@pytest.mark.parametrize("temporal_heads", [0, 1])
 @pytest.mark.parametrize("backend", ["native", "_native_math", "flex"])
 @pytest.mark.usefixtures("uncompiled_flex_attention")
-def test_attention_backends_of_diffusers(unet, backend):
-    enable_spatio_temporal_attention(unet, 3)
+def test_attention_backends_of_diffusers(unet, backend, temporal_heads):
+    enable_spatio_temporal_attention(unet, 3, temporal_heads)
     expected = run(unet)
     before = type(unet.down_blocks[0].motion_modules[0].transformer_blocks[0].attn1.processor)._attention_backend
     unet.set_attention_backend(backend)

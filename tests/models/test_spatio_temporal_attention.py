@@ -74,6 +74,14 @@ def test_off_the_cpu_calls_are_few():
     assert calls.counts["aten.index_put_.default"] <= 11
 
 
+def test_attention_along_time_alone_is_one_call_over_all_positions():
+    tokens = [torch.empty(1, 64, 64, 8, 8, 40, device="meta") for _ in range(3)]
+    with Calls() as calls:
+        attended = windowed_attention(*tokens, 1)
+    assert attended.shape == tokens[0].shape
+    assert calls.counts["aten.index.Tensor"] == calls.counts["aten.index_put_.default"] == 0
+
+
 def test_a_window_as_large_as_the_map_is_the_whole_map():
     tokens = random_tokens(1, 4, 5, frames=2)
     whole = windowed_attention(*tokens, None)

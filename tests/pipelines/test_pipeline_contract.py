@@ -31,7 +31,7 @@ def test_same_seed_same_views_other_seed_other_views(pipe, run):
 
 
 def test_save_and_load_gives_the_same_views(pipe, run, tmp_path):
-    pipe.set_attention_window({"8": None, "16": 3})
+    pipe.set_attention_window({"8": None, "16": 3}, temporal_heads=1)
     pipe.set_hooks([DepthAwareFeatureRendering(end=0.5)], AnchorSettings(frames=1, preview=0.7))
     expected = run(pipe)
     pipe.save_pretrained(tmp_path)
@@ -40,28 +40,46 @@ def test_save_and_load_gives_the_same_views(pipe, run, tmp_path):
     assert loaded.hooks == (DepthAwareFeatureRendering(end=0.5),)
     assert loaded.anchor == AnchorSettings(frames=1, preview=0.7)
     assert loaded.config.attention_window == {"8": None, "16": 3}
+    assert loaded.config.temporal_heads == 1
     assert torch.equal(run(loaded), expected)
     assert torch.equal(run(MVCustomPipeline.from_pipe(loaded)), expected)
 
 
 def test_the_window_of_the_training_is_found_again(pipe, tmp_path):
     """A saved U-Net has no place for it, so it is the one that the pipeline was saved with."""
-    pipe.set_attention_window(5)
+    pipe.set_attention_window(5, temporal_heads=1)
     pipe.save_pretrained(tmp_path)
     loaded = MVCustomPipeline.from_pretrained(tmp_path)
     for window in (None, 1):
-        loaded.set_attention_window(window)
+        loaded.set_attention_window(window, temporal_heads=0)
         loaded.set_attention_window("auto")
-        assert loaded.config.attention_window == 5
+        assert (loaded.config.attention_window, loaded.config.temporal_heads) == (5, 1)
     _, adapter = random_unet2d_and_motion_adapter()
     loaded.load_motion_adapter(adapter)
     loaded.set_attention_window("auto")
-    assert loaded.config.attention_window == 5  # it says none
+    assert (loaded.config.attention_window, loaded.config.temporal_heads) == (5, 1)  # it says none
     adapter.register_to_config(attention_window=3)
     loaded.load_motion_adapter(adapter)
-    assert loaded.config.attention_window == 5
+    assert (loaded.config.attention_window, loaded.config.temporal_heads) == (5, 1)
     loaded.set_attention_window("auto")
-    assert loaded.config.attention_window == 3
+    assert (loaded.config.attention_window, loaded.config.temporal_heads) == (3, 0)
+    adapter.register_to_config(temporal_heads=1)
+    loaded.load_motion_adapter(adapter)
+    loaded.set_attention_window("auto", temporal_heads="auto")
+    assert (loaded.config.attention_window, loaded.config.temporal_heads) == (3, 1)
+
+
+def test_temporal_heads_stay_when_the_window_is_set(pipe, run):
+    pipe.set_attention_window(None, temporal_heads=1)
+    some = run(pipe)
+    pipe.set_attention_window(None)
+    assert torch.equal(run(pipe), some)
+    with pytest.raises(MVCustomError, match="temporal_heads: expected a number of heads from 0 to 1"):
+        pipe.set_attention_window(3, temporal_heads=2)
+    assert (pipe.config.attention_window, pipe.config.temporal_heads) == (None, 1)
+    assert torch.equal(run(pipe), some)
+    pipe.set_attention_window(None, temporal_heads=0)
+    assert not torch.allclose(run(pipe), some)
 
 
 @pytest.mark.parametrize("device_map", ["cpu", "balanced"])

@@ -292,6 +292,26 @@ def test_the_result_is_a_stock_motion_adapter(make_backbone_trainer, make_compon
     assert (tmp_path / "out" / "losses.png").is_file()
 
 
+def test_heads_along_time_are_trained_so_and_found_again(make_backbone_trainer, make_components):
+    trainer = make_backbone_trainer(temporal_heads=1)
+    folder = trainer.train()
+    reach = [module.temporal_heads for module in trainer.pipe.unet.modules() if hasattr(module, "temporal_heads")]
+    assert reach == [1] * len(reach) != []
+    adapter = MotionAdapter.from_pretrained(folder)
+    assert adapter.config["temporal_heads"] == 1
+    pipe = MVCustomPipeline(**make_components("tiny", depth_estimator=False))
+    pipe.load_motion_adapter(adapter)
+    pipe.set_attention_window("auto")
+    assert (pipe.config.attention_window, pipe.config.temporal_heads) == (3, 1)
+    assert "| heads along time alone | 1 of 2 |" in (folder / "README.md").read_text()
+
+
+def test_more_heads_along_time_than_there_are(make_backbone_trainer, tmp_path):
+    with pytest.raises(MVCustomError, match="temporal_heads: expected a number of heads from 0 to 1"):
+        make_backbone_trainer(temporal_heads=2)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("setting", [None, {"8": None, "4": 3}])
 def test_any_window_survives_the_configuration(make_backbone_trainer, setting, tmp_path):
     trainer = make_backbone_trainer(window_schedule=[(0, 1), (2, setting)])

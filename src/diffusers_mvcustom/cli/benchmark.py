@@ -107,7 +107,7 @@ def benchmark(
     )
     if quick:
         settings = settings.quick()
-    name, key, load_model = _model(model, device)
+    name, key, image_key, load_model = _model(model, device)
     attribute_reader, reader_name, reader_key = _reader(reader, device)
     motion = shipped_folder("toy-motion-1d") if motion_1d is None and model is None else motion_1d
     started = time.perf_counter()
@@ -115,6 +115,7 @@ def benchmark(
         load_model,
         model_name=name,
         model_key=key,
+        image_model_key=image_key,
         cells=output / "toy_benchmark_cells" if cells is None else cells,
         settings=settings,
         training_arguments=[
@@ -148,18 +149,23 @@ def benchmark(
     )
 
 
-def _model(model: str | None, device: str) -> tuple[str, str, Callable[[], MVCustomPipeline]]:
-    """The model's name for the record, its digest, and what loads it."""
+def _model(model: str | None, device: str) -> tuple[str, str, str, Callable[[], MVCustomPipeline]]:
+    """The model's name for the record, its digest, that of its image model, and what loads it."""
     import torch
 
     from ..errors import MVCustomError
-    from ..evaluation.toy_suite.cells import folder_key
+    from ..evaluation.toy_suite.cells import folder_key, image_model_key
     from ..pipelines import MVCustomPipeline
     from ..toy import random_components
     from ..toy.shipped import shipped_folder
 
     if model == "tiny":
-        return "tiny", "random weights", lambda: MVCustomPipeline(**random_components("tiny")).to(device)
+        return (
+            "tiny",
+            "random weights",
+            "random weights",
+            lambda: MVCustomPipeline(**random_components("tiny")).to(device),
+        )
     folder = shipped_folder("toy") if model is None else Path(model)
     if not (folder / "model_index.json").is_file():
         raise MVCustomError(f"model: expected a saved pipeline's folder (with model_index.json), got {folder}.")
@@ -168,6 +174,7 @@ def _model(model: str | None, device: str) -> tuple[str, str, Callable[[], MVCus
     return (
         name,
         folder_key(folder),
+        image_model_key(folder),
         lambda: MVCustomPipeline.from_pretrained(folder, dtype=torch.float32).to(device),
     )
 

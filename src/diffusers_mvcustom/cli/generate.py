@@ -94,6 +94,12 @@ def generate(
             help="Attention window: 1, an odd number, or 'full'; or one for each size of feature map, as in 8:full,16:3."
         ),
     ] = None,
+    temporal_heads: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Attention heads of the motion modules that stay along time alone; as trained by default."
+        ),
+    ] = None,
     dfr: Annotated[bool, typer.Option(help="Depth-aware feature rendering.")] = True,
     clc: Annotated[bool, typer.Option(help="Consistent-aware latent completion.")] = True,
     anchor: Annotated[int | None, typer.Option(help="Anchor frame; by default the middle one.")] = None,
@@ -196,8 +202,8 @@ def generate(
     adapter = None if motion_adapter is None else load_motion_adapter(motion_adapter, weight_dtype)
     depth = {} if depth_model is None else load_depth_model(depth_model)
     pipe = load_model(model, adapter, weight_dtype, **depth).to(device)
-    if window is not None:
-        pipe.set_attention_window(windows)
+    if window is not None or temporal_heads is not None:
+        pipe.set_attention_window(pipe.config.attention_window if window is None else windows, temporal_heads)
     if scheduler is not None:
         pipe.scheduler = _scheduler(SCHEDULERS[scheduler], pipe.scheduler)
     kinds = [
@@ -216,7 +222,12 @@ def generate(
             "anchor_image": anchor_image or None,
             "views_at_a_time": views_at_a_time,
         },
-        record={"model": model, "attention_window": pipe.config.attention_window, "dtype": dtype},
+        record={
+            "model": model,
+            "attention_window": pipe.config.attention_window,
+            "temporal_heads": pipe.config.temporal_heads,
+            "dtype": dtype,
+        },
         choice=choice,
         negative_prompt=negative_prompt,
         saved={"formats": format or None, "fps": fps, "frame": frame},

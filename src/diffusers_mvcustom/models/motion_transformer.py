@@ -27,6 +27,7 @@ class SpatioTemporalTransformer3D(AnimateDiffTransformer3D):
     """
 
     attention_windows: AttentionWindows
+    temporal_heads: int
     bypassed: bool
     replace_input: Callable[[Tensor], Tensor] | None
 
@@ -51,14 +52,16 @@ class SpatioTemporalTransformer3D(AnimateDiffTransformer3D):
             if window != 1:
                 _check_processors(block)
         if window != 1:
-            reach = {"spatial_size": (height, width), "spatial_window": window}
+            reach = {"spatial_size": (height, width), "spatial_window": window, "temporal_heads": self.temporal_heads}
             cross_attention_kwargs = {**(cross_attention_kwargs or {}), **reach}
         return super().forward(
             hidden_states, encoder_hidden_states, timestep, class_labels, num_frames, cross_attention_kwargs
         )
 
 
-def enable_spatio_temporal_attention(unet: nn.Module, windows: WindowSetting | AttentionWindows) -> None:
+def enable_spatio_temporal_attention(
+    unet: nn.Module, windows: WindowSetting | AttentionWindows, temporal_heads: int = 0
+) -> None:
     """Gives the motion modules of a U-Net dense spatio-temporal attention with these windows.
 
     Where every window is 1 the stock processors stay in place, so the U-Net is AnimateDiff's to the last bit.
@@ -66,21 +69,23 @@ def enable_spatio_temporal_attention(unet: nn.Module, windows: WindowSetting | A
     Args:
         unet (`UNetMotionModel`): Changed in place; its weights, their names and its state dict are not.
         windows ([`AttentionWindows`] or its setting): How far attention reaches.
+        temporal_heads (`int`): How many of the motion modules' heads, the first ones, go on attending along time alone
+            whatever the window is. 0 is the paper's attention. With some, much of what AnimateDiff learnt is kept, and
+            only the other heads cost what dense attention costs.
 
     Raises:
         MVCustomError: for a wrong setting, or a U-Net without motion modules.
     """
     windows = AttentionWindows(windows)
+    check_temporal_heads(unet, temporal_heads)
     transformers = _motion_transformers(unet)
-    if not transformers:
-        raise MVCustomError(f"unet: expected motion modules, got {type(unet).__name__} without any.")
     processor = AttnProcessor2_0 if windows.temporal_only else SpatioTemporalAttnProcessor
     for transformer in transformers:
         if not isinstance(transformer, SpatioTemporalTransformer3D):
             transformer.__class__ = SpatioTemporalTransformer3D
             transformer.bypassed = False
             transformer.replace_input = None
-        transformer.attention_windows = windows
+        transformer.attention_windows, transformer.temporal_heads = windows, temporal_heads
         for block in transformer.transformer_blocks:
             for attention in _attentions(block):
                 if type(attention.processor) in (AttnProcessor2_0, SpatioTemporalAttnProcessor) or (
@@ -94,7 +99,7 @@ def disable_spatio_temporal_attention(unet: nn.Module) -> None:
     enable_spatio_temporal_attention(unet, 1)
     for transformer in _motion_transformers(unet):
         transformer.__class__ = AnimateDiffTransformer3D
-        del transformer.attention_windows, transformer.bypassed, transformer.replace_input
+        del transformer.attention_windows, transformer.temporal_heads, transformer.bypassed, transformer.replace_input
 
 
 @contextmanager
@@ -158,6 +163,24 @@ def _motion_transformers(unet: nn.Module) -> list[AnimateDiffTransformer3D]:
 
 def _attentions(block: BasicTransformerBlock) -> list[Attention]:
     return [attention for attention in (block.attn1, block.attn2) if attention is not None]
+
+
+def check_temporal_heads(unet: nn.Module, temporal_heads: int) -> None:
+    """Refuses a number of heads along time that a U-Net's motion modules cannot have.
+
+    Raises:
+        MVCustomError: for less than 0 or all of the heads, and for a U-Net without motion modules.
+    """
+    blocks = [block for module in _motion_transformers(unet) for block in module.transformer_blocks]
+    if not blocks:
+        raise MVCustomError(f"unet: expected motion modules, got {type(unet).__name__} without any.")
+    heads = min(attention.heads for block in blocks for attention in _attentions(block))
+    whole = isinstance(temporal_heads, int) and not isinstance(temporal_heads, bool)
+    if not whole or not 0 <= temporal_heads < heads:
+        raise MVCustomError(
+            f"temporal_heads: expected a number of heads from 0 to {heads - 1} (the motion modules have {heads}), got "
+            f"{temporal_heads!r}. For attention along time in all of them set the attention window to 1."
+        )
 
 
 def _check_num_frames(block: BasicTransformerBlock, num_frames: int) -> None:

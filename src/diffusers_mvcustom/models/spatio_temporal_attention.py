@@ -31,7 +31,7 @@ class SpatioTemporalAttnProcessor(AttnProcessor2_0):
     temporal position embedding added. Told the map's size and a window, this processor regroups the sequences; without
     them it is the stock processor. It holds nothing: the window lives on the motion module.
 
-    Source: dense spatio-temporal attention of MVCustom (arXiv 2510.13702).
+    Source: dense spatio-temporal attention of MVCustom (arXiv 2510.13702); `temporal_heads` is ours.
     """
 
     _attention_backend = None
@@ -46,8 +46,9 @@ class SpatioTemporalAttnProcessor(AttnProcessor2_0):
         temb: Tensor | None = None,
         spatial_size: tuple[int, int] | None = None,
         spatial_window: int | None = 1,
+        temporal_heads: int = 0,
     ) -> Tensor:
-        """Attention in the windows, in the form of diffusers' processors."""
+        """Attention in the windows, in the form of diffusers' processors; the first `temporal_heads` along time alone."""
         if spatial_size is None or spatial_window == 1:
             return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
         if encoder_hidden_states is not None or attention_mask is not None or attn.group_norm or attn.spatial_norm:
@@ -62,9 +63,12 @@ class SpatioTemporalAttnProcessor(AttnProcessor2_0):
             query = attn.norm_q(query)
         if attn.norm_k is not None:
             key = attn.norm_k(key)
-        attended = windowed_attention(
-            query, key, value, spatial_window, backend=self._attention_backend, parallel_config=self._parallel_config
-        )
+        dispatch = {"backend": self._attention_backend, "parallel_config": self._parallel_config}
+        dense = [states[..., temporal_heads:, :] for states in (query, key, value)]
+        attended = windowed_attention(*dense, spatial_window, **dispatch)
+        if temporal_heads:
+            along_time = [states[..., :temporal_heads, :] for states in (query, key, value)]
+            attended = torch.cat([windowed_attention(*along_time, 1, **dispatch), attended], dim=-2)
         attended = attended.to(query.dtype).reshape(hidden_states.shape[0], frames, -1)
         attended = attn.to_out[1](attn.to_out[0](attended))
         if attn.residual_connection:
@@ -106,6 +110,11 @@ def windowed_attention(
             dispatch["backend"] = AttentionBackendName.NATIVE
         flat = (states.flatten(1, 3) for states in (query, key, value))
         return dispatch_attention_fn(*flat, **dispatch).unflatten(1, (height, width, frames))
+    if radius == 0:  # along time, as AnimateDiff does it
+        if backend == AttentionBackendName.FLEX:
+            dispatch["backend"] = AttentionBackendName.NATIVE
+        sequences = (states.flatten(0, 2) for states in (query, key, value))
+        return dispatch_attention_fn(*sequences, **dispatch).unflatten(0, (batch, height, width))
 
     if backend == AttentionBackendName.FLEX:
         return flex_windowed_attention(query, key, value, radius)

@@ -13,14 +13,12 @@ from safetensors import SafetensorError
 from ..errors import MVCustomError
 from ..files.whole import replaced_folder
 from ..models.motion_transformer import fitting_motion_weights
-from .attention_window import trained_window
+from .attention_window import TrainedAttention, trained_attention
 from .subject_loading import SubjectLoadingMixin
 
 if TYPE_CHECKING:
     from diffusers import MotionAdapter
     from typing_extensions import Self
-
-    from ..models.attention_windows import WindowSetting
 
 SUBJECT_FOLDER = "subject"
 _HUB_ARGUMENTS = ("revision", "cache_dir", "token", "local_files_only")
@@ -29,7 +27,7 @@ _HUB_ARGUMENTS = ("revision", "cache_dir", "token", "local_files_only")
 class PersistenceMixin(SubjectLoadingMixin):
     """`save_pretrained` writes stock components and the active subject; `from_pretrained` restores both."""
 
-    _trained_window: WindowSetting
+    _trained_attention: TrainedAttention
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], **kwargs: Any) -> Self:
@@ -54,7 +52,8 @@ class PersistenceMixin(SubjectLoadingMixin):
     def load_motion_adapter(self, motion_adapter: MotionAdapter) -> None:
         """Puts a motion adapter's weights in the place of the motion modules'; the attention window stays as it is.
 
-        `set_attention_window("auto")` takes the one that the adapter was trained with, where its configuration says.
+        `set_attention_window("auto")` takes the one that the adapter was trained with, where its configuration says, and its
+        `temporal_heads`.
 
         `AnimateDiffPipeline` joins an adapter with a 2-D U-Net only, and ignores it beside one that has motion modules.
 
@@ -63,7 +62,7 @@ class PersistenceMixin(SubjectLoadingMixin):
         """
         fitting_motion_weights(self.unet, motion_adapter)
         self.unet.load_motion_modules(motion_adapter)
-        self._trained_window = trained_window(self.unet, motion_adapter, saved=self._trained_window)
+        self._trained_attention = trained_attention(self.unet, motion_adapter, saved=self._trained_attention)
 
     def _restore_saved_subject(self, **hub_arguments: Any) -> None:
         """Loads the subject saved with the pipeline, unless it was loaded, replaced or taken out before.

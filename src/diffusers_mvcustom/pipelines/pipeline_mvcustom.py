@@ -33,7 +33,7 @@ from ..errors import MVCustomError
 from ..hooks import AnchorSettings, DenoisingHook, NoiseLevels
 from .anchor_images import AnchorImages
 from .anchors import known_views
-from .attention_window import AttentionWindowMixin, trained_window
+from .attention_window import AttentionWindowMixin, TrainedAttention, trained_attention
 from .call_checks import CallChecksMixin
 from .denoising import DenoisingMixin
 from .guidance import Conditions
@@ -86,6 +86,8 @@ class MVCustomPipeline(
             attention: 1 is AnimateDiff, odd k a k × k window, `None` the whole map, a dict a setting per feature map
             size such as `{"64": 7, "32": None}`. `"auto"` takes what the motion adapter (or U-Net) was trained with
             as its configuration says, else 1.
+        temporal_heads (`int`, defaults to `"auto"`): How many of the motion modules' heads attend along time alone
+            whatever the window is; 0 is the paper's attention. `"auto"` as with the window, else 0.
         denoising_hooks (`dict`, *optional*): Settings of the built-in hooks by name, as saved. `None`: both built-in
             hooks with their defaults where there is a depth model, else none.
         anchor (`dict`, *optional*): [`AnchorSettings`] as saved.
@@ -115,6 +117,7 @@ class MVCustomPipeline(
         feature_extractor: CLIPImageProcessor | None = None,
         image_encoder: CLIPVisionModelWithProjection | None = None,
         attention_window: int | str | dict | None = "auto",  # diffusers checks values by these, and knows no Literal
+        temporal_heads: int | str = "auto",
         denoising_hooks: dict | None = None,
         anchor: dict | None = None,
         subject_folder: str | None = None,
@@ -124,7 +127,11 @@ class MVCustomPipeline(
                 "motion_adapter: expected a MotionAdapter to go with the 2-D U-Net, got None. Pass "
                 "motion_adapter=MotionAdapter.from_pretrained(...)."
             )
-        trained = trained_window(unet, motion_adapter, attention_window)  # before the two are joined
+        saved = TrainedAttention(
+            1 if isinstance(attention_window, str) else attention_window,
+            0 if isinstance(temporal_heads, str) else temporal_heads,
+        )
+        trained = trained_attention(unet, motion_adapter, saved)  # before the two are joined
         super().__init__(
             vae=vae,
             text_encoder=text_encoder,
@@ -144,11 +151,12 @@ class MVCustomPipeline(
         self.register_to_config(subject_folder=subject_folder)
         self._init_subjects()
         self._init_hooks(denoising_hooks, anchor)
-        self._trained_window = trained
+        self._trained_attention = trained
         if self.unet is not None:
-            self.set_attention_window(cast('WindowSetting | Literal["auto"]', attention_window))  # checks it
+            window = cast('WindowSetting | Literal["auto"]', attention_window)
+            self.set_attention_window(window, cast('int | Literal["auto"]', temporal_heads))  # checks them
         else:
-            self.register_to_config(attention_window=attention_window)
+            self.register_to_config(attention_window=attention_window, temporal_heads=temporal_heads)
 
     @overload
     def __call__(

@@ -30,7 +30,7 @@ def save_motion_adapter(
     record: Mapping[str, Any],
     validation: BackboneValidation,
 ) -> None:
-    """Writes `config.json` (with `attention_window`), weights, model card, samples and the record of the training.
+    """Writes `config.json` (with the reach of the attention), weights, model card, samples and the record of the training.
 
     Everything is written beside the folder and moved into place at the end.
 
@@ -87,6 +87,7 @@ def _model_card(
         "|---|---|",
         f"| base model | {base_model} |",
         f"| attention window | {'the whole map' if window is None else window} |",
+        f"| heads along time alone | {adapter.config['temporal_heads']} of {adapter.config['motion_num_attention_heads']} |",
         f"| frames of a training clip | {num_frames} |",
         f"| weights | {sum(weight.numel() for weight in adapter.parameters()):,} |",
         "",

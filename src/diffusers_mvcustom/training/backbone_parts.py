@@ -66,12 +66,13 @@ def fresh_motion_adapter(unet_config: Mapping[str, Any]) -> MotionAdapter:
 
 
 @torch.no_grad()
-def extract_motion_adapter(unet: UNetMotionModel, windows: AttentionWindows) -> MotionAdapter:
-    """A U-Net's motion modules as a stock motion adapter, with the attention window in its configuration.
+def extract_motion_adapter(unet: UNetMotionModel, windows: AttentionWindows, temporal_heads: int = 0) -> MotionAdapter:
+    """A U-Net's motion modules as a stock motion adapter, with their attention's reach in its configuration.
 
     Args:
         unet (`UNetMotionModel`): Left as it is.
-        windows ([`AttentionWindows`]): What `attention_window="auto"` of the pipeline is to find.
+        windows ([`AttentionWindows`]), temporal_heads (`int`): What `attention_window="auto"` and `temporal_heads="auto"`
+            of the pipeline are to find.
 
     Raises:
         MVCustomError: if the motion modules are not of a form that a motion adapter has.
@@ -83,7 +84,7 @@ def extract_motion_adapter(unet: UNetMotionModel, windows: AttentionWindows) -> 
         adapter.load_state_dict({name: weight.float().cpu() for name, weight in weights.items()})
     except (RuntimeError, ValueError, TypeError) as error:
         raise MVCustomError(f"model: its motion modules do not fit into a motion adapter: {error}") from error
-    adapter.register_to_config(attention_window=windows.setting)
+    adapter.register_to_config(attention_window=windows.setting, temporal_heads=temporal_heads)
     return adapter.eval()
 
 

@@ -16,6 +16,7 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor
 
 from ..errors import MVCustomError
+from ..models.motion_transformer import check_temporal_heads
 from .backbone_batches import ClipBatches
 from .backbone_files import save_motion_adapter, upload_motion_adapter
 from .backbone_model import BackboneTrainingModel
@@ -173,7 +174,7 @@ class BackboneTrainer(Trainer[BackboneTrainingConfig]):
         self.model.train()
         self.step = self._restore(self._resumed)
         self._resumed = None  # its tensors are as large as the weights
-        pipe.set_attention_window(self.windows.at(self.step).setting)
+        pipe.set_attention_window(self.windows.at(self.step).setting, config.temporal_heads)
         self.loader = ClipLoader(
             self.clips,
             ClipNumbers(
@@ -195,9 +196,10 @@ class BackboneTrainer(Trainer[BackboneTrainingConfig]):
             f"{'whole map' if windows.setting is None else windows.setting} from step {step}"
             for step, windows in self.windows.stages
         )
+        along_time = f", {config.temporal_heads} heads along time alone" if config.temporal_heads else ""
         return (
             f"{len(self.clips.sources)} videos, {len(self.held_out)} held out; clips of {config.num_frames} × "
-            f"{self.size[0]} × {self.size[1]}; attention window {stages}; trained weights: "
+            f"{self.size[0]} × {self.size[1]}; attention window {stages}{along_time}; trained weights: "
             f"{sum(weight.numel() for weight in self.trained.values()):,}; {self.samples_per_step} clips a step"
         )
 
@@ -276,7 +278,7 @@ class BackboneTrainer(Trainer[BackboneTrainingConfig]):
             plot_losses(self.output, self.output / "losses.png")
             windows = self.windows.at(self.step - 1)
             with self._averaged():
-                adapter = extract_motion_adapter(self.pipe.unet, windows)
+                adapter = extract_motion_adapter(self.pipe.unet, windows, config.temporal_heads)
             record = {
                 "command": self.command,
                 "steps": self.step,
@@ -309,7 +311,7 @@ def _check_model(config: BackboneTrainingConfig, pipe: MVCustomPipeline) -> None
         raise MVCustomError("model: expected one with unet, vae, text_encoder and tokenizer.")
     if not isinstance(pipe.vae, AutoencoderKL):
         raise MVCustomError(f"model: expected an AutoencoderKL, got {type(pipe.vae).__name__}.")
-    motion_parameters(pipe.unet)
+    check_temporal_heads(pipe.unet, config.temporal_heads)
     if pipe.subject is not None:
         raise MVCustomError("model: expected one without a subject; call pipe.unload_subject() first.")
     longest = pipe.unet.config.motion_max_seq_length

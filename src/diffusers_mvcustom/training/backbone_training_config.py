@@ -39,6 +39,8 @@ class BackboneTrainingConfig(TrainingConfig):
         vae_batch_size: Frames that the autoencoder encodes at a time.
         window_schedule: When which attention window begins: pairs of a step (whole number) or a share of all steps and a
             window (odd number of positions, null for the whole map, or windows by feature map size).
+        temporal_heads: Heads of the motion modules that go on attending along time alone whatever the window is, the
+            first ones; 0 is the paper's attention. With half of them a training starts nearer to what AnimateDiff learnt.
         noise_offset: Noise that a clip's channels share, added to its noise: helps with very dark and bright videos.
         train_batch_size: Clips at a time on each process.
         learning_rate: Learning rate (AnimateDiff: 1e-4).
@@ -66,6 +68,7 @@ class BackboneTrainingConfig(TrainingConfig):
     window_schedule: list[tuple[int | float, int | dict[str, int | None] | None]] = field(
         default_factory=lambda: [(0, 1), (0.2, 3), (0.4, 5), (0.6, 7), (0.8, None)]
     )
+    temporal_heads: int = 0
     # --- losses ---
     noise_offset: float = 0.0
     # --- optimisation ---
@@ -81,7 +84,7 @@ class BackboneTrainingConfig(TrainingConfig):
         super().__post_init__()
         if not self.data or not all(place.strip() for place in self.places):
             raise MVCustomError(f"data: expected a folder, shards, or a list of them, got {self.data!r}.")
-        self._check_least(num_frames=2, frame_stride=1, holdout=0, num_workers=0, vae_batch_size=1)
+        self._check_least(num_frames=2, frame_stride=1, holdout=0, num_workers=0, vae_batch_size=1, temporal_heads=0)
         self._check_shares("horizontal_flip", "image_share")
         self._check_not_negative("noise_offset")
         if not 0 < self.min_crop <= 1:

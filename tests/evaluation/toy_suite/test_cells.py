@@ -2,8 +2,16 @@
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from diffusers_mvcustom.evaluation.toy_suite.cells import Cells, folder_key, key_of, load_images, save_images
+from diffusers_mvcustom.evaluation.toy_suite.cells import (
+    Cells,
+    folder_key,
+    image_model_key,
+    key_of,
+    load_images,
+    save_images,
+)
 
 
 def test_a_result_is_made_once(tmp_path):
@@ -66,6 +74,22 @@ def test_a_model_folder_is_known_by_its_weights_and_configurations(tmp_path):
     assert folder_key(tmp_path) == before
     (tmp_path / "unet" / "model.safetensors").write_bytes(b"weightS")
     assert folder_key(tmp_path) != before
+
+
+def test_an_image_model_is_known_without_its_motion_modules(tmp_path):
+    def key(settings="{}", **weights):
+        (tmp_path / "model_index.json").write_text(settings)
+        stored = {"conv_in.weight": torch.ones(2, 3), "down.motion_modules.0.bias": torch.ones(4), **weights}
+        save_file(stored, tmp_path / "model.safetensors")
+        return image_model_key(tmp_path)
+
+    before = key()
+    assert key() == before
+    assert key('{"attention_window": 3}', **{"down.motion_modules.0.bias": torch.zeros(4)}) == before
+    assert key(**{"conv_in.weight": torch.ones(2, 3).half()}) != before
+    assert key(**{"conv_in.scale": torch.tensor(1.0)}) != before
+    (tmp_path / "config.json").write_text("{}")
+    assert key() != before
 
 
 def test_views_come_back_at_8_bits(tmp_path):

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from diffusers_mvcustom import MVCustomPipeline
+from diffusers_mvcustom.errors import MVCustomError
 from diffusers_mvcustom.evaluation.toy_suite import (
     CHOICES,
     CONTROLS,
@@ -121,6 +122,18 @@ def test_a_rerun_does_nothing_again_and_more_seeds_only_what_is_new(finished, ma
     assert loader.count == 1  # trained before
     assert got["methods"]["full"]["each"].items() > results["methods"]["full"]["each"].items()
     assert got["methods"]["full"]["numbers"]["consistency"]["spread"] is not None
+
+
+def test_other_motion_modules_take_the_subjects_that_are_trained(finished, make_suite):
+    suite, _, _ = finished
+    other, loader = make_suite(methods=METHODS[:1], image_model_key="random weights")
+    other.model_key = "other motion modules"
+    case = next(cases_of(SETTINGS, subjects_of(SETTINGS)[0]))
+    with pytest.raises(MVCustomError, match="has not been generated"):
+        other.views(case, METHODS[0])
+    other.run(progress=iter)
+    assert loader.count == 1  # for generating alone
+    assert torch.equal(other.views(case, METHODS[0]), suite.views(case, METHODS[0]))
 
 
 def test_the_spread_of_a_single_seed_is_over_subjects(make_suite):

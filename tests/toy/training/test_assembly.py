@@ -58,7 +58,7 @@ def model(trained, tmp_path_factory):
     for name, weight in adapter.named_parameters():
         if ".proj_out.weight" in name:
             torch.nn.init.normal_(weight, std=0.02, generator=torch.Generator().manual_seed(0))
-    adapter.register_to_config(attention_window=5)
+    adapter.register_to_config(attention_window=5, temporal_heads=1)
     adapter.save_pretrained(folder.parent / "motion")
     assemble(trained, folder, motion_adapter=folder.parent / "motion")
     return folder
@@ -73,7 +73,7 @@ def generate(pipe, **call):
 def test_the_folder_loads_and_generates(model):
     pipe = MVCustomPipeline.from_pretrained(model, dtype=torch.float32)
     assert {weight.dtype for weight in pipe.unet.parameters()} == {torch.float32}
-    assert pipe.config.attention_window == 5  # as the motion adapter was trained
+    assert (pipe.config.attention_window, pipe.config.temporal_heads) == (5, 1)  # as the motion adapter was trained
     assert {hook.name for hook in pipe.hooks} == {
         "depth_aware_feature_rendering",
         "consistent_aware_latent_completion",

@@ -14,6 +14,7 @@ from uuid import uuid4
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import safe_open
 from torch import Tensor
 
 
@@ -74,6 +75,22 @@ def folder_key(folder: Path, suffixes: tuple[str, ...] = (".safetensors", ".json
             digest.update(file.relative_to(folder).as_posix().encode())
             with file.open("rb") as stream:
                 digest.update(stream.read())
+    return digest.hexdigest()
+
+
+def image_model_key(folder: Path) -> str:
+    """A digest of a pipeline's folder without its motion modules and settings: of all that training a subject depends on."""
+    digest = hashlib.blake2b(digest_size=16)
+    for file in sorted(folder.rglob("*")):
+        name = file.relative_to(folder).as_posix()
+        if file.suffix == ".safetensors":
+            with safe_open(file, "pt") as weights:
+                for weight in sorted(weights.keys()):
+                    if "motion_modules." not in weight:
+                        digest.update(f"{name} {weight}".encode())
+                        digest.update(weights.get_tensor(weight).contiguous().flatten().view(torch.uint8).numpy())
+        elif file.suffix == ".json" and name != "model_index.json":
+            digest.update(name.encode() + file.read_bytes())
     return digest.hexdigest()
 
 

@@ -53,7 +53,8 @@ class SubjectTrainings:
     Args:
         cells ([`Cells`]): Where results lie.
         load_model (`Callable[[], MVCustomPipeline]`): Gives a fresh pipeline without a subject.
-        model_name (`str`), model_key (`str`): The model's name for the record, and what tells models apart.
+        model_name (`str`), model_key (`str`): The model's name for the record, and what tells models apart; motion modules,
+            which are off while a subject is trained, need not count.
         settings ([`SuiteSettings`]): Number and size of the training views.
         arguments (`list[str]`): The trainer's settings as its command line has them, such as `["--config", "toy"]`.
     """

@@ -36,6 +36,8 @@ class ToySuite:
     Args:
         load_model (`Callable[[], MVCustomPipeline]`): Gives a fresh pipeline without a subject, where it is to run.
         model_name (`str`), model_key (`str`): The model's name for the record, and what tells models apart.
+        image_model_key (`str`, *optional*): What tells models without their motion modules apart, which are off while a
+            subject is trained: where it is the same, trained subjects are taken again. `model_key` if not given.
         cells (`Path`): Folder of results, each kept under what it depends on: a run that was interrupted, or one with
             more subjects or seeds, takes what is there.
         settings ([`SuiteSettings`]): How large it is.
@@ -58,6 +60,7 @@ class ToySuite:
         reader_key: str | None = None,
         methods: tuple[Method, ...] = METHODS,
         one_dimensional_motion: Path | None = None,
+        image_model_key: str | None = None,
     ) -> None:
         self.load_model, self.model_key, self.settings, self.methods = load_model, model_key, settings, methods
         self.cells = Cells(cells)
@@ -69,7 +72,9 @@ class ToySuite:
             self._motion = MotionAdapter.from_pretrained(one_dimensional_motion, torch_dtype=torch.float32)
         self._pipe: MVCustomPipeline | None = None
         self._loaded: ToySubject | None = None
-        self.trainings = SubjectTrainings(self.cells, load_model, model_name, model_key, settings, training_arguments)
+        self.trainings = SubjectTrainings(
+            self.cells, load_model, model_name, image_model_key or model_key, settings, training_arguments
+        )
 
     def run(self, progress: Callable[[Iterable], Iterable] | None = None) -> dict[str, Any]:
         """Does what is not done yet and returns the results.
@@ -158,6 +163,7 @@ class ToySuite:
         motion = {"motion": self._motion_key} if method.one_dimensional and self._motion_key else {}
         return {
             **motion,
+            "model": self.model_key,
             "subject": self.trainings.content(case.subject, method.subject),
             "case": _plain(case),
             "method": {name: value for name, value in method.to_dict().items() if name != "title"},
