@@ -14,7 +14,7 @@ set -euo pipefail
 WORK=$1 OUT=$2 DEVICE=${3:-cuda}
 PACE=${PACE:-1} SCENES=${SCENES:-40000} CLIPS=${CLIPS:-3000} BATCH=${BATCH:-768} CLIP_BATCH=${CLIP_BATCH:-24}
 WORKERS=${WORKERS:-12} LOADERS=${LOADERS:-8} READER_SCENES=${READER_SCENES:-3000} PRECISION=${PRECISION:-bf16}
-WINDOWS=${WINDOWS:-[[0,1],[60,3],[120,5],[180,null]]}
+WINDOWS=${WINDOWS:-[[0,null]]}
 PYTHON=${PYTHON:-python3}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} TQDM_MININTERVAL=${TQDM_MININTERVAL:-10} TOKENIZERS_PARALLELISM=false
 mkdir -p "$WORK" "$OUT"
@@ -54,24 +54,24 @@ wait $DEPTH $RENDERING
 stage reader --scenes "$READER_SCENES" --workers 4 --device "$DEVICE" --batch-size $((BATCH / 3)) --max-steps 1000000 \
   --seconds "$(seconds 80)" &
 READER=$!
-backbone() { # name, windows, steps
+backbone() { # name, windows, heads along time, steps
   $PYTHON train_backbone.py --config toy --model "$WORK/single-views" --data "$WORK/clips" --output_dir "$WORK/$1" \
     --cache_latents false --vae_batch_size 256 --train_batch_size "$CLIP_BATCH" --num_workers 4 \
     --mixed_precision "$PRECISION" --lr_scheduler constant_with_warmup --lr_warmup_steps 100 --learning_rate 0.0005 \
-    --checkpointing_steps 200 --resume_from_checkpoint latest --window_schedule "$2" --max_train_steps "$3" \
+    --checkpointing_steps 200 --resume_from_checkpoint latest --window_schedule "$2" --temporal_heads "$3" --max_train_steps "$4" \
     >> "$WORK/$1.log" 2>&1
 }
-motion() { # name, windows: trains for a while, then ends where it stands
+motion() { # name, windows, heads along time: trains for a while, then ends where it stands
   local checkpoint
   [ -d "$WORK/$1/motion_adapter" ] && return
-  PYTHON="timeout -s INT $(seconds 150) $PYTHON" backbone "$1" "$2" 1000000 || true
+  PYTHON="timeout -s INT $(seconds 150) $PYTHON" backbone "$1" "$2" "$3" 1000000 || true
   checkpoint=$(find "$WORK/$1/checkpoints" -maxdepth 1 -name 'checkpoint-*' | sed 's/.*-//' | sort -n | tail -1)
-  backbone "$1" "$2" "$checkpoint"
+  backbone "$1" "$2" "$3" "$checkpoint"
   say "$1: done, $checkpoint steps"
 }
-motion motion "$WINDOWS" &
+motion motion "$WINDOWS" 2 &
 DENSE=$!
-motion motion-1d '[[0,1]]' &
+motion motion-1d '[[0,1]]' 0 &
 wait $! $DENSE $READER
 
 stage assemble --model "$OUT/toy-model" --start-from models/toy --motion-adapter "$WORK/motion/motion_adapter" \

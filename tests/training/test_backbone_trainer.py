@@ -2,6 +2,8 @@
 
 import json
 import math
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,14 +13,16 @@ from PIL import Image
 from safetensors.torch import load_file
 from training.backbone_small import SMALL, reset_accelerate, write_moving_squares
 
-from diffusers_mvcustom import MVCustomPipeline
+from diffusers_mvcustom import Cameras, MVCustomPipeline
 from diffusers_mvcustom.errors import MVCustomError
 from diffusers_mvcustom.models.motion_transformer import motion_bypassed
 from diffusers_mvcustom.training import BackboneTrainer, BackboneTrainingConfig, fresh_motion_adapter
 from diffusers_mvcustom.training.backbone_parts import clip_size, extract_motion_adapter
 from diffusers_mvcustom.training.backbone_validation import held_out_loss
 from diffusers_mvcustom.training.checkpoints import load_checkpoint
+from diffusers_mvcustom.training.clip_geometry import GEOMETRY_SUFFIX, ClipGeometry
 from diffusers_mvcustom.training.records import read_records
+from diffusers_mvcustom.training.video_clips import VideoClips
 
 
 @pytest.fixture(scope="module")
@@ -184,6 +188,45 @@ def test_noise_offset_is_shared_by_frames_and_positions(make_backbone_trainer):
     assert torch.allclose(offset, offset.mean(dim=(2, 3, 4), keepdim=True).expand_as(offset), atol=1e-5)
     # 32 draws of a normal number times 3: their standard deviation is within a third of 3 (more than 2.5 deviations).
     assert offset.mean(dim=(2, 3, 4)).std().item() == pytest.approx(3.0, rel=0.34)
+
+
+def add_geometry(videos, folder, names):
+    """A copy of the videos, some with the geometry of a wall that the camera moves past by two latents a frame."""
+    shutil.copytree(videos, folder)
+    cameras = Cameras.from_focal(torch.eye(4).repeat(8, 1, 1), 8.0, height=16, width=16)
+    cameras.camera_to_world[:, 0, 3] = torch.arange(8) / 4
+    for name in names:
+        ClipGeometry(torch.ones(8, 16, 16), cameras).save(folder / f"{name}{GEOMETRY_SUFFIX}")
+    return str(folder)
+
+
+def test_noise_is_carried_by_the_geometry(make_backbone_trainer, videos, tmp_path):
+    data = add_geometry(videos, tmp_path / "videos", "123")
+    noises = {}
+    for share in (0.0, 1.0, 0.5):
+        trainer = make_backbone_trainer(data=data, carried_noise=share)
+        trainer._set_up()
+        clips = VideoClips(trainer.clips.sources, replace(trainer.clips.settings, geometry=True))
+        samples = [clips[number] for number in range(12)]
+        noises[share] = [(sample, trainer.batches([sample])[0].noise[0]) for sample in samples]
+        trainer.loader.close()
+    carried = 0
+    for (sample, plain), (_, moved), (_, some) in zip(*noises.values()):
+        expected = plain if sample.geometry is None else sample.geometry.carried(plain, anchor=2)
+        torch.testing.assert_close(moved, expected)
+        assert torch.equal(some, moved) or torch.equal(some, plain)
+        carried += sample.geometry is not None and torch.equal(some, moved)
+    with_geometry = sum(sample.geometry is not None for sample, _ in noises[0.0])
+    assert with_geometry == 6  # each video twice
+    assert 0 < carried < with_geometry
+
+
+def test_a_training_with_carried_noise_runs_and_says_so(make_backbone_trainer, videos, tmp_path, capsys):
+    trainer = make_backbone_trainer(data=add_geometry(videos, tmp_path / "videos", "123"), carried_noise=0.7)
+    trainer.train()
+    assert "noise of 70% of 3 videos carried by their geometry" in capsys.readouterr().out
+    with pytest.raises(MVCustomError, match=r"carried_noise: none of the 6 videos has a geometry; expected NAME"):
+        make_backbone_trainer(carried_noise=0.7, output_dir=str(tmp_path / "other"))
 
 
 def test_accumulation_and_checkpointing_change_nothing(make_backbone_trainer, tmp_path):

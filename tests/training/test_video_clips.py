@@ -10,7 +10,9 @@ import torch
 from PIL import Image
 from training.video_files import numbered_frames, numbers_of, write_video
 
+from diffusers_mvcustom.cameras import Cameras
 from diffusers_mvcustom.errors import MVCustomError
+from diffusers_mvcustom.training.clip_geometry import GEOMETRY_SUFFIX, ClipGeometry
 from diffusers_mvcustom.training.video_clips import ClipLoader, ClipNumbers, ClipSettings, VideoClips
 from diffusers_mvcustom.training.video_decoding import UnreadableVideo, VideoReader
 from diffusers_mvcustom.training.video_sources import find_videos
@@ -276,3 +278,50 @@ def test_errors_of_workers_arrive_as_they_are(tmp_path, workers):
     loader = ClipLoader(clips, ClipNumbers(0, 1, batch_size=1, accumulation=1, process=0, num_processes=1), workers)
     with pytest.raises(MVCustomError, match=r"^a\.mp4: cannot be decoded \([^\n]*\)$"):
         next(loader)
+
+
+def write_geometry(folder, count, height=12, width=16, name="walk"):
+    """A wall one unit away that cameras move past, a pixel of the frames' 16 each."""
+    cameras = Cameras.from_focal(torch.eye(4).repeat(count, 1, 1), 16.0, height=height, width=width)
+    cameras.camera_to_world[:, 0, 3] = torch.arange(count) / 16
+    ClipGeometry(torch.ones(count, height, width), cameras).save(folder / f"{name}{GEOMETRY_SUFFIX}")
+
+
+def put_walk(folder, count=6):
+    for n in range(count):
+        (folder / "walk").mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16, 12), (40 * n, 0, 0)).save(folder / "walk" / f"{n}.png")
+    return folder
+
+
+def test_geometry_is_that_of_the_clip_s_frames_and_crop(tmp_path):
+    write_geometry(put_walk(tmp_path), 6)
+    settings = {"num_frames": 3, "frame_stride": 2, "height": 8, "width": 8, "min_crop": 0.7}
+    clips = VideoClips(find_videos(str(tmp_path)), ClipSettings(**settings, geometry=True, horizontal_flip=0.5))
+    mirrored = set()
+    for number in range(8):
+        sample = clips[number]
+        first = int(sample.frames[0, 0, 4, 4]) // 40
+        geometry = sample.geometry
+        torch.testing.assert_close(geometry.cameras.centers[:, 0], torch.arange(first, first + 5, 2) / 16)
+        # Of a square crop both fields of view are the same; its side is at most the frame's height.
+        across, down = (geometry.cameras.focal[0] / torch.tensor([16, 12])).tolist()
+        assert across == pytest.approx(down)
+        assert 16 / 12 - 1e-5 <= across <= 16 / (0.7 * 12 - 0.5)
+        mirrored.add(geometry.mirrored)
+    assert mirrored == {False, True}
+    assert VideoClips(find_videos(str(tmp_path)), ClipSettings(**settings))[0].geometry is None
+    alone = VideoClips(find_videos(str(tmp_path)), ClipSettings(**settings, geometry=True, image_share=1.0))
+    assert alone[0].geometry is None  # noise has nowhere to be carried to
+
+
+@pytest.mark.parametrize("what", ["damaged", "short"])
+def test_geometry_that_cannot_be_used_is_named(tmp_path, what):
+    put_walk(tmp_path)
+    if what == "short":
+        write_geometry(tmp_path, 2)
+    else:
+        (tmp_path / f"walk{GEOMETRY_SUFFIX}").write_bytes(b"damaged")
+    settings = ClipSettings(3, 2, 8, 8, geometry=True, skip_unreadable=False)
+    with pytest.raises(UnreadableVideo, match=r"walk: its geometry: (expected a safetensors|it has 2 frames)"):
+        VideoClips(find_videos(str(tmp_path)), settings)[0]

@@ -145,3 +145,24 @@ def test_wrong_places_are_named(tmp_path):
     put(tmp_path / "m" / "metadata.jsonl", '{"file_name": "a.mp4"}\n{"text": "a car"}\n')
     with pytest.raises(MVCustomError, match="line 2 has no file_name"):
         find_videos(str(tmp_path / "m"))
+
+
+@pytest.mark.parametrize("kind", ["folder", "metadata", "shard"])
+def test_geometry_is_found_beside_videos(tmp_path, kind):
+    suffix = ".geometry.safetensors"
+    if kind == "shard":
+        place = put_shard(
+            tmp_path / "a.tar", {"1.mp4": b"video", f"1{suffix}": b"geometry", "2.mp4": b"video", "2.txt": b"text"}
+        )
+    else:
+        place = tmp_path / "videos"
+        put(place / "1.mp4"), put(place / f"1{suffix}", b"geometry"), put(place / "2.mp4")
+        if kind == "metadata":
+            put_frames(place / "3"), put(place / f"3{suffix}", b"of frames")
+            rows = [{"file_name": name, "text": "text"} for name in ("1.mp4", "2.mp4", "3")]
+            put(place / "metadata.jsonl", "\n".join(map(json.dumps, rows)))
+        else:
+            put_frames(tmp_path / "videos" / "deep" / "3"), put(place / "deep" / f"3{suffix}", b"of frames")
+    found = [source.geometry and source.geometry.read() for source in find_videos(str(place))]
+    assert found == [b"geometry", None, b"of frames"][: len(found)]
+    assert len(found) == (2 if kind == "shard" else 3)

@@ -14,11 +14,13 @@ from .subject_training_config import SubjectTrainingConfig
 if TYPE_CHECKING:
     from .backbone_parts import fresh_motion_adapter
     from .backbone_trainer import BackboneTrainer
+    from .clip_geometry import ClipGeometry
     from .subject_trainer import SubjectTrainer
 
 __all__ = [
     "BackboneTrainer",
     "BackboneTrainingConfig",
+    "ClipGeometry",
     "SubjectTrainer",
     "SubjectTrainingConfig",
     "fresh_motion_adapter",
@@ -28,6 +30,7 @@ __getattr__ = lazy_names(
     __name__,
     {
         "BackboneTrainer": "backbone_trainer",
+        "ClipGeometry": "clip_geometry",
         "SubjectTrainer": "subject_trainer",
         "fresh_motion_adapter": "backbone_parts",
     },

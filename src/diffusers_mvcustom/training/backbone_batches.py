@@ -25,6 +25,8 @@ class ClipBatches:
         num_timesteps (`int`): Noise levels of the scheduler.
         seed (`int`): Of noise and noise levels.
         noise_offset (`float`): Size of the noise that all frames and positions of a channel share.
+        carried_noise (`float`): Share of the clips with a geometry whose noise moves with what is seen: that of the
+            middle frame is carried into the others, as depth-aware feature rendering does.
         device (`torch.device`), dtype (`torch.dtype`): Of the batches.
         vae_batch_size (`int`): Frames that are encoded at a time.
         cache ([`LatentCache`], *optional*): Encodes frames instead, and remembers them.
@@ -37,6 +39,7 @@ class ClipBatches:
         num_timesteps: int,
         seed: int,
         noise_offset: float,
+        carried_noise: float = 0.0,
         device: torch.device,
         dtype: torch.dtype,
         vae_batch_size: int,
@@ -46,6 +49,7 @@ class ClipBatches:
         self.num_timesteps = num_timesteps
         self.seed = seed
         self.noise_offset = noise_offset
+        self.carried_noise = carried_noise
         self.device = device
         self.dtype = dtype
         self.vae_batch_size = vae_batch_size
@@ -73,7 +77,7 @@ class ClipBatches:
         for (sample, _), mean, std in zip(samples, means, stds):
             generator = torch.Generator().manual_seed(derived_seed(self.seed, "noise", sample.number))
             latents.append(mean + std * torch.randn(mean.shape, generator=generator))
-            noise = torch.randn(mean.shape, generator=generator)
+            noise = self._carried(sample, torch.randn(mean.shape, generator=generator))
             shared = torch.randn((len(mean), 1, 1, 1), generator=generator)
             noises.append(noise + self.noise_offset * shared)
         return ClipBatch(
@@ -82,6 +86,19 @@ class ClipBatches:
             timesteps=torch.tensor([timestep for _, timestep in samples], device=self.device),
             text_states=self._encode_texts([sample.text for sample, _ in samples]),
         )
+
+    def _carried(
+        self,
+        sample: ClipSample,
+        noise: Tensor,  # [C, F, h, w]
+    ) -> Tensor:
+        """The noise of a sample, carried from its middle frame if its number says so."""
+        if sample.geometry is None:
+            return noise
+        generator = torch.Generator().manual_seed(derived_seed(self.seed, "carried noise", sample.number))
+        if torch.rand((), generator=generator) >= self.carried_noise:
+            return noise
+        return sample.geometry.carried(noise, anchor=noise.shape[1] // 2)
 
     def _timestep(self, number: int) -> int:
         generator = torch.Generator().manual_seed(derived_seed(self.seed, "timestep", number))

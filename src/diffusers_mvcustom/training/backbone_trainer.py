@@ -23,6 +23,7 @@ from .backbone_model import BackboneTrainingModel
 from .backbone_parts import clip_size, extract_motion_adapter, fresh_motion_adapter, motion_parameters
 from .backbone_training_config import BackboneTrainingConfig
 from .backbone_validation import BackboneValidation, generate_clips, held_out_loss
+from .clip_geometry import GEOMETRY_SUFFIX
 from .latent_cache import LatentCache, sampled_key
 from .optimization import make_lr_scheduler, make_optimizer
 from .progress import TrainingBar
@@ -94,9 +95,16 @@ class BackboneTrainer(Trainer[BackboneTrainingConfig]):
             default_caption=config.default_caption,
             caption_column=config.caption_column,
             skip_unreadable=config.unreadable == "skip",
+            geometry=config.carried_noise > 0,
             seed=config.seed,
         )
         self.clips = VideoClips(sources, settings)
+        self.with_geometry = sum(source.geometry is not None for source in sources)
+        if config.carried_noise and not self.with_geometry:
+            raise MVCustomError(
+                f"carried_noise: none of the {len(sources)} videos has a geometry; expected NAME{GEOMETRY_SUFFIX} beside "
+                "NAME.mp4 or the folder of frames NAME, with depth, camera_to_world and intrinsics."
+            )
         self._resumed = self._read_checkpoint(
             {
                 **_fingerprint(config, sources, pipe.unet),
@@ -158,6 +166,7 @@ class BackboneTrainer(Trainer[BackboneTrainingConfig]):
             num_timesteps=scheduler.config.num_train_timesteps,
             seed=config.seed,
             noise_offset=config.noise_offset,
+            carried_noise=config.carried_noise,
             device=self.device,
             dtype=self.dtype,
             vae_batch_size=config.vae_batch_size,
@@ -196,10 +205,12 @@ class BackboneTrainer(Trainer[BackboneTrainingConfig]):
             f"{'whole map' if windows.setting is None else windows.setting} from step {step}"
             for step, windows in self.windows.stages
         )
-        along_time = f", {config.temporal_heads} heads along time alone" if config.temporal_heads else ""
+        extras = f", {config.temporal_heads} heads along time alone" if config.temporal_heads else ""
+        if config.carried_noise:
+            extras += f"; noise of {config.carried_noise:.0%} of {self.with_geometry} videos carried by their geometry"
         return (
             f"{len(self.clips.sources)} videos, {len(self.held_out)} held out; clips of {config.num_frames} × "
-            f"{self.size[0]} × {self.size[1]}; attention window {stages}{along_time}; trained weights: "
+            f"{self.size[0]} × {self.size[1]}; attention window {stages}{extras}; trained weights: "
             f"{sum(weight.numel() for weight in self.trained.values()):,}; {self.samples_per_step} clips a step"
         )
 
@@ -346,5 +357,7 @@ def _fingerprint(config: BackboneTrainingConfig, sources: list[VideoSource], une
         digest.update(
             repr((source.name, source.size, source.captions, source.sidecar and source.sidecar.size)).encode()
         )
+        if config.carried_noise:
+            digest.update(repr(source.geometry and source.geometry.size).encode())
     key = sampled_key(unet, but="motion_modules" if config.fresh_motion else None)
     return {**values, "videos": digest.hexdigest(), "unet weights": key}

@@ -41,6 +41,8 @@ class BackboneTrainingConfig(TrainingConfig):
             window (odd number of positions, null for the whole map, or windows by feature map size).
         temporal_heads: Heads of the motion modules that go on attending along time alone whatever the window is, the
             first ones; 0 is the paper's attention. With half of them a training starts nearer to what AnimateDiff learnt.
+        carried_noise: Share of the clips with a geometry file whose noise moves with what is seen: the middle frame's is
+            carried into the others, as depth-aware feature rendering does when views are generated.
         noise_offset: Noise that a clip's channels share, added to its noise: helps with very dark and bright videos.
         train_batch_size: Clips at a time on each process.
         learning_rate: Learning rate (AnimateDiff: 1e-4).
@@ -70,6 +72,7 @@ class BackboneTrainingConfig(TrainingConfig):
     )
     temporal_heads: int = 0
     # --- losses ---
+    carried_noise: float = 0.0
     noise_offset: float = 0.0
     # --- optimisation ---
     max_train_steps: int = 50000
@@ -85,7 +88,7 @@ class BackboneTrainingConfig(TrainingConfig):
         if not self.data or not all(place.strip() for place in self.places):
             raise MVCustomError(f"data: expected a folder, shards, or a list of them, got {self.data!r}.")
         self._check_least(num_frames=2, frame_stride=1, holdout=0, num_workers=0, vae_batch_size=1, temporal_heads=0)
-        self._check_shares("horizontal_flip", "image_share")
+        self._check_shares("horizontal_flip", "image_share", "carried_noise")
         self._check_not_negative("noise_offset")
         if not 0 < self.min_crop <= 1:
             raise MVCustomError(f"min_crop: expected a share in (0, 1], got {self.min_crop}.")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import MVCustomError
+from .clip_geometry import ClipGeometry
 from .sampling import derived_seed
 from .video_decoding import UnreadableVideo, VideoReader
 from .video_sources import VideoSource
@@ -37,6 +39,7 @@ class ClipSettings:
         caption_column (`str`, *optional*): Key of the text in json files beside videos.
         skip_unreadable (`bool`): Whether another video takes the place of one that cannot be read; otherwise it is an
             error.
+        geometry (`bool`): Whether depth and cameras are read, where a video has them.
         seed (`int`): Of all that is random.
     """
 
@@ -52,6 +55,7 @@ class ClipSettings:
     default_caption: str = ""
     caption_column: str | None = None
     skip_unreadable: bool = True
+    geometry: bool = False
     seed: int = 0
 
 
@@ -65,6 +69,7 @@ class ClipSample:
         text (`str`): Its text; empty if dropped.
         source (`str`): The video's name.
         unreadable (`tuple` of `str`): Why videos were passed over for this one, each beginning with the video's name.
+        geometry ([`ClipGeometry`], *optional*): Depth and cameras of the frames.
     """
 
     number: int
@@ -72,6 +77,7 @@ class ClipSample:
     text: str
     source: str
     unreadable: tuple[str, ...] = ()
+    geometry: ClipGeometry | None = None
 
 
 class VideoClips(Dataset):
@@ -129,16 +135,41 @@ class VideoClips(Dataset):
             8, generator=generator, dtype=torch.float64
         ).tolist()
         count = 1 if image < settings.image_share else settings.num_frames
-        pixels = self._reader.read(source, lambda length: _frame_numbers(length, count, settings.frame_stride, start))
-        frames = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+        numbers: list[int] = []
+
+        def choose(length: int) -> Sequence[int]:
+            numbers[:] = _frame_numbers(length, count, settings.frame_stride, start)
+            return numbers
+
+        frames = torch.from_numpy(self._reader.read(source, choose)).permute(0, 3, 1, 2)
         place = (row, column) if settings.random_crop else (0.5, 0.5)
         scale = settings.min_crop + (1 - settings.min_crop) * size if settings.random_crop else 1.0
-        frames = _cropped(frames, settings.height, settings.width, scale, place)
+        crop = _crop(frames.shape[-2:], settings.height, settings.width, scale, place)
+        geometry = self._geometry(source, numbers, crop, frames.shape[-2:]) if count > 1 else None
+        frames = _resized(frames, crop, settings.height, settings.width)
         if flip < settings.horizontal_flip:
             frames = frames.flip(-1)
+            geometry = None if geometry is None else replace(geometry, mirrored=True)
         captions = source.read_captions(settings.caption_column) or (settings.default_caption,)
         text = "" if drop_text < settings.text_dropout else captions[int(caption * len(captions))]
-        return ClipSample(number, frames.contiguous(), text, source.name, unreadable)
+        return ClipSample(number, frames.contiguous(), text, source.name, unreadable, geometry)
+
+    def _geometry(
+        self, source: VideoSource, numbers: list[int], crop: _Crop, size: Sequence[int]
+    ) -> ClipGeometry | None:
+        """Depth and cameras of a clip, if they are asked for and there are any."""
+        if not self.settings.geometry or source.geometry is None:
+            return None
+        try:
+            whole = ClipGeometry.from_bytes(source.geometry.read())
+            if len(whole.depth) <= max(numbers):
+                raise MVCustomError(f"it has {len(whole.depth)} frames, the video frame {max(numbers)}.")
+        except (MVCustomError, OSError) as error:
+            raise UnreadableVideo(f"{source.name}: its geometry: {error}") from error
+        rows, columns = size
+        return whole.frames(numbers).cropped(
+            crop.top / rows, crop.left / columns, crop.height / rows, crop.width / columns
+        )
 
 
 def _frame_numbers(length: int, count: int, stride: int, start: float) -> range:
@@ -151,20 +182,33 @@ def _frame_numbers(length: int, count: int, stride: int, start: float) -> range:
     return range(first, first + (count - 1) * stride + 1, stride)
 
 
-def _cropped(
-    frames: Tensor,  # [F, 3, H, W] of 8 bits
-    height: int,
-    width: int,
-    scale: float,
-    place: tuple[float, float],
-) -> Tensor:
-    """A crop of the wanted shape, `scale` times the largest such, at a share of the room that is left; then resized."""
-    rows, columns = frames.shape[-2:]
+class _Crop(NamedTuple):
+    """A part of a frame, in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def _crop(size: Sequence[int], height: int, width: int, scale: float, place: tuple[float, float]) -> _Crop:
+    """A crop of the wanted shape, `scale` times the largest such, at a share of the room that is left."""
+    rows, columns = size
     factor = scale * min(rows / height, columns / width)
     crop = max(1, min(rows, round(height * factor))), max(1, min(columns, round(width * factor)))
     top, left = (int(share * (room - side + 1)) for share, room, side in zip(place, (rows, columns), crop))
-    frames = frames[:, :, top : top + crop[0], left : left + crop[1]]
-    if crop == (height, width):
+    return _Crop(top, left, *crop)
+
+
+def _resized(
+    frames: Tensor,  # [F, 3, H, W] of 8 bits
+    crop: _Crop,
+    height: int,
+    width: int,
+) -> Tensor:
+    """A crop of the frames at the wanted size."""
+    frames = frames[:, :, crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
+    if (crop.height, crop.width) == (height, width):
         return frames
     return F.interpolate(frames.contiguous(), (height, width), mode="bilinear", antialias=True)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ..errors import MVCustomError
+from .clip_geometry import GEOMETRY_SUFFIX
 from .video_captions import METADATA_NAMES, SIDECAR_SUFFIXES, read_metadata, read_sidecar
 
 VIDEO_SUFFIXES = frozenset(
@@ -67,6 +68,7 @@ class VideoSource:
         captions (`tuple` of `str`): Texts from a metadata file.
         sidecar ([`StoredFile`], *optional*): A text or json file beside it, read when the clip is.
         sidecar_suffix (`str`): Its kind.
+        geometry ([`StoredFile`], *optional*): Depth and cameras of its frames ([`ClipGeometry`]).
     """
 
     name: str
@@ -75,6 +77,7 @@ class VideoSource:
     captions: tuple[str, ...] = ()
     sidecar: StoredFile | None = None
     sidecar_suffix: str = ""
+    geometry: StoredFile | None = None
 
     @property
     def size(self) -> int:
@@ -98,7 +101,8 @@ def find_videos(data: str | Sequence[str], caption_column: str | None = None) ->
     A folder is searched with the folders in it. A folder of two or more images (and no video) is one video, its frames in
     the order of their names. Captions are, as in Hugging Face's `videofolder`, in a `metadata.jsonl` or `metadata.csv`
     with a column `file_name`; or in a `.txt`, `.caption` or `.json` file beside a video (or beside a folder of frames).
-    In shards (uncompressed `.tar`, files of one sample share their name up to the first dot) likewise.
+    In shards (uncompressed `.tar`, files of one sample share their name up to the first dot) likewise. A file
+    `NAME.geometry.safetensors` in the same place holds the depth and cameras of its frames.
 
     Args:
         data (`str` or list of `str`): Folders, shards, or patterns of shards such as `shards/clips-{0000..0041}.tar`
@@ -157,19 +161,20 @@ def _in_folder(root: Path, caption_column: str | None) -> Iterator[VideoSource]:
                 (stored[name],),
                 sidecar=stored[stem + suffix] if suffix else None,
                 sidecar_suffix=suffix,
+                geometry=_file(folder / (stem + GEOMETRY_SUFFIX)),
             )
         for name in stored:
             if _suffix(name) == _SHARD_SUFFIX:
                 yield from _in_shard(folder / name)
         if not videos and (frames := _frames(stored)):
             sidecar = next((s for s in SIDECAR_SUFFIXES if folder.with_name(folder.name + s).is_file()), "")
-            beside = folder.with_name(folder.name + sidecar)
             yield VideoSource(
                 _relative(root, folder),
                 frames,
                 is_frames=True,
-                sidecar=StoredFile(str(beside), beside.stat().st_size) if sidecar else None,
+                sidecar=_file(folder.with_name(folder.name + sidecar)) if sidecar else None,
                 sidecar_suffix=sidecar,
+                geometry=_file(folder.with_name(folder.name + GEOMETRY_SUFFIX)),
             )
 
 
@@ -185,12 +190,17 @@ def _of_metadata(root: Path, folder: Path, metadata: dict[str, tuple[str, ...]])
             frames = _frames(files)
             if not frames:
                 raise MVCustomError(f"data: {path}, named in the metadata of {folder}, is a folder without frames.")
-            yield VideoSource(_relative(root, path), frames, is_frames=True, captions=captions)
-        elif path.is_file():
-            file = StoredFile(str(path), path.stat().st_size)
-            yield VideoSource(_relative(root, path), (file,), captions=captions)
+            geometry = _file(path.with_name(path.name + GEOMETRY_SUFFIX))
+            yield VideoSource(_relative(root, path), frames, is_frames=True, captions=captions, geometry=geometry)
+        elif (file := _file(path)) is not None:
+            geometry = _file(path.with_name(path.stem + GEOMETRY_SUFFIX))
+            yield VideoSource(_relative(root, path), (file,), captions=captions, geometry=geometry)
         else:
             raise MVCustomError(f"data: the metadata of {folder} names {name}, which is not there.")
+
+
+def _file(path: Path) -> StoredFile | None:
+    return StoredFile(str(path), path.stat().st_size) if path.is_file() else None
 
 
 def _walk(root: Path) -> Iterator[tuple[Path, list[str], list[os.DirEntry]]]:
@@ -254,6 +264,7 @@ def _in_shard(path: Path) -> Iterator[VideoSource]:
             (parts[video],),
             sidecar=None if sidecar is None else parts[sidecar],
             sidecar_suffix=sidecar or "",
+            geometry=parts.get(GEOMETRY_SUFFIX),
         )
 
 

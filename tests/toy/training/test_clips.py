@@ -3,10 +3,13 @@ import shutil
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from diffusers_mvcustom.toy import read_caption, render, sample_scene
 from diffusers_mvcustom.toy.training.clips import NUM_FRAMES, export_clips, path_cameras
+from diffusers_mvcustom.training.clip_geometry import ClipGeometry
+from diffusers_mvcustom.training.video_sources import find_videos
 
 
 @pytest.fixture(scope="module")
@@ -22,10 +25,16 @@ def files(folder):
 
 def test_a_clip_is_a_folder_of_frames_and_a_caption(clips):
     frames = [f"{number:06d}/{frame:02d}.png" for number in range(3) for frame in range(NUM_FRAMES)]
-    assert files(clips).keys() == {*frames, *(f"{number:06d}.txt" for number in range(3))}
+    beside = [f"{number:06d}{suffix}" for number in range(3) for suffix in (".txt", ".geometry.safetensors")]
+    assert files(clips).keys() == {*frames, *beside}
     scene = sample_scene("train", 1_000_001)
     expected = (render(scene, path_cameras("train", 1, 16)).images[5] * 255).round().byte().permute(1, 2, 0).numpy()
     assert np.array_equal(np.asarray(Image.open(clips / "000001" / "05.png")), expected)
+    views, geometry = render(scene, path_cameras("train", 1, 16)), find_videos(str(clips))[1].geometry
+    known = ClipGeometry.from_bytes(geometry.read())
+    assert (known.cameras.height, known.cameras.width) == (4, 4)  # that of the latents
+    torch.testing.assert_close(known.depth, views.depth[:, 0, 2::4, 2::4], rtol=1e-3, atol=0)
+    assert torch.equal(known.subject > 0, F.max_pool2d(views.masks, 4)[:, 0] > 0)
     found = read_caption((clips / "000001.txt").read_text())
     assert found["category"] == scene.attributes.category
 

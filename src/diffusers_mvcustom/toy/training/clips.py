@@ -11,12 +11,14 @@ from typing import Any
 from uuid import uuid4
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from ...cameras import Cameras
+from ...training.clip_geometry import GEOMETRY_SUFFIX, ClipGeometry
 from ..attributes import Chooser
 from ..captions import describe
-from ..rendering import render
+from ..rendering import RenderedViews, render
 from ..scene import FIELD_OF_VIEW
 from ..splits import Split, sample_scene
 from .view_store import hash_of
@@ -34,7 +36,8 @@ def export_clips(
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
     workers: int = 1,
 ) -> None:
-    """Writes clips as folders of frames, `000123/00.png ...`, each with its caption in `000123.txt` beside it.
+    """Writes clips as folders of frames, `000123/00.png ...`, each with its caption in `000123.txt` beside it and its depth
+    and cameras in `000123.geometry.safetensors`.
 
     A clip is written under another name first, so an interrupted export goes on where it stopped.
 
@@ -61,7 +64,8 @@ def export_clips(
 def _export_clip(folder: Path, split: Split, size: int, number: int) -> None:
     final = folder / f"{number:06d}"
     scene = sample_scene(split, _FIRST_SCENE + number)
-    views = render(scene, path_cameras(split, number, size))
+    cameras = path_cameras(split, number, size)
+    views = render(scene, cameras)
     temporary = folder / f".{number:06d}.{uuid4().hex}"
     temporary.mkdir()
     for frame, image in enumerate((views.images * 255).round().byte().permute(0, 2, 3, 1).numpy()):
@@ -74,7 +78,15 @@ def _export_clip(folder: Path, split: Split, size: int, number: int) -> None:
         completeness=0.9,
     )
     final.with_suffix(".txt").write_text(caption + "\n", encoding="utf-8")
+    _geometry(views, cameras.resize(size // 4, size // 4)).save(final.with_suffix(GEOMETRY_SUFFIX))
     temporary.rename(final)
+
+
+def _geometry(views: RenderedViews, cameras: Cameras) -> ClipGeometry:
+    """Depth at the cameras' size, that of latents, and where the subject is."""
+    size = (cameras.height, cameras.width)
+    depth = F.interpolate(views.depth, size=size, mode="nearest-exact")[:, 0]
+    return ClipGeometry(depth, cameras, F.interpolate(views.masks, size=size, mode="area")[:, 0])
 
 
 def path_cameras(split: Split, number: int, size: int, count: int = NUM_FRAMES) -> Cameras:
