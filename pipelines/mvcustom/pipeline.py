@@ -3887,12 +3887,15 @@ class SpatioTemporalAttnProcessor(AttnProcessor2_0):
             query = attn.norm_q(query)
         if attn.norm_k is not None:
             key = attn.norm_k(key)
-        dispatch = {"backend": self._attention_backend, "parallel_config": self._parallel_config}
-        dense = [states[..., temporal_heads:, :] for states in (query, key, value)]
-        attended = windowed_attention(*dense, spatial_window, **dispatch)
+
+        def attend(heads: slice, window: int | None) -> Tensor:
+            q, k, v = (states[..., heads, :] for states in (query, key, value))
+            backend, parallel_config = self._attention_backend, self._parallel_config
+            return windowed_attention(q, k, v, window, backend=backend, parallel_config=parallel_config)
+
+        attended = attend(slice(temporal_heads, None), spatial_window)
         if temporal_heads:
-            along_time = [states[..., :temporal_heads, :] for states in (query, key, value)]
-            attended = torch.cat([windowed_attention(*along_time, 1, **dispatch), attended], dim=-2)
+            attended = torch.cat([attend(slice(temporal_heads), 1), attended], dim=-2)
         attended = attended.to(query.dtype).reshape(hidden_states.shape[0], frames, -1)
         attended = attn.to_out[1](attn.to_out[0](attended))
         if attn.residual_connection:
