@@ -129,6 +129,12 @@ def parse_arguments() -> argparse.Namespace:
         default=1,
         help="1, an odd number, full, or a JSON object of them by map size",
     )
+    parser.add_argument(
+        "--temporal-heads",
+        type=int,
+        default=0,
+        help="heads of the motion modules along time alone, whatever the window",
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], default="float32")
     parser.add_argument("--references", type=int, default=8)
@@ -183,7 +189,7 @@ def build(options: argparse.Namespace) -> tuple[MVCustomPipeline, dict[str, floa
     setup: dict[str, float] = {}
     started = time.perf_counter()
     components = random_components(options.model, dtype=dtype, device=options.device)
-    pipe = MVCustomPipeline(**components, attention_window=options.window)
+    pipe = MVCustomPipeline(**components, attention_window=options.window, temporal_heads=options.temporal_heads)
     setup["build"] = time.perf_counter() - started
     if options.save:
         with tempfile.TemporaryDirectory() as folder:
@@ -277,6 +283,8 @@ def report_text(options, setup: dict[str, float], results: list[dict], shares: d
         tables.append(markdown_table([{"once per call": k, "seconds": f"{v:.3f}"} for k, v in shares["once"].items()]))
     took = ", ".join(f"{name} {value:.1f} s" for name, value in setup.items())
     window = "full" if options.window is None else options.window
+    if options.temporal_heads:
+        window = f"{window}, {options.temporal_heads} heads along time alone"
     guidance = "branch by branch" if options.split_guidance else "in one batch"
     return (
         f"# One generation: {options.model} shapes, {options.views} views of {options.size}×{options.size}, "

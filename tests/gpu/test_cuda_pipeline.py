@@ -25,10 +25,11 @@ def assert_near(found, expected, share=1e-3):
 
 
 @pytest.mark.parametrize("hooks", HOOKS)
-@pytest.mark.parametrize("window", [1, 3, None])
-def test_equals_the_cpu(make_pipe, run, device, hooks, window):
-    expected = run(make_pipe(attention_window=window), hooks=HOOKS[hooks])
-    assert_near(run(make_pipe(attention_window=window).to(device), hooks=HOOKS[hooks]), expected)
+@pytest.mark.parametrize(("window", "temporal_heads"), [(1, 0), (3, 0), (None, 0), (None, 1)])
+def test_equals_the_cpu(make_pipe, run, device, hooks, window, temporal_heads):
+    reach = {"attention_window": window, "temporal_heads": temporal_heads}
+    expected = run(make_pipe(**reach), hooks=HOOKS[hooks])
+    assert_near(run(make_pipe(**reach).to(device), hooks=HOOKS[hooks]), expected)
 
 
 def test_random_models_are_built_on_the_device(device):

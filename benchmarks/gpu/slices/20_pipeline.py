@@ -26,6 +26,15 @@ def slices(options):
         )
         for name, window in WINDOWS.items()
     ]
+    heads = 1 if options.quick else 4  # half of the motion modules'
+    found.append(
+        Slice.of_script(
+            "pipeline-temporal-heads",
+            *(*common, "--window", "full", "--temporal-heads", heads, "--no-shares"),
+            *("--settings", "plain", "everything", "-o", "{out}/pipeline-temporal-heads.md"),
+            expected=60.0 if options.quick else 100.0,
+        )
+    )
     window = WINDOWS["7-at-64"]
     least = [*common, "--window", window, "--no-shares", "--split-guidance", "--decode-chunk-size", 1]
     found.append(
