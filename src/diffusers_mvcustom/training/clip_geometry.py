@@ -25,7 +25,9 @@ _FARTHEST = 1e4
 
 @dataclass(frozen=True, eq=False)
 class ClipGeometry:
-    """Depth and cameras of frames.
+    """Depth and cameras of frames, through which noise is carried from one into the others.
+
+    Not the paper's (docs/training_backbone.md); Go-with-the-Flow (arXiv 2501.08331) trains on noise warped by optical flow.
 
     Args:
         depth (`torch.Tensor` of shape `(F, h, w)`): z-depth at pixel centres in the cameras' units; infinite is far away.
