@@ -2,7 +2,7 @@
 # Trains the toy model further on one GPU in about nine minutes, from models/toy, with stages side by side:
 #
 #   views, then clips (rendered by the CPU all the while)
-#   autoencoder -> images -> dense motion modules, and 1-D ones for comparison
+#   autoencoder -> images -> dense motion modules, and 1-D ones for comparison (toy_motion.sh)
 #   depth model (beside autoencoder and images)     attribute reader (beside the motion modules)
 #
 #   benchmarks/gpu/toy_model.sh WORK OUT [DEVICE]
@@ -14,7 +14,7 @@ set -euo pipefail
 WORK=$1 OUT=$2 DEVICE=${3:-cuda}
 PACE=${PACE:-1} SCENES=${SCENES:-40000} CLIPS=${CLIPS:-3000} BATCH=${BATCH:-768} CLIP_BATCH=${CLIP_BATCH:-24}
 WORKERS=${WORKERS:-12} LOADERS=${LOADERS:-8} READER_SCENES=${READER_SCENES:-3000} PRECISION=${PRECISION:-bf16}
-WINDOWS=${WINDOWS:-[[0,null]]}
+WINDOWS=${WINDOWS:-[[0,1],[60,3],[120,5],[180,null]]}
 PYTHON=${PYTHON:-python3}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} TQDM_MININTERVAL=${TQDM_MININTERVAL:-10} TOKENIZERS_PARALLELISM=false
 mkdir -p "$WORK" "$OUT"
@@ -38,6 +38,7 @@ STARTED=$(date +%s)
   say "views: done"
   timeout -s INT "$(seconds 130)" nice -n 10 $PYTHON -m diffusers_mvcustom.toy.training clips --output "$WORK" --clips "$CLIPS" \
     --workers "$WORKERS" > "$WORK/clips.log" 2>&1 || true
+  touch "$WORK/clips.done"
   say "clips: done"
 ) &
 RENDERING=$!
@@ -54,30 +55,13 @@ wait $DEPTH $RENDERING
 stage reader --scenes "$READER_SCENES" --workers 4 --device "$DEVICE" --batch-size $((BATCH / 3)) --max-steps 1000000 \
   --seconds "$(seconds 80)" &
 READER=$!
-backbone() { # name, windows, heads along time, steps
-  $PYTHON train_backbone.py --config toy --model "$WORK/single-views" --data "$WORK/clips" --output_dir "$WORK/$1" \
-    --cache_latents false --vae_batch_size 256 --train_batch_size "$CLIP_BATCH" --num_workers 4 \
-    --mixed_precision "$PRECISION" --lr_scheduler constant_with_warmup --lr_warmup_steps 100 --learning_rate 0.0005 \
-    --checkpointing_steps 200 --resume_from_checkpoint latest --window_schedule "$2" --temporal_heads "$3" --max_train_steps "$4" \
-    >> "$WORK/$1.log" 2>&1
-}
-motion() { # name, windows, heads along time: trains for a while, then ends where it stands
-  local checkpoint
-  [ -d "$WORK/$1/motion_adapter" ] && return
-  PYTHON="timeout -s INT $(seconds 150) $PYTHON" backbone "$1" "$2" "$3" 1000000 || true
-  checkpoint=$(find "$WORK/$1/checkpoints" -maxdepth 1 -name 'checkpoint-*' | sed 's/.*-//' | sort -n | tail -1)
-  backbone "$1" "$2" "$3" "$checkpoint"
-  say "$1: done, $checkpoint steps"
-}
-motion motion "$WINDOWS" 2 &
-DENSE=$!
-motion motion-1d '[[0,1]]' 0 &
-wait $! $DENSE $READER
+MODEL="$WORK/single-views" FRESH=true TRAIN=150 WINDOWS="$WINDOWS" PACE="$PACE" CLIP_BATCH="$CLIP_BATCH" PRECISION="$PRECISION" \
+  PYTHON="$PYTHON" benchmarks/gpu/toy_motion.sh "$WORK" "$OUT"
+wait $READER
 
 stage assemble --model "$OUT/toy-model" --start-from models/toy --motion-adapter "$WORK/motion/motion_adapter" \
   --reader "$OUT/toy-attribute-reader"
-cp -r "$WORK/motion-1d/motion_adapter" "$OUT/motion-1d"
-for name in autoencoder depth images reader motion motion-1d; do
+for name in autoencoder depth images reader; do
   cp "$WORK/$name/metrics.jsonl" "$OUT/toy-$name.jsonl"
 done
 cp "$WORK"/*.log "$OUT"
