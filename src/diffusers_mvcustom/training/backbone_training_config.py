@@ -39,7 +39,6 @@ class BackboneTrainingConfig(TrainingConfig):
         vae_batch_size: Frames that the autoencoder encodes at a time.
         window_schedule: When which attention window begins: pairs of a step (whole number) or a share of all steps and a
             window (odd number of positions, null for the whole map, or windows by feature map size).
-        temporal_heads: Heads of the motion modules that go on attending along time alone whatever the window is, the
         temporal_heads: Heads of the motion modules, the first ones, that go on attending along time alone whatever the window
             is; 0 is the paper's attention. With half of them a training starts nearer to what AnimateDiff learnt.
         carried_noise: Share of the clips with a geometry file whose noise moves with what is seen: the middle frame's is
