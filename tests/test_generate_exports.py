@@ -127,3 +127,21 @@ def test_an_output_says_what_cannot_be_saved(model, tmp_path, options, message):
     with pytest.raises(MVCustomError, match=message):
         out.save(tmp_path / "out", **options)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_reach_of_the_attention_is_set_and_recorded(generate, tmp_path):
+    def pixels(name, *more):
+        generate(name, *more)
+        record = json.loads((tmp_path / name / "generation.json").read_text())
+        first = torch.frombuffer(
+            bytearray(sorted((tmp_path / name / "images").iterdir())[0].read_bytes()), dtype=torch.uint8
+        )
+        return (record["attention_window"], record["temporal_heads"]), first
+
+    dense, one = pixels("dense", "--window", "full")
+    some, other = pixels("some", "--window", "full", "--temporal-heads", 1)
+    assert (dense, some) == ((None, 0), (None, 1))
+    assert not torch.equal(one, other)
+    result = generate("many", "--temporal-heads", 2, code=1)
+    assert "temporal_heads: expected a number of heads from 0 to 1" in str(result.exception)
+    assert not (tmp_path / "many").exists()

@@ -38,6 +38,7 @@ _COMMANDS: dict[tuple[str, ...], tuple[list[str], list[str]]] = {
                 "--prompts",
                 "--views",
                 "--window",
+                "--temporal-heads",
             ),
             *("--elevation", "--rise", "--radius", "--target", "--field-of-view", "--height", "--cameras", "--spiral"),
         ],
