@@ -130,18 +130,26 @@ def test_an_output_says_what_cannot_be_saved(model, tmp_path, options, message):
 
 
 def test_the_reach_of_the_attention_is_set_and_recorded(generate, tmp_path):
-    def pixels(name, *more):
+    def made(name, *more):
         generate(name, *more)
         record = json.loads((tmp_path / name / "generation.json").read_text())
-        first = torch.frombuffer(
-            bytearray(sorted((tmp_path / name / "images").iterdir())[0].read_bytes()), dtype=torch.uint8
-        )
-        return (record["attention_window"], record["temporal_heads"]), first
+        views = sorted((tmp_path / name / "images").iterdir())
+        return (record["attention_window"], record["temporal_heads"]), [view.read_bytes() for view in views]
 
-    dense, one = pixels("dense", "--window", "full")
-    some, other = pixels("some", "--window", "full", "--temporal-heads", 1)
+    dense, views = made("dense", "--window", "full")
+    some, others = made("some", "--window", "full", "--temporal-heads", 1)
     assert (dense, some) == ((None, 0), (None, 1))
-    assert not torch.equal(one, other)
-    result = generate("many", "--temporal-heads", 2, code=1)
-    assert "temporal_heads: expected a number of heads from 0 to 1" in str(result.exception)
-    assert not (tmp_path / "many").exists()
+    assert views != others
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--window", "full", "--temporal-heads", 2], "temporal_heads: expected a number of heads from 0 to 1"),
+        (["--window", 1, "--temporal-heads", 1], "--temporal-heads: expected a window wider than 1"),
+    ],
+)
+def test_a_reach_that_cannot_be(generate, tmp_path, options, message):
+    result = generate("out", *options, code=1)
+    assert message in f"{result.exception} {' '.join(result.output.split())}"
+    assert not (tmp_path / "out").exists()

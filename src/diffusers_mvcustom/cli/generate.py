@@ -148,6 +148,7 @@ def generate(
 
     from ..export import check_export, is_one_file
     from ..hooks import ConsistentAwareLatentCompletion, DepthAwareFeatureRendering
+    from ..models import AttentionWindows
     from ..pipelines.hook_settings import acting_hooks
     from .many_prompts import generate_prompts, start_processes, summary
     from .prompt_file import read_prompts
@@ -204,6 +205,8 @@ def generate(
     pipe = load_model(model, adapter, weight_dtype, **depth).to(device)
     if window is not None or temporal_heads is not None:
         pipe.set_attention_window(pipe.config.attention_window if window is None else windows, temporal_heads)
+    if temporal_heads and AttentionWindows(pipe.config.attention_window).temporal_only:
+        raise typer.BadParameter("--temporal-heads: expected a window wider than 1, where all heads attend along time")
     if scheduler is not None:
         pipe.scheduler = _scheduler(SCHEDULERS[scheduler], pipe.scheduler)
     kinds = [

@@ -80,12 +80,12 @@ class ClipGeometry:
     def save(self, path: str | PathLike[str]) -> None:
         """Writes `depth`, `camera_to_world` (OpenCV), `intrinsics` (of the depth's size) and `subject`, if there is one."""
         values = {
-            "depth": self.depth.half() if self.depth.max() < _FARTHEST else self.depth,
+            "depth": self.depth,
             "camera_to_world": self.cameras.camera_to_world,
             "intrinsics": self.cameras.intrinsics,
         }
         if self.subject is not None:
-            values["subject"] = self.subject.half()
+            values["subject"] = self.subject
         with replaced_file(Path(path)) as temporary:
             save_file({name: value.contiguous() for name, value in values.items()}, temporary, _FORMAT)
 

@@ -161,7 +161,7 @@ def _in_folder(root: Path, caption_column: str | None) -> Iterator[VideoSource]:
                 (stored[name],),
                 sidecar=stored[stem + suffix] if suffix else None,
                 sidecar_suffix=suffix,
-                geometry=_file(folder / (stem + GEOMETRY_SUFFIX)),
+                geometry=stored.get(stem + GEOMETRY_SUFFIX),
             )
         for name in stored:
             if _suffix(name) == _SHARD_SUFFIX:

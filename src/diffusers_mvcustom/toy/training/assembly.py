@@ -80,6 +80,7 @@ def assemble(
         dtype (`torch.dtype`): Of the saved weights.
     """
     from ...pipelines import MVCustomPipeline
+    from ...pipelines.attention_window import TrainedAttention, trained_attention
 
     store = ViewStore.at(folder / "views")
     held_out = ViewStore.at(folder / "validation-views")
@@ -91,15 +92,15 @@ def assemble(
         if motion_adapter is None
         else MotionAdapter.from_pretrained(motion_adapter)
     )
-    window = 1 if motion_adapter is None else adapter.config.get("attention_window", 1)
-    temporal_heads = adapter.config.get("temporal_heads", 0)
+    trained = trained_attention(None, adapter, saved=TrainedAttention(window=1, temporal_heads=0))
+    components |= {"attention_window": trained.window, "temporal_heads": trained.temporal_heads}
     components["unet"] = UNetMotionModel.from_unet2d(unet2d, adapter)
     components |= depth_components(folder, start_from)
     measured = {"autoencoder PSNR on held-out scenes, dB": round(reconstruction_psnr(vae, held_out), 2)}
     if "depth_estimator" in components:
         error = depth_error(components["depth_estimator"], held_out)
         measured["depth, mean relative error on held-out scenes"] = round(error, 4)
-    pipe = MVCustomPipeline(**components, attention_window=window, temporal_heads=temporal_heads)
+    pipe = MVCustomPipeline(**components)
     pipe.to(dtype=dtype)
     pipe.save_pretrained(model)
     steps = {stage: _steps(folder / stage) for stage in ("text", "autoencoder", "decoder", "images", "depth")}
