@@ -9378,9 +9378,11 @@ class CallChecksMixin(SubjectLoadingMixin):
                 raise MVCustomError(f"{name}: expected finite numbers, got NaN or infinity among them.")
 
     def _check_clip_skip(self, clip_skip: int | None) -> None:
+        if clip_skip is None or self.text_encoder is None:  # without one texts come encoded
+            return
         layers = getattr(self.text_encoder.config, "num_hidden_layers", None)
         whole = isinstance(clip_skip, int) and not isinstance(clip_skip, bool)
-        if clip_skip is not None and not (whole and 0 <= clip_skip <= (layers or clip_skip)):
+        if not (whole and 0 <= clip_skip <= (layers or clip_skip)):
             raise MVCustomError(f"clip_skip: expected a number of layers from 0 to {layers}, got {clip_skip!r}.")
 
     def _check_scheduler(self, num_inference_steps: int | None) -> None:

@@ -168,6 +168,9 @@ def test_several_sets_per_prompt(pipe, run):
     assert views.shape == (4, 4, 3, 16, 16)
     embeds, negative = pipe.encode_prompt("a mug", "cpu", 1, True)
     given = run(pipe, None, prompt_embeds=embeds, negative_prompt_embeds=negative)
+    without = MVCustomPipeline(**{**pipe.components, "text_encoder": None, "tokenizer": None})
+    without.set_progress_bar_config(disable=True)
+    assert torch.equal(run(without, None, prompt_embeds=embeds, negative_prompt_embeds=negative), given)
     assert torch.equal(given, run(pipe, "a mug"))
 
 
