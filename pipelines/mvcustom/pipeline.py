@@ -10790,11 +10790,11 @@ class PromptEncodingMixin(PipelinePart):
         negative_prompt_embeds: Tensor | None = None,  # [B, L, D]
         lora_scale: float | None = None,
         clip_skip: int | None = None,
-    ) -> Any:
+    ) -> tuple[Tensor, Tensor | None]:
         """As `AnimateDiffPipeline`'s, whose `clip_skip` looks for `text_encoder.text_model`, gone since transformers 5.6."""
         if clip_skip is not None and prompt_embeds is None and not hasattr(self.text_encoder, "text_model"):
             prompt_embeds = self._skipping_layers(prompt, device, clip_skip, lora_scale)
-        return super().encode_prompt(
+        prompt_embeds, negative_prompt_embeds = super().encode_prompt(
             prompt,
             device,
             num_images_per_prompt,
@@ -10805,6 +10805,7 @@ class PromptEncodingMixin(PipelinePart):
             lora_scale=lora_scale,
             clip_skip=clip_skip,
         )
+        return prompt_embeds, negative_prompt_embeds  # by these names diffusers' tests know what comes out
 
     def _skipping_layers(self, prompt: Any, device: torch.device, clip_skip: int, lora_scale: float | None) -> Tensor:
         """Text states before the last `clip_skip` layers, after the last layer norm, `(B, L, D)`."""
