@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import pkgutil
 import re
@@ -17,6 +18,9 @@ from docs.page_blocks import DOCS, PAGES, ROOT
 import diffusers_mvcustom
 
 LINK = re.compile(r"!?\[(?:[^\[\]]|\[[^\]]*\])*\]\(([^)\s]+)\)")
+REFERENCE = re.compile(r"\[`~?(\w+)((?:\.\w+)*)`\](?!\()")
+EXPLICIT_REFERENCE = re.compile(r"\]\[[a-zA-Z_]\w*\.[\w.]+\]")
+API = sorted({page.stem for page in (DOCS / "api").glob("*.md")} - {"index"})
 FENCED = re.compile(r"^( *)(`{3,}).*?^\1\2$", re.MULTILINE | re.DOTALL)
 
 
@@ -59,7 +63,7 @@ def test_the_navigation_names_every_page_once():
 def test_every_subpackage_has_a_page_of_its_api():
     modules = pkgutil.iter_modules(diffusers_mvcustom.__path__)
     public = {module.name for module in modules if module.ispkg and module.name not in ("cli", "files")}
-    assert public == {page.stem for page in (DOCS / "api").glob("*.md")} - {"index"}
+    assert sorted(public) == API
     for name in public:
         assert f"::: diffusers_mvcustom.{name}\n" in (DOCS / "api" / f"{name}.md").read_text(encoding="utf-8")
 
@@ -102,6 +106,38 @@ class _Requests(HTMLParser):
             fetches = given.get("rel") not in ("canonical", "next", "prev", "alternate")
         if fetches:
             self.fetched += [given[name] for name in ("src", "href", "data", "srcset") if given.get(name)]
+
+
+def public_names():
+    packages = [diffusers_mvcustom, *(importlib.import_module(f"diffusers_mvcustom.{name}") for name in API)]
+    return {name: getattr(package, name) for package in packages for name in package.__all__}
+
+
+def lost_references(source, public):
+    """The references of a module's docstrings that lead nowhere; names that are not public are shown as plain code."""
+    nodes = [n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Module | ast.ClassDef | ast.FunctionDef)]
+    lost = []
+    for docstring in filter(None, map(ast.get_docstring, nodes)):
+        lost += EXPLICIT_REFERENCE.findall(docstring)
+        for name, members in REFERENCE.findall(docstring):
+            found = public.get(name)
+            for member in members.split(".")[1:] if name in public else ():
+                # A field of a dataclass without a default is no attribute of the class.
+                found = getattr(found, member, None) or getattr(found, "__dataclass_fields__", {}).get(member)
+            if name in public and found is None:
+                lost.append(name + members)
+    return lost
+
+
+def test_references_in_docstrings_lead_somewhere():
+    public = public_names()
+    for module in sorted((ROOT / "src").rglob("*.py")):
+        assert lost_references(module.read_text(encoding="utf-8"), public) == [], module.name
+
+
+def test_a_reference_that_leads_nowhere_is_found():
+    text = '''def f():\n    """[`f`], [`Cameras.resize`], [`Cameras.resise`], [b][Cameras.b], [`save`][Cameras.save]."""\n'''
+    assert lost_references(text, public_names()) == ["][Cameras.b]", "][Cameras.save]", "Cameras.resise"]
 
 
 @pytest.mark.slow

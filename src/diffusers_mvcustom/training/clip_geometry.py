@@ -57,7 +57,7 @@ class ClipGeometry:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> ClipGeometry:
-        """Reads what [`save`][ClipGeometry.save] wrote.
+        """Reads what [`~ClipGeometry.save`] wrote.
 
         Raises:
             MVCustomError: if it is damaged, or lacks something.
