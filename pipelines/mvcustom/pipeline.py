@@ -1858,6 +1858,10 @@ class AnchorSettings:
         align (`bool`, defaults to `True`): Whether to fit the estimated depth's scale and shift to the subject's
             rendered depth. Otherwise (and without a subject) the median depth is set to the camera's distance from
             the origin. A view that is handed over to the next window is fitted to what earlier anchors saw of it, too.
+        ground (`bool`, defaults to `True`): Whether the estimate is fitted to the level plane under the subject, too, in
+            inverse depth; needs `align` and a subject. The picture that a view becomes has a horizon of its own, not the
+            camera's. An estimate that is right for the picture moves wrongly with the cameras; fitted to the plane it does
+            not. Where the picture shows no such plane (off by more than 15 % after the fit) it is passed over.
         keep_first (`bool`, defaults to `False`): In a path that is generated window by window (`views_at_a_time`),
             whether the first anchor is a second anchor of every later window, beside the nearest view.
         render_subject (`bool`, defaults to `False`): Whether the anchor's subject is rendered into the other views like all
@@ -1870,6 +1874,7 @@ class AnchorSettings:
     preview: float = 0.2
     discontinuity: float | None = None
     align: bool = True
+    ground: bool = True
     keep_first: bool = False
     render_subject: bool = False
 
@@ -1880,7 +1885,7 @@ class AnchorSettings:
             raise MVCustomError(
                 f"AnchorSettings.preview: expected a share of the steps in (0, 1], got {self.preview!r}."
             )
-        for name in ("align", "keep_first", "render_subject"):
+        for name in ("align", "ground", "keep_first", "render_subject"):
             if not isinstance(getattr(self, name), bool):
                 raise MVCustomError(f"AnchorSettings.{name}: expected true or false, got {getattr(self, name)!r}.")
         if self.discontinuity is not None and not self.discontinuity > 0:
@@ -2514,6 +2519,84 @@ def _robust_line(x: Tensor, y: Tensor, w: Tensor, noise: Tensor) -> Tensor | Non
             break
         line = refined
     return line
+
+
+# --- geometry/ground_plane.py: The level plane that an object stands on: how high it lies, and how far away it is in every pixel.
+
+
+_OBJECT = 0.3
+"""Less than a half: in a coarse map nothing else is left of thin legs."""
+
+_LOWEST = 0.005
+"""Share of the object's pixels that may be below what counts as its lowest point: renderings have specks."""
+
+
+def ground_level(
+    depth: Tensor,  # [N, h, w]
+    opacity: Tensor,  # [N, h, w]
+    cameras: Cameras,
+) -> float | None:
+    """Height (world y, which points up) of the lowest point of an object, from what cameras see of it.
+
+    A pixel reaches down to its lowest edge, so that coarse maps, as those of FeatureNeRF are, have no bias. Views in which
+    the object's lowest pixel is at the border are passed over: it may go on outside.
+
+    Args:
+        depth (`torch.Tensor` of shape `(N, h, w)`): z-depth of the object in world units.
+        opacity (`torch.Tensor` of shape `(N, h, w)`): 0 to 1; above 0.3 a pixel is the object's.
+        cameras ([`Cameras`]): The N cameras, at any resolution.
+
+    Returns:
+        `float`, or `None` if no view shows the object's lowest point.
+
+    Raises:
+        MVCustomError: if shapes do not fit.
+    """
+    if depth.ndim != 3 or depth.shape != opacity.shape or len(depth) != len(cameras):
+        raise MVCustomError(
+            f"depth, opacity: expected shape ({len(cameras)}, h, w), one map per camera, got {tuple(depth.shape)} and "
+            f"{tuple(opacity.shape)}."
+        )
+    height, width = depth.shape[-2:]
+    depth, opacity = depth.float().cpu(), opacity.float().cpu()
+    cameras = cameras.resize(height, width).to("cpu", torch.float32)
+    centers = pixel_centers(height, width).view(1, -1, 2)
+    edges = torch.tensor([(0.5, 0.0), (-0.5, 0.0), (0.0, 0.5), (0.0, -0.5)])
+    reached = torch.stack([_heights(cameras, centers + edge, depth) for edge in edges]).amin(dim=0)
+    border = torch.ones(height, width, dtype=torch.bool)
+    border[1:-1, 1:-1] = False
+    kept = []
+    for level, mine in zip(reached, opacity > _OBJECT):
+        if mine.any() and not (border & (level == level[mine].min()) & mine).any():
+            kept.append(level[mine])
+    return torch.cat(kept).quantile(_LOWEST).item() if kept else None
+
+
+def plane_depth(cameras: Cameras, level: float) -> Tensor:
+    """z-depth of the level plane of height `level` in every pixel: `(N, H, W)`, infinite where it is not seen from above.
+
+    Example:
+
+        >>> from diffusers_mvcustom import Cameras
+        >>> from diffusers_mvcustom.geometry import plane_depth
+        >>> camera = Cameras.orbit(1, elevation=90.0, radius=2.0, height=2, width=2)  # looks straight down
+        >>> plane_depth(camera, -0.5).round(decimals=3).tolist()
+        [[[2.5, 2.5], [2.5, 2.5]]]
+    """
+    pixels = pixel_centers(cameras.height, cameras.width, device=cameras.camera_to_world.device).view(1, -1, 2)
+    origins, directions = camera_rays(
+        cameras.camera_to_world.float(), cameras.intrinsics.float(), pixels, normalize=False
+    )
+    above = origins[..., 1] - level
+    depth = above / -directions[..., 1]
+    seen = (above > 0) & (depth > 0) & depth.isfinite()
+    return torch.where(seen, depth, torch.inf).view(len(cameras), cameras.height, cameras.width)
+
+
+def _heights(cameras: Cameras, pixels: Tensor, depth: Tensor) -> Tensor:
+    """World y `(N, h, w)` of the points at z-depths `(N, h, w)` behind pixel positions `(1, h * w, 2)`."""
+    origins, directions = camera_rays(cameras.camera_to_world, cameras.intrinsics, pixels, normalize=False)
+    return (origins[..., 1] + directions[..., 1] * depth.flatten(1)).view(depth.shape)
 
 
 # --- hooks/depth_estimation.py: Monocular depth of a generated view, with any depth model of transformers.
@@ -5346,6 +5429,15 @@ logger = logging.get_logger(__name__)
 _OPAQUE = 0.5
 """Opacity above which a pixel of the rendered subject gives the depth estimate something to be fitted to."""
 
+_CLEAR = 0.1
+"""Opacity below which a pixel is none of the subject's."""
+
+_SURROUNDINGS = 3.0
+"""What is around the subject counts so much more than the subject: it is what is rendered into the other views."""
+
+_AGREES = 0.15
+"""Median relative error of the depth up to which a picture shows the plane under the subject."""
+
 _EVERYTHING = 0.9
 """Share of opaque pixels from which on a rendered subject cannot be told from its surroundings."""
 
@@ -5478,7 +5570,7 @@ class AnchorPreparation:
         """Opacity `(frames, h, w)` of the subject, if it is left out of the geometry of the anchors at `places`."""
         if self.subject is None or self.settings.render_subject:
             return None
-        if (self.subject.opacity[list(places)] > LEFT_OUT).float().mean() > _EVERYTHING:
+        if _fills_everything(self.subject.opacity[list(places)]):
             logger.info(
                 "The subject's rendering is opaque almost everywhere in the anchor views, as that of an untrained subject "
                 "is. So that there are surroundings, it is not left out of their geometry."
@@ -5527,13 +5619,20 @@ class AnchorPreparation:
     def _align(self, estimate: Tensor, frame: int, surface: Tensor | None, inverse: bool) -> Tensor:
         """z-depth `(H, W)` in world units from the depth model's output at an anchor frame."""
         place, size = self.window.frames.index(frame), tuple(estimate.shape)
-        known = torch.full_like(estimate, torch.inf)
+        surroundings = torch.full_like(estimate, torch.inf)
         if surface is not None:
-            known = F.interpolate(surface[None, None], size=size, mode="nearest-exact")[0, 0].to(estimate)
+            surroundings = F.interpolate(surface[None, None], size=size, mode="nearest-exact")[0, 0].to(estimate)
+        known = surroundings
         if self.settings.align and self.subject is not None:
             maps = torch.stack([self.subject.depth[place], self.subject.opacity[place]])[None].float()
             subject_depth, opacity = F.interpolate(maps, size=size, mode="bilinear", align_corners=False)[0]
-            known = torch.where(opacity > _OPAQUE, subject_depth, known)
+            ground = self._ground(place).to(estimate) if self.settings.ground else torch.full_like(estimate, torch.inf)
+            if ground.isfinite().any():
+                around = torch.where(surroundings.isfinite(), surroundings, ground)
+                depth = _fitted_to_surroundings(estimate, subject_depth, opacity, around, inverse)
+                if depth is not None:
+                    return depth
+            known = torch.where(opacity > _OPAQUE, subject_depth, surroundings)
         there = known.isfinite()
         if there.any():
             try:
@@ -5545,6 +5644,50 @@ class AnchorPreparation:
         # A camera that turns on the spot at the origin says nothing of the scene's size; any distance serves it.
         distance = self.cameras.centers[place].norm().item() or 1.0
         return align_median_depth(estimate, distance, inverse=inverse).apply(estimate)
+
+    def _ground(self, place: int) -> Tensor:
+        """z-depth `(H, W)` of the level plane under the subject; infinite where it is not seen, or not known."""
+        camera = self.cameras[place : place + 1]
+        level = None
+        if self.subject is not None and not _fills_everything(self.subject.opacity):
+            level = ground_level(self.subject.depth, self.subject.opacity, self.cameras)
+        if level is None:
+            return torch.full((camera.height, camera.width), torch.inf)
+        return plane_depth(camera, level)[0]
+
+
+def _fills_everything(opacity: Tensor) -> bool:
+    """Whether a subject cannot be told from its surroundings, as an untrained one."""
+    return bool((opacity > LEFT_OUT).float().mean() > _EVERYTHING)
+
+
+def _fitted_to_surroundings(
+    estimate: Tensor,  # [H, W]
+    subject_depth: Tensor,  # [H, W]
+    opacity: Tensor,  # [H, W]
+    around: Tensor,  # [H, W]
+    inverse: bool,
+) -> Tensor | None:
+    """z-depth `(H, W)` fitted, in inverse depth, to the subject and to what is around it; `None` if they do not agree.
+
+    A plane's inverse depth is linear in the picture, so a scale and a shift bring any horizon to where the camera has it.
+    """
+    if not (inverse or (estimate > 0).all()):
+        return None
+    subject = opacity > _OPAQUE
+    surroundings = (opacity < _CLEAR) & around.isfinite()
+    weights = torch.zeros_like(estimate)
+    for part, weight in ((subject, 1.0), (surroundings, _SURROUNDINGS)):
+        weights[part] = weight / max(int(part.sum()), 1)
+    disparity = estimate if inverse else 1 / estimate
+    reference = torch.where(subject, subject_depth, around)
+    try:
+        alignment = align_depth(disparity, reference, mask=weights > 0, weights=weights, inverse=True)
+        agrees = alignment.residual is not None and alignment.residual <= _AGREES
+        return alignment.apply(disparity) if agrees else None
+    except MVCustomError as error:
+        logger.info(f"The depth estimate is not fitted to the ground under the subject: {error}")
+        return None
 
 
 # --- pipelines/pipeline_part.py: What the parts of `MVCustomPipeline` find on the pipeline: diffusers' components and methods, declared.

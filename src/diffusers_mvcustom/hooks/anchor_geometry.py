@@ -33,6 +33,10 @@ class AnchorSettings:
         align (`bool`, defaults to `True`): Whether to fit the estimated depth's scale and shift to the subject's
             rendered depth. Otherwise (and without a subject) the median depth is set to the camera's distance from
             the origin. A view that is handed over to the next window is fitted to what earlier anchors saw of it, too.
+        ground (`bool`, defaults to `True`): Whether the estimate is fitted to the level plane under the subject, too, in
+            inverse depth; needs `align` and a subject. The picture that a view becomes has a horizon of its own, not the
+            camera's. An estimate that is right for the picture moves wrongly with the cameras; fitted to the plane it does
+            not. Where the picture shows no such plane (off by more than 15 % after the fit) it is passed over.
         keep_first (`bool`, defaults to `False`): In a path that is generated window by window (`views_at_a_time`),
             whether the first anchor is a second anchor of every later window, beside the nearest view.
         render_subject (`bool`, defaults to `False`): Whether the anchor's subject is rendered into the other views like all
@@ -45,6 +49,7 @@ class AnchorSettings:
     preview: float = 0.2
     discontinuity: float | None = None
     align: bool = True
+    ground: bool = True
     keep_first: bool = False
     render_subject: bool = False
 
@@ -55,7 +60,7 @@ class AnchorSettings:
             raise MVCustomError(
                 f"AnchorSettings.preview: expected a share of the steps in (0, 1], got {self.preview!r}."
             )
-        for name in ("align", "keep_first", "render_subject"):
+        for name in ("align", "ground", "keep_first", "render_subject"):
             if not isinstance(getattr(self, name), bool):
                 raise MVCustomError(f"AnchorSettings.{name}: expected true or false, got {getattr(self, name)!r}.")
         if self.discontinuity is not None and not self.discontinuity > 0:

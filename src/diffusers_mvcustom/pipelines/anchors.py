@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..cameras import Cameras
 from ..errors import MVCustomError
-from ..geometry import align_depth, align_median_depth
+from ..geometry import align_depth, align_median_depth, ground_level, plane_depth
 from ..hooks import AnchorGeometry, AnchorSettings, estimate_depth, predicts_disparity
 from ..hooks.anchor_geometry import LEFT_OUT
 from .guidance import Conditions
@@ -27,6 +27,15 @@ logger = logging.get_logger(__name__)
 
 _OPAQUE = 0.5
 """Opacity above which a pixel of the rendered subject gives the depth estimate something to be fitted to."""
+
+_CLEAR = 0.1
+"""Opacity below which a pixel is none of the subject's."""
+
+_SURROUNDINGS = 3.0
+"""What is around the subject counts so much more than the subject: it is what is rendered into the other views."""
+
+_AGREES = 0.15
+"""Median relative error of the depth up to which a picture shows the plane under the subject."""
 
 _EVERYTHING = 0.9
 """Share of opaque pixels from which on a rendered subject cannot be told from its surroundings."""
@@ -160,7 +169,7 @@ class AnchorPreparation:
         """Opacity `(frames, h, w)` of the subject, if it is left out of the geometry of the anchors at `places`."""
         if self.subject is None or self.settings.render_subject:
             return None
-        if (self.subject.opacity[list(places)] > LEFT_OUT).float().mean() > _EVERYTHING:
+        if _fills_everything(self.subject.opacity[list(places)]):
             logger.info(
                 "The subject's rendering is opaque almost everywhere in the anchor views, as that of an untrained subject "
                 "is. So that there are surroundings, it is not left out of their geometry."
@@ -209,13 +218,20 @@ class AnchorPreparation:
     def _align(self, estimate: Tensor, frame: int, surface: Tensor | None, inverse: bool) -> Tensor:
         """z-depth `(H, W)` in world units from the depth model's output at an anchor frame."""
         place, size = self.window.frames.index(frame), tuple(estimate.shape)
-        known = torch.full_like(estimate, torch.inf)
+        surroundings = torch.full_like(estimate, torch.inf)
         if surface is not None:
-            known = F.interpolate(surface[None, None], size=size, mode="nearest-exact")[0, 0].to(estimate)
+            surroundings = F.interpolate(surface[None, None], size=size, mode="nearest-exact")[0, 0].to(estimate)
+        known = surroundings
         if self.settings.align and self.subject is not None:
             maps = torch.stack([self.subject.depth[place], self.subject.opacity[place]])[None].float()
             subject_depth, opacity = F.interpolate(maps, size=size, mode="bilinear", align_corners=False)[0]
-            known = torch.where(opacity > _OPAQUE, subject_depth, known)
+            ground = self._ground(place).to(estimate) if self.settings.ground else torch.full_like(estimate, torch.inf)
+            if ground.isfinite().any():
+                around = torch.where(surroundings.isfinite(), surroundings, ground)
+                depth = _fitted_to_surroundings(estimate, subject_depth, opacity, around, inverse)
+                if depth is not None:
+                    return depth
+            known = torch.where(opacity > _OPAQUE, subject_depth, surroundings)
         there = known.isfinite()
         if there.any():
             try:
@@ -227,3 +243,47 @@ class AnchorPreparation:
         # A camera that turns on the spot at the origin says nothing of the scene's size; any distance serves it.
         distance = self.cameras.centers[place].norm().item() or 1.0
         return align_median_depth(estimate, distance, inverse=inverse).apply(estimate)
+
+    def _ground(self, place: int) -> Tensor:
+        """z-depth `(H, W)` of the level plane under the subject; infinite where it is not seen, or not known."""
+        camera = self.cameras[place : place + 1]
+        level = None
+        if self.subject is not None and not _fills_everything(self.subject.opacity):
+            level = ground_level(self.subject.depth, self.subject.opacity, self.cameras)
+        if level is None:
+            return torch.full((camera.height, camera.width), torch.inf)
+        return plane_depth(camera, level)[0]
+
+
+def _fills_everything(opacity: Tensor) -> bool:
+    """Whether a subject cannot be told from its surroundings, as an untrained one."""
+    return bool((opacity > LEFT_OUT).float().mean() > _EVERYTHING)
+
+
+def _fitted_to_surroundings(
+    estimate: Tensor,  # [H, W]
+    subject_depth: Tensor,  # [H, W]
+    opacity: Tensor,  # [H, W]
+    around: Tensor,  # [H, W]
+    inverse: bool,
+) -> Tensor | None:
+    """z-depth `(H, W)` fitted, in inverse depth, to the subject and to what is around it; `None` if they do not agree.
+
+    A plane's inverse depth is linear in the picture, so a scale and a shift bring any horizon to where the camera has it.
+    """
+    if not (inverse or (estimate > 0).all()):
+        return None
+    subject = opacity > _OPAQUE
+    surroundings = (opacity < _CLEAR) & around.isfinite()
+    weights = torch.zeros_like(estimate)
+    for part, weight in ((subject, 1.0), (surroundings, _SURROUNDINGS)):
+        weights[part] = weight / max(int(part.sum()), 1)
+    disparity = estimate if inverse else 1 / estimate
+    reference = torch.where(subject, subject_depth, around)
+    try:
+        alignment = align_depth(disparity, reference, mask=weights > 0, weights=weights, inverse=True)
+        agrees = alignment.residual is not None and alignment.residual <= _AGREES
+        return alignment.apply(disparity) if agrees else None
+    except MVCustomError as error:
+        logger.info(f"The depth estimate is not fitted to the ground under the subject: {error}")
+        return None

@@ -24,6 +24,7 @@ from diffusers_mvcustom.evaluation.toy_suite import (
     write_sheets,
 )
 from diffusers_mvcustom.evaluation.toy_suite.environment import environment
+from diffusers_mvcustom.evaluation.toy_suite.known_geometry import KnownGeometry
 from diffusers_mvcustom.evaluation.toy_suite.methods import generate
 from diffusers_mvcustom.evaluation.toy_suite.scores import ViewScores
 from diffusers_mvcustom.toy.random_models import random_unet2d_and_motion_adapter
@@ -204,6 +205,44 @@ def test_choices_change_one_setting_each(finished):
     assert not torch.equal(views["layers"], views["full"])
     assert not torch.equal(views["anchor"], views["full"])
     assert [repr(hook) for hook in pipe.hooks] == before
+
+
+def test_exact_depth_takes_the_place_of_preview_and_estimate(finished):
+    suite, _, _ = finished
+    case = next(cases_of(SETTINGS, subjects_of(SETTINGS)[0]))
+    pipe = suite.load_model()
+    pipe.set_progress_bar_config(disable=True)
+    pipe.load_subject(suite.trainings.folder(case.subject, "pose-conditioned"), adapter_name="pose-conditioned")
+    exact, other = (method for method in METHODS if method.exact_depth)
+    assert (exact.hooks, exact.one_dimensional, other.one_dimensional) == (METHODS[0].hooks, False, True)
+    assert exact.to_dict()["exact_depth"] is True
+    assert "exact_depth" not in METHODS[0].to_dict()  # so that cells from before it keep their keys
+    views = generate(pipe, exact, case, SETTINGS).images
+    torch.testing.assert_close(views, suite.views(case, exact), atol=0.6 / 255, rtol=0)  # kept in 8 bit
+    with torch.no_grad():  # another depth model makes no difference
+        for parameter in pipe.depth_estimator.parameters():
+            parameter.normal_()
+    assert torch.equal(views, generate(pipe, exact, case, SETTINGS).images)
+    # The anchor's own depth counts, not another view's.
+    first = replace(exact, anchor={"frames": 0})
+    moved = generate(pipe, first, case, SETTINGS).images
+    known = KnownGeometry.of(case)
+    side = case.size // pipe.vae_scale_factor
+    noise = torch.randn(1, 4, case.views, side, side, generator=torch.Generator().manual_seed(case.seed))
+    given = pipe(
+        case.prompt,
+        cameras=case.cameras(),
+        num_inference_steps=SETTINGS.steps,
+        guidance_scale=SETTINGS.guidance_scale,
+        reference_guidance_scale=SETTINGS.reference_guidance_scale,
+        latents=noise,
+        generator=torch.Generator().manual_seed(case.seed),
+        anchor=0,
+        anchor_depth=known.depth[0],
+        pose_guidance_end=1.0,
+        output_type="pt",
+    ).frames[0]
+    assert torch.equal(moved, given.clamp(0, 1))
 
 
 def test_what_the_pipeline_gives_up_counts_as_the_worst(make_suite, make_components, finished):

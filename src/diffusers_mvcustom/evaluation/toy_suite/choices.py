@@ -39,6 +39,7 @@ CHOICES: tuple[Method, ...] = (
     _full("reference_guidance_2_5", "reference guidance 2.5", guidance={"reference_guidance_scale": 2.5}),
     _full("reference_guidance_3_5", "reference guidance 3.5", guidance={"reference_guidance_scale": 3.5}),
     _full("subject_rendered", "the subject is rendered too", anchor={"render_subject": True}),
+    _full("depth_by_subject", "depth fitted to the subject alone", anchor={"ground": False}),
     _full("depth_as_estimated", "depth not aligned to the subject", anchor={"align": False}),
 )
 """The first is the pipeline with its defaults, of which every other one changes one setting."""

@@ -14,6 +14,7 @@ from ...errors import MVCustomError
 from ...hooks import AnchorSettings
 from ...models.motion_transformer import motion_bypassed
 from .cases import Case, SuiteSettings
+from .known_geometry import KnownGeometry
 from .motion_weights import motion_weights
 from .peak_memory import Cost, measured
 
@@ -41,6 +42,8 @@ class Method:
         hook_settings (`dict[str, dict]`): Fields of the hooks to change, by the hook's name.
         anchor (`dict`): Fields of [`AnchorSettings`] to change.
         guidance (`dict`): `guidance_scale` or `reference_guidance_scale` in the place of the suite's.
+        exact_depth (`bool`): The anchor's depth is that of the [`KnownGeometry`] instead of an estimate, so that errors of
+            the depth model, and a horizon of the picture's own, do not count.
     """
 
     name: str
@@ -52,11 +55,12 @@ class Method:
     hook_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     anchor: Mapping[str, Any] = field(default_factory=dict)
     guidance: Mapping[str, float | None] = field(default_factory=dict)
+    exact_depth: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; settings that are the pipeline's own are left out."""
         values = {**asdict(self), "hooks": list(self.hooks)}
-        return {name: value for name, value in values.items() if value != {}}
+        return {name: value for name, value in values.items() if value != {} and (name != "exact_depth" or value)}
 
 
 METHODS = (
@@ -68,9 +72,18 @@ METHODS = (
         "full, as in the paper: features alone, and the subject's too",
         hooks=(DFR, CLC),
         hook_settings={DFR: {"carry_noise": False}},
-        anchor={"render_subject": True},
+        anchor={"render_subject": True, "ground": False},
     ),
+    Method("without_ground", "full, depth fitted to the subject alone", hooks=(DFR, CLC), anchor={"ground": False}),
     Method("one_dimensional", "1-D attention, with DFR and CLC", hooks=(DFR, CLC), one_dimensional=True),
+    Method("full_exact_depth", "full, exact depth", hooks=(DFR, CLC), exact_depth=True),
+    Method(
+        "one_dimensional_exact_depth",
+        "1-D attention, with DFR and CLC, exact depth",
+        hooks=(DFR, CLC),
+        one_dimensional=True,
+        exact_depth=True,
+    ),
     Method("lora", "LoRA and token only (DreamBooth-LoRA)", subject="lora"),
     Method("single_views", "single views with FeatureNeRF (CustomDiffusion360)", single_views=True),
 )
@@ -123,6 +136,8 @@ def generate(
     by_text = method.guidance.get("guidance_scale", settings.guidance_scale)
     assert by_text is not None  # there is always some
     by_references = method.guidance.get("reference_guidance_scale", settings.reference_guidance_scale)
+    anchor = AnchorSettings(**method.anchor) if method.anchor else None
+    anchors = pipe.anchor.with_frames(anchor).resolve(case.views)
     if method.one_dimensional:
         pipe.set_attention_window(1)
     try:
@@ -144,7 +159,8 @@ def generate(
                     for hook in pipe.hooks
                     if hook.name in method.hooks
                 ],
-                anchor=AnchorSettings(**method.anchor) if method.anchor else None,
+                anchor=anchor,
+                anchor_depth=KnownGeometry.of(case).depth[list(anchors)] if method.exact_depth else None,
                 pose_guidance_end=1.0 if posed else 0.0,
                 output_type="pt",
             ).frames

@@ -1,0 +1,108 @@
+"""A depth estimate is brought into the world of the cameras: by the subject, and by the plane that it stands on."""
+
+import pytest
+import torch
+
+from diffusers_mvcustom import AnchorSettings, Cameras
+from diffusers_mvcustom.pipelines.anchors import AnchorPreparation, AnchorViews
+from diffusers_mvcustom.pipelines.subject_features import SubjectFeatures
+from diffusers_mvcustom.pipelines.view_windows import ViewWindow
+from diffusers_mvcustom.toy import build_scene, render
+from diffusers_mvcustom.toy.splits import sample_attributes
+
+SIZE, PLACE = 64, 2
+
+
+@pytest.fixture(scope="module")
+def scene():
+    """Cameras, exact z-depth and masks of a toy subject on its ground, other things and sky left out of view."""
+    attributes = sample_attributes("validation", 0)
+    built = build_scene(attributes, subject_seed=0, surroundings_seed=0)
+    cameras = Cameras.orbit(4, elevation=35.0, field_of_view=40.0, height=SIZE, width=SIZE)
+    views = render(built.__class__(**{**vars(built), "objects": ()}), cameras)
+    return cameras, views.depth[:, 0], views.masks[:, 0]
+
+
+def preparation(scene, settings, opacity=None):
+    cameras, depth, masks = scene
+    subject = SubjectFeatures({}, torch.where(masks > 0.5, depth, 1.0), masks if opacity is None else opacity)
+    window = ViewWindow(tuple(range(4)), (), (PLACE,))
+    return AnchorPreparation(None, settings, window, cameras, None, None, subject, AnchorViews(), {})
+
+
+def picture(depth, horizon, scale=2.5):
+    """What a depth model says of a picture of the same plane whose horizon is elsewhere: another line in inverse depth."""
+    return scale / (1 / depth + horizon)
+
+
+def errors(scene, settings, estimate, surface=None, inverse=False, opacity=None):
+    """Relative errors of the subject's and of the ground's z-depth."""
+    _, depth, masks = scene
+    aligned = preparation(scene, settings, opacity)._align(estimate, PLACE, surface, inverse)
+    error = ((aligned - depth[PLACE]) / depth[PLACE]).abs()
+    return error[masks[PLACE] > 0.5].median().item(), error[masks[PLACE] == 0].max().item()
+
+
+@pytest.mark.parametrize("horizon", [-0.15, 0.0, 0.3])
+@pytest.mark.parametrize("inverse", [False, True])
+def test_another_horizon_is_brought_to_the_cameras(scene, horizon, inverse):
+    estimate = picture(scene[1][PLACE], horizon)
+    estimate = 1 / estimate if inverse else estimate
+    subject, ground = errors(scene, AnchorSettings(), estimate, inverse=inverse)
+    assert max(subject, ground) < 0.04  # the level is off by as much
+
+
+@pytest.mark.parametrize("horizon", [-0.15, 0.3])
+def test_without_the_ground_it_is_not(scene, horizon):
+    subject, ground = errors(scene, AnchorSettings(ground=False), picture(scene[1][PLACE], horizon))
+    assert subject < 0.02
+    assert ground > 0.15
+
+
+def test_things_on_the_ground_keep_their_place(scene):
+    cameras, depth, masks = scene
+    thing = (slice(4, 14), slice(4, 14))  # nearer than the ground behind it
+    with_thing = depth.clone()
+    with_thing[PLACE][thing] = 0.9 * depth[PLACE][13, 9]
+    _, ground = errors((cameras, with_thing, masks), AnchorSettings(), picture(with_thing[PLACE], 0.3))
+    assert ground < 0.03
+
+
+def test_a_picture_without_such_a_plane_is_fitted_to_the_subject_alone(scene):
+    cameras, depth, masks = scene
+    wall = torch.where(masks[PLACE] > 0.5, depth[PLACE], 1.3)
+    wall[:, ::2] += 1.5 * (masks[PLACE][:, ::2] == 0)  # pillars, and what is between them
+    with_ground, without = (
+        preparation(scene, AnchorSettings(ground=ground))._align(1.7 * wall, PLACE, None, False)
+        for ground in (True, False)
+    )
+    assert torch.equal(with_ground, without)
+
+
+def test_a_subject_that_fills_everything_stands_on_nothing(scene):
+    estimate = picture(scene[1][PLACE], 0.3)
+    opaque = torch.ones(4, SIZE, SIZE)
+    with_ground, without = (
+        preparation(scene, AnchorSettings(ground=ground), opaque)._align(estimate, PLACE, None, False)
+        for ground in (True, False)
+    )
+    assert torch.equal(with_ground, without)
+
+
+def test_what_earlier_anchors_saw_comes_before_the_ground(scene):
+    cameras, depth, masks = scene
+    hill = depth * 0.8  # the surroundings are not where the plane is
+    surface = torch.where(masks[PLACE] > 0.5, torch.inf, hill[PLACE])
+    estimate = picture(torch.where(masks[PLACE] > 0.5, depth[PLACE], hill[PLACE]), 0.3)
+    aligned = preparation(scene, AnchorSettings())._align(estimate, PLACE, surface, False)
+    around = masks[PLACE] == 0
+    assert ((aligned - hill[PLACE]) / hill[PLACE]).abs()[around].max() < 0.02
+
+
+def test_an_estimate_at_or_below_zero_is_fitted_as_before(scene):
+    estimate = picture(scene[1][PLACE], 0.3)
+    estimate[0, 0] = 0.0
+    aligned = preparation(scene, AnchorSettings(ground=False))._align(estimate.clamp(min=1e-3), PLACE, None, False)
+    assert aligned.isfinite().all()
+    with pytest.raises(Exception, match="estimate"):  # a model's zero depth is refused, with the ground or without
+        preparation(scene, AnchorSettings())._align(estimate, PLACE, None, False)
