@@ -44,7 +44,8 @@ def test_every_pixel_meets_the_plane():
                     assert depth[n, v, u].item() == pytest.approx(z.item(), rel=1e-4)
                 else:
                     assert depth[n, v, u] == math.inf
-    assert depth[3].isfinite().all() and not depth[0].isfinite().all()
+    assert depth[3].isfinite().all()
+    assert not depth[0].isfinite().all()
 
 
 def test_nothing_is_seen_from_below():
@@ -90,7 +91,7 @@ def test_what_nobody_sees_has_no_level():
     assert ground_level(torch.ones(2, 8, 8), torch.zeros(2, 8, 8), cameras) is None
 
 
-@pytest.mark.parametrize("depth, opacity", [((3, 8, 8), (3, 8, 8)), ((2, 8, 8), (2, 8, 4)), ((8, 8), (8, 8))])
+@pytest.mark.parametrize(("depth", "opacity"), [((3, 8, 8), (3, 8, 8)), ((2, 8, 8), (2, 8, 4)), ((8, 8), (8, 8))])
 def test_shapes_are_checked(depth, opacity):
     with pytest.raises(MVCustomError, match=r"depth, opacity: expected shape \(2, h, w\)"):
         ground_level(torch.ones(depth), torch.ones(opacity), orbit(2, 8))

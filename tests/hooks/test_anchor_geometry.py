@@ -135,7 +135,7 @@ def test_settings():
     assert AnchorSettings.from_dict(settings.to_dict()) == settings
     assert settings.with_frames(2).frames == 2
     assert settings.with_frames(None) is settings
-    for wrong in ({"preview": 0.0}, {"discontinuity": -1.0}, {"render_subject": 1}, {"align": None}):
+    for wrong in ({"preview": 0.0}, {"discontinuity": -1.0}, {"render_subject": 1}, {"align": None}, {"ground": 0.0}):
         with pytest.raises(MVCustomError, match="AnchorSettings"):
             AnchorSettings(**wrong)
     for frames in (16, [], [1, 1], [1, -15], 1.5, True):

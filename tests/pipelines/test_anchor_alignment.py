@@ -69,7 +69,7 @@ def test_things_on_the_ground_keep_their_place(scene):
 
 
 def test_a_picture_without_such_a_plane_is_fitted_to_the_subject_alone(scene):
-    cameras, depth, masks = scene
+    _cameras, depth, masks = scene
     wall = torch.where(masks[PLACE] > 0.5, depth[PLACE], 1.3)
     wall[:, ::2] += 1.5 * (masks[PLACE][:, ::2] == 0)  # pillars, and what is between them
     with_ground, without = (
@@ -90,7 +90,7 @@ def test_a_subject_that_fills_everything_stands_on_nothing(scene):
 
 
 def test_what_earlier_anchors_saw_comes_before_the_ground(scene):
-    cameras, depth, masks = scene
+    _cameras, depth, masks = scene
     hill = depth * 0.8  # the surroundings are not where the plane is
     surface = torch.where(masks[PLACE] > 0.5, torch.inf, hill[PLACE])
     estimate = picture(torch.where(masks[PLACE] > 0.5, depth[PLACE], hill[PLACE]), 0.3)
