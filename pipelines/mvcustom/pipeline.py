@@ -1858,10 +1858,11 @@ class AnchorSettings:
         align (`bool`, defaults to `True`): Whether to fit the estimated depth's scale and shift to the subject's
             rendered depth. Otherwise (and without a subject) the median depth is set to the camera's distance from
             the origin. A view that is handed over to the next window is fitted to what earlier anchors saw of it, too.
-        ground (`bool`, defaults to `True`): Whether the estimate is fitted to the level plane under the subject, too, in
+        ground (`bool`, defaults to `True`): Whether the estimate is fitted to the horizontal plane under the subject, too, in
             inverse depth; needs `align` and a subject. The picture that a view becomes has a horizon of its own, not the
             camera's. An estimate that is right for the picture moves wrongly with the cameras; fitted to the plane it does
-            not. Where the picture shows no such plane (off by more than 15 % after the fit) it is passed over.
+            not. If the plane is off by more than 15 % after the fit, or the subject by more than 30 %, only the subject
+            counts.
         keep_first (`bool`, defaults to `False`): In a path that is generated window by window (`views_at_a_time`),
             whether the first anchor is a second anchor of every later window, beside the nearest view.
         render_subject (`bool`, defaults to `False`): Whether the anchor's subject is rendered into the other views like all
@@ -2521,25 +2522,29 @@ def _robust_line(x: Tensor, y: Tensor, w: Tensor, noise: Tensor) -> Tensor | Non
     return line
 
 
-# --- geometry/ground_plane.py: The level plane that an object stands on: how high it lies, and how far away it is in every pixel.
+# --- geometry/ground_plane.py: The horizontal plane that an object stands on: how high it lies, and how far away it is in every pixel.
 
 
 _OBJECT = 0.3
-"""Less than a half: in a coarse map nothing else is left of thin legs."""
+"""Opacity above which a pixel is the object's. Less than a half: in a coarse map nothing else is left of thin legs."""
 
 _LOWEST = 0.005
-"""Share of the object's pixels that may be below what counts as its lowest point: renderings have specks."""
+"""Share of the object's pixels in a view that may be below what counts as its lowest point."""
+
+_AT_ITS_END = 0.1
+"""Share of the object's extent, from its lowest point up, in which it must not touch a view's border."""
 
 
-def ground_level(
+def ground_height(
     depth: Tensor,  # [N, h, w]
     opacity: Tensor,  # [N, h, w]
     cameras: Cameras,
 ) -> float | None:
-    """Height (world y, which points up) of the lowest point of an object, from what cameras see of it.
+    """Height (world y, which points up) of the plane under an object, from what cameras see of the object.
 
-    A pixel reaches down to its lowest edge, so that coarse maps, as those of FeatureNeRF are, have no bias. Views in which
-    the object's lowest pixel is at the border are passed over: it may go on outside.
+    Of every view the object's lowest point is taken, of all views the median of those: a speck in one of them does not
+    count. A pixel reaches down to its lowest edge, as coarse maps, like those of FeatureNeRF, would have the plane too high
+    otherwise. Views in which the object's lower end touches the border are passed over: it may go on outside.
 
     Args:
         depth (`torch.Tensor` of shape `(N, h, w)`): z-depth of the object in world units.
@@ -2547,7 +2552,7 @@ def ground_level(
         cameras ([`Cameras`]): The N cameras, at any resolution.
 
     Returns:
-        `float`, or `None` if no view shows the object's lowest point.
+        `float`, or `None` if no view shows the object's lower end.
 
     Raises:
         MVCustomError: if shapes do not fit.
@@ -2565,15 +2570,20 @@ def ground_level(
     reached = torch.stack([_heights(cameras, centers + edge, depth) for edge in edges]).amin(dim=0)
     border = torch.ones(height, width, dtype=torch.bool)
     border[1:-1, 1:-1] = False
-    kept = []
-    for level, mine in zip(reached, opacity > _OBJECT):
-        if mine.any() and not (border & (level == level[mine].min()) & mine).any():
-            kept.append(level[mine])
-    return torch.cat(kept).quantile(_LOWEST).item() if kept else None
+    lowest = []
+    for heights, mine in zip(reached, (opacity > _OBJECT) & depth.isfinite()):
+        if not mine.any():
+            continue
+        ordered = heights[mine].sort().values
+        low = ordered[round(_LOWEST * (len(ordered) - 1))]
+        end = low + _AT_ITS_END * (ordered[-1] - low)
+        if not (border & mine & (heights <= end)).any():
+            lowest.append(low)
+    return torch.stack(lowest).median().item() if lowest else None
 
 
-def plane_depth(cameras: Cameras, level: float) -> Tensor:
-    """z-depth of the level plane of height `level` in every pixel: `(N, H, W)`, infinite where it is not seen from above.
+def plane_depth(cameras: Cameras, height: float) -> Tensor:
+    """z-depth of the horizontal plane at a height in every pixel: `(N, H, W)`, infinite where it is not seen from above.
 
     Example:
 
@@ -2587,7 +2597,7 @@ def plane_depth(cameras: Cameras, level: float) -> Tensor:
     origins, directions = camera_rays(
         cameras.camera_to_world.float(), cameras.intrinsics.float(), pixels, normalize=False
     )
-    above = origins[..., 1] - level
+    above = origins[..., 1] - height
     depth = above / -directions[..., 1]
     seen = (above > 0) & (depth > 0) & depth.isfinite()
     return torch.where(seen, depth, torch.inf).view(len(cameras), cameras.height, cameras.width)
@@ -5435,8 +5445,12 @@ _CLEAR = 0.1
 _SURROUNDINGS = 3.0
 """What is around the subject counts so much more than the subject: it is what is rendered into the other views."""
 
-_AGREES = 0.15
-"""Median relative error of the depth up to which a picture shows the plane under the subject."""
+_AGREES, _SUBJECT_AGREES = 0.15, 0.3
+"""Median relative error of the depth up to which the surroundings and the subject agree with a fit to both. A picture's
+subject need not stand quite where its ground is; it is left out of what is rendered."""
+
+_LEAST_GROUND = 0.05
+"""Share of a view's pixels in which the ground has to be seen."""
 
 _EVERYTHING = 0.9
 """Share of opaque pixels from which on a rendered subject cannot be told from its surroundings."""
@@ -5493,6 +5507,7 @@ class AnchorViews:
         surfaces (`dict[int, torch.Tensor]`): z-depth `(batch, h, w)` by frame of what earlier anchors saw of it, infinite
             elsewhere. What the depth estimate of a view that is handed over is fitted to.
         used (`dict[int, None]`): The frames that anchored the geometry, in order.
+        ground_height (`float`, *optional*): Of the plane under the subject, once it is known.
     """
 
     depth: dict[int, Tensor] = field(default_factory=dict)
@@ -5500,6 +5515,7 @@ class AnchorViews:
     latents: dict[int, Tensor] = field(default_factory=dict)
     surfaces: dict[int, Tensor] = field(default_factory=dict)
     used: dict[int, None] = field(default_factory=dict)
+    ground_height: float | None = None
 
     def stacked_depth(self, frames: Sequence[int], size: tuple[int, int]) -> Tensor:
         """The depth of `frames` as `(batch, frames, H, W)`; maps of different sizes are brought to `size`."""
@@ -5626,10 +5642,8 @@ class AnchorPreparation:
         if self.settings.align and self.subject is not None:
             maps = torch.stack([self.subject.depth[place], self.subject.opacity[place]])[None].float()
             subject_depth, opacity = F.interpolate(maps, size=size, mode="bilinear", align_corners=False)[0]
-            ground = self._ground(place).to(estimate) if self.settings.ground else torch.full_like(estimate, torch.inf)
-            if ground.isfinite().any():
-                around = torch.where(surroundings.isfinite(), surroundings, ground)
-                depth = _fitted_to_surroundings(estimate, subject_depth, opacity, around, inverse)
+            if self.settings.ground:
+                depth = self._fitted_to_ground(estimate, frame, subject_depth, opacity, surroundings, inverse)
                 if depth is not None:
                     return depth
             known = torch.where(opacity > _OPAQUE, subject_depth, surroundings)
@@ -5645,49 +5659,65 @@ class AnchorPreparation:
         distance = self.cameras.centers[place].norm().item() or 1.0
         return align_median_depth(estimate, distance, inverse=inverse).apply(estimate)
 
-    def _ground(self, place: int) -> Tensor:
-        """z-depth `(H, W)` of the level plane under the subject; infinite where it is not seen, or not known."""
-        camera = self.cameras[place : place + 1]
-        level = None
-        if self.subject is not None and not _fills_everything(self.subject.opacity):
-            level = ground_level(self.subject.depth, self.subject.opacity, self.cameras)
-        if level is None:
+    def _fitted_to_ground(
+        self,
+        estimate: Tensor,  # [H, W]
+        frame: int,
+        subject_depth: Tensor,  # [H, W]
+        opacity: Tensor,  # [H, W]
+        seen: Tensor,  # [H, W]
+        inverse: bool,
+    ) -> Tensor | None:
+        """z-depth `(H, W)`, fitted in inverse depth to the subject, what earlier anchors saw, and the plane under it.
+
+        A plane's inverse depth is linear in the picture, so a scale and a shift bring a horizon that is too high or too low
+        to where the camera has it. `None` if the plane is not known or not seen, or if a part does not agree with the fit.
+        """
+        ground = self._ground_depth(self.window.frames.index(frame)).to(estimate)
+        clear = opacity < _CLEAR
+        parts = (
+            (opacity > _OPAQUE, subject_depth, 1.0, _SUBJECT_AGREES),
+            (clear & seen.isfinite(), seen, _SURROUNDINGS, _AGREES),
+            (clear & ground.isfinite() & ~seen.isfinite(), ground, _SURROUNDINGS, _AGREES),
+        )
+        seen_enough = bool(parts[1][0].any()) or parts[2][0].float().mean().item() >= _LEAST_GROUND
+        if not (ground.isfinite().any() and seen_enough and (inverse or (estimate > 0).all())):
+            return None
+        reference, weights = torch.ones_like(estimate), torch.zeros_like(estimate)
+        for there, depth, weight, _ in parts:
+            reference = torch.where(there, depth, reference)
+            weights[there] = weight / max(int(there.sum()), 1)
+        disparity = estimate if inverse else 1 / estimate
+        try:
+            fitted = align_depth(disparity, reference, mask=weights > 0, weights=weights, inverse=True).apply(
+                disparity
+            )
+        except MVCustomError as error:
+            logger.info(f"Depth of anchor frame {frame} is not fitted to the ground under the subject: {error}")
+            return None
+        for name, (there, depth, _, agrees) in zip(("subject", "earlier anchors", "ground"), parts):
+            off = ((fitted - depth) / depth).abs()[there].median().item() if there.any() else 0.0
+            if not off <= agrees:
+                logger.info(
+                    f"Depth of anchor frame {frame} is not fitted to the ground under the subject: that would put the "
+                    f"depth of the {name} off by {100 * off:.0f} %."
+                )
+                return None
+        return fitted
+
+    def _ground_depth(self, place: int) -> Tensor:
+        """z-depth `(H, W)` of the plane under the subject; infinite where it is not seen, or not known."""
+        camera, views = self.cameras[place : place + 1], self.views
+        if views.ground_height is None and self.subject is not None and not _fills_everything(self.subject.opacity):
+            views.ground_height = ground_height(self.subject.depth, self.subject.opacity, self.cameras)
+        if views.ground_height is None:
             return torch.full((camera.height, camera.width), torch.inf)
-        return plane_depth(camera, level)[0]
+        return plane_depth(camera, views.ground_height)[0]
 
 
 def _fills_everything(opacity: Tensor) -> bool:
     """Whether a subject cannot be told from its surroundings, as an untrained one."""
     return bool((opacity > LEFT_OUT).float().mean() > _EVERYTHING)
-
-
-def _fitted_to_surroundings(
-    estimate: Tensor,  # [H, W]
-    subject_depth: Tensor,  # [H, W]
-    opacity: Tensor,  # [H, W]
-    around: Tensor,  # [H, W]
-    inverse: bool,
-) -> Tensor | None:
-    """z-depth `(H, W)` fitted, in inverse depth, to the subject and to what is around it; `None` if they do not agree.
-
-    A plane's inverse depth is linear in the picture, so a scale and a shift bring any horizon to where the camera has it.
-    """
-    if not (inverse or (estimate > 0).all()):
-        return None
-    subject = opacity > _OPAQUE
-    surroundings = (opacity < _CLEAR) & around.isfinite()
-    weights = torch.zeros_like(estimate)
-    for part, weight in ((subject, 1.0), (surroundings, _SURROUNDINGS)):
-        weights[part] = weight / max(int(part.sum()), 1)
-    disparity = estimate if inverse else 1 / estimate
-    reference = torch.where(subject, subject_depth, around)
-    try:
-        alignment = align_depth(disparity, reference, mask=weights > 0, weights=weights, inverse=True)
-        agrees = alignment.residual is not None and alignment.residual <= _AGREES
-        return alignment.apply(disparity) if agrees else None
-    except MVCustomError as error:
-        logger.info(f"The depth estimate is not fitted to the ground under the subject: {error}")
-        return None
 
 
 # --- pipelines/pipeline_part.py: What the parts of `MVCustomPipeline` find on the pipeline: diffusers' components and methods, declared.

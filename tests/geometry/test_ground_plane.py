@@ -5,7 +5,7 @@ import torch
 
 from diffusers_mvcustom import Cameras
 from diffusers_mvcustom.errors import MVCustomError
-from diffusers_mvcustom.geometry import ground_level, plane_depth
+from diffusers_mvcustom.geometry import ground_height, plane_depth
 from diffusers_mvcustom.toy import build_scene, render
 from diffusers_mvcustom.toy.splits import sample_attributes
 
@@ -29,15 +29,26 @@ def toy_views(seed, cameras):
     return scene, render(scene, cameras)
 
 
+def rolled(cameras, degrees):
+    """The same cameras, turned about their optical axes."""
+    turn = torch.eye(4)
+    cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    turn[:2, :2] = torch.tensor([[cosine, -sine], [sine, cosine]])
+    return Cameras(cameras.camera_to_world @ turn, cameras.intrinsics, cameras.height, cameras.width)
+
+
 def test_every_pixel_meets_the_plane():
-    cameras = Cameras.cat([orbit(2, 8), orbit(1, 8, elevation=-5.0), orbit(1, 8, elevation=60.0, radius=2.0)])
+    cameras = Cameras.cat(
+        [orbit(1, 8), rolled(orbit(1, 8), 30.0), orbit(1, 8, elevation=-5.0), orbit(1, 8, elevation=60.0, radius=2.0)]
+    )
+    cameras = cameras.resize(8, 6)
     level = -0.3
     depth = plane_depth(cameras, level)
-    assert depth.shape == (4, 8, 8)
+    assert depth.shape == (4, 8, 6)
     for n in range(len(cameras)):
         pose, intrinsics = cameras.camera_to_world[n], cameras.intrinsics[n]
         for v in range(8):
-            for u in range(8):
+            for u in range(6):
                 ray = torch.linalg.inv(intrinsics) @ torch.tensor([u + 0.5, v + 0.5, 1.0])
                 z = (level - pose[1, 3]) / (pose[:3, :3] @ ray)[1]
                 if pose[1, 3] > level and z > 0:
@@ -57,41 +68,67 @@ def test_nothing_is_seen_from_below():
 def test_the_level_of_a_toy_subject_is_that_of_its_ground(seed, elevation):
     cameras = orbit(4, elevation=elevation)
     scene, views = toy_views(seed, cameras)
-    for (depth, opacity), tolerance in (((views.depth[:, 0], views.masks[:, 0]), 0.025), (coarse(views), 0.04)):
-        assert ground_level(depth, opacity, cameras) == pytest.approx(scene.ground.height, abs=tolerance)
+    for (depth, opacity), tolerance in (((views.depth[:, 0], views.masks[:, 0]), 0.025), (coarse(views), 0.045)):
+        assert ground_height(depth, opacity, cameras) == pytest.approx(scene.ground.height, abs=tolerance)
 
 
-def test_specks_below_are_no_ground():
+@pytest.mark.parametrize("coarsely", [False, True])
+def test_specks_below_are_no_ground(coarsely):
     cameras = orbit()
-    _, views = toy_views(0, cameras)
-    depth, opacity = views.depth[:, 0].clone(), views.masks[:, 0].clone()
-    level = ground_level(depth, opacity, cameras)
-    depth[:, -4, 40:41], opacity[:, -4, 40:41] = 0.3, 1.0
-    assert ground_level(depth, opacity, cameras) == pytest.approx(level, abs=0.01)
+    scene, views = toy_views(0, cameras)
+    depth, opacity = coarse(views) if coarsely else (views.depth[:, 0].clone(), views.masks[:, 0].clone())
+    before = ground_height(depth, opacity, cameras)
+    depth[1, -3, 5], opacity[1, -3, 5] = 1.0, 1.0  # 0.2 and more below the ground
+    assert ground_height(depth[1:2], opacity[1:2], cameras[1:2]) < scene.ground.height - (0.1 if coarsely else -1)
+    assert ground_height(depth, opacity, cameras) == pytest.approx(before, abs=0.01)
 
 
 def test_views_that_cut_the_subject_off_below_are_passed_over():
     cameras = orbit()
+    scene, _ = toy_views(0, cameras)
+
+    def seen(moved_down):
+        """Views whose pictures are moved down by so many pixels each."""
+        intrinsics = cameras.intrinsics.clone()
+        intrinsics[:, 1, 2] += torch.tensor(moved_down, dtype=intrinsics.dtype)
+        moved = Cameras(cameras.camera_to_world, intrinsics, 96, 96)
+        views = render(scene, moved)
+        return views.depth[:, 0], views.masks[:, 0], moved
+
+    down = 96 - (seen([0] * 6)[1].amax(dim=(0, 2)).nonzero().max().item()) + 8  # all feet are outside
+    assert ground_height(*seen([down] * 6)) is None
+    depth, opacity, moved = seen([down, 0, down, 0, 0, down])
+    assert opacity[0, -1].max() == 1
+    kept = [1, 3, 4]
+    assert ground_height(depth, opacity, moved) == ground_height(depth[kept], opacity[kept], moved[torch.tensor(kept)])
+
+
+def test_a_view_that_cuts_off_the_upper_end_counts():
+    cameras = orbit(1)
     scene, views = toy_views(0, cameras)
-    depth, opacity = views.depth[:, 0].clone(), views.masks[:, 0].clone()
-    lowest = opacity[0].amax(dim=1).nonzero().max().item()
-    cut = 12
     intrinsics = cameras.intrinsics.clone()
-    intrinsics[0, 1, 2] += 96 - lowest + cut - 1  # the first camera's picture, moved down so that its end is outside
+    intrinsics[:, 1, 2] -= views.masks[0, 0].amax(dim=1).nonzero().min().item() + 8
     moved = Cameras(cameras.camera_to_world, intrinsics, 96, 96)
     views = render(scene, moved)
-    depth, opacity = views.depth[:, 0], views.masks[:, 0]
-    assert opacity[0, -1].max() == 1
-    assert ground_level(depth[:1], opacity[:1], moved[:1]) is None
-    assert ground_level(depth, opacity, moved) == ground_level(depth[1:], opacity[1:], moved[1:])
+    assert views.masks[0, 0, 0].max() == 1
+    assert ground_height(views.depth[:, 0], views.masks[:, 0], moved) == pytest.approx(scene.ground.height, abs=0.025)
+
+
+def test_depth_that_is_not_a_number_does_not_count():
+    cameras = orbit(2)
+    _, views = toy_views(0, cameras)
+    depth = views.depth[:, 0].clone()
+    before = ground_height(depth, views.masks[:, 0], cameras)
+    depth[:, 40:42] = torch.nan
+    assert ground_height(depth, views.masks[:, 0], cameras) == pytest.approx(before, abs=0.01)
 
 
 def test_what_nobody_sees_has_no_level():
     cameras = orbit(2, 8)
-    assert ground_level(torch.ones(2, 8, 8), torch.zeros(2, 8, 8), cameras) is None
+    assert ground_height(torch.ones(2, 8, 8), torch.zeros(2, 8, 8), cameras) is None
 
 
 @pytest.mark.parametrize(("depth", "opacity"), [((3, 8, 8), (3, 8, 8)), ((2, 8, 8), (2, 8, 4)), ((8, 8), (8, 8))])
 def test_shapes_are_checked(depth, opacity):
     with pytest.raises(MVCustomError, match=r"depth, opacity: expected shape \(2, h, w\)"):
-        ground_level(torch.ones(depth), torch.ones(opacity), orbit(2, 8))
+        ground_height(torch.ones(depth), torch.ones(opacity), orbit(2, 8))

@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from diffusers_mvcustom import AnchorSettings, Cameras
+from diffusers_mvcustom.errors import MVCustomError
+from diffusers_mvcustom.geometry import ground_height, plane_depth
 from diffusers_mvcustom.pipelines.anchors import AnchorPreparation, AnchorViews
 from diffusers_mvcustom.pipelines.subject_features import SubjectFeatures
 from diffusers_mvcustom.pipelines.view_windows import ViewWindow
@@ -68,29 +70,50 @@ def test_things_on_the_ground_keep_their_place(scene):
     assert ground < 0.03
 
 
-def test_a_picture_without_such_a_plane_is_fitted_to_the_subject_alone(scene):
-    _cameras, depth, masks = scene
-    wall = torch.where(masks[PLACE] > 0.5, depth[PLACE], 1.3)
-    wall[:, ::2] += 1.5 * (masks[PLACE][:, ::2] == 0)  # pillars, and what is between them
-    with_ground, without = (
-        preparation(scene, AnchorSettings(ground=ground))._align(1.7 * wall, PLACE, None, False)
+def both(scene, estimate, **view):
+    """The depth that an estimate is fitted to, with and without the ground."""
+    return [
+        preparation(scene, AnchorSettings(ground=ground), **view)._align(estimate, PLACE, None, False)
         for ground in (True, False)
-    )
+    ]
+
+
+def wall(scene, far, lean):
+    """A picture of the subject before a wall: its z-depth falls from the top of the picture to its bottom."""
+    _, depth, masks = scene
+    behind = torch.linspace(far, far - lean, SIZE)[:, None].expand(SIZE, SIZE)
+    return 1.7 * torch.where(masks[PLACE] > 0.5, depth[PLACE], behind)
+
+
+@pytest.mark.parametrize("lean", [0.0, 0.1, 0.5, 1.0, 1.5])
+def test_before_a_wall_the_subject_alone_counts(scene, lean):
+    with_ground, without = both(scene, wall(scene, 2.8, lean))
+    assert torch.equal(with_ground, without)
+
+
+def test_between_pillars_the_subject_alone_counts(scene):
+    pillars = wall(scene, 1.3, 0.0)
+    pillars[:, ::2] += 2.5 * (scene[2][PLACE][:, ::2] == 0)
+    with_ground, without = both(scene, pillars)
+    assert torch.equal(with_ground, without)
+
+
+def test_where_it_would_move_the_subject_away_the_subject_alone_counts(scene):
+    _, depth, masks = scene
+    below = torch.where(masks[PLACE] > 0.5, depth[PLACE], 1.6 * depth[PLACE])  # it floats, and the ground is deeper
+    with_ground, without = both(scene, below)
     assert torch.equal(with_ground, without)
 
 
 def test_a_subject_that_fills_everything_stands_on_nothing(scene):
-    estimate = picture(scene[1][PLACE], 0.3)
-    opaque = torch.ones(4, SIZE, SIZE)
-    with_ground, without = (
-        preparation(scene, AnchorSettings(ground=ground), opaque)._align(estimate, PLACE, None, False)
-        for ground in (True, False)
-    )
+    opaque = torch.zeros(4, SIZE, SIZE)
+    opaque[:, 1:-1, 1:-1] = 1.0
+    with_ground, without = both(scene, picture(scene[1][PLACE], 0.3), opacity=opaque)
     assert torch.equal(with_ground, without)
 
 
 def test_what_earlier_anchors_saw_comes_before_the_ground(scene):
-    _cameras, depth, masks = scene
+    _, depth, masks = scene
     hill = depth * 0.8  # the surroundings are not where the plane is
     surface = torch.where(masks[PLACE] > 0.5, torch.inf, hill[PLACE])
     estimate = picture(torch.where(masks[PLACE] > 0.5, depth[PLACE], hill[PLACE]), 0.3)
@@ -99,10 +122,28 @@ def test_what_earlier_anchors_saw_comes_before_the_ground(scene):
     assert ((aligned - hill[PLACE]) / hill[PLACE]).abs()[around].max() < 0.02
 
 
-def test_an_estimate_at_or_below_zero_is_fitted_as_before(scene):
+@pytest.mark.parametrize("columns", [4, 8, 32])
+def test_the_ground_does_not_move_what_earlier_anchors_saw(scene, columns):
+    _, depth, masks = scene
+    ground = torch.where(masks[PLACE] > 0.5, depth[PLACE], 1.25 * depth[PLACE])  # deeper than the plane
+    surface = torch.full_like(ground, torch.inf)
+    surface[:, :columns] = ground[:, :columns]
+    aligned = preparation(scene, AnchorSettings())._align(ground, PLACE, surface, False)
+    assert ((aligned - ground) / ground).abs()[:, :columns].median() <= 0.15
+
+
+def test_windows_share_the_height_of_the_ground(scene):
+    cameras, depth, masks = scene
+    first = preparation(scene, AnchorSettings())
+    first._align(depth[PLACE], PLACE, None, False)
+    assert first.views.ground_height == pytest.approx(ground_height(depth, masks, cameras))
+    first.views.ground_height = -0.4
+    torch.testing.assert_close(first._ground_depth(PLACE), plane_depth(cameras, -0.4)[PLACE])
+
+
+def test_an_estimate_of_zero_depth_is_refused(scene):
     estimate = picture(scene[1][PLACE], 0.3)
     estimate[0, 0] = 0.0
-    aligned = preparation(scene, AnchorSettings(ground=False))._align(estimate.clamp(min=1e-3), PLACE, None, False)
-    assert aligned.isfinite().all()
-    with pytest.raises(Exception, match="estimate"):  # a model's zero depth is refused, with the ground or without
-        preparation(scene, AnchorSettings())._align(estimate, PLACE, None, False)
+    for ground in (True, False):
+        with pytest.raises(MVCustomError, match="estimate"):
+            preparation(scene, AnchorSettings(ground=ground))._align(estimate, PLACE, None, False)

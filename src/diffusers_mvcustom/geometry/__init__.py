@@ -2,7 +2,7 @@
 
 from .depth_alignment import DepthAlignment, align_depth, align_median_depth
 from .feature_mesh import DEFAULT_DISCONTINUITY, SAME_SURFACE, FeatureMesh, feature_mesh_from_depth
-from .ground_plane import ground_level, plane_depth
+from .ground_plane import ground_height, plane_depth
 from .rasterizer import Rasterization, rasterize
 from .rays import (
     camera_rays,
@@ -25,7 +25,7 @@ __all__ = [
     "align_median_depth",
     "camera_rays",
     "feature_mesh_from_depth",
-    "ground_level",
+    "ground_height",
     "pixel_centers",
     "plane_depth",
     "plucker_coordinates",

@@ -1,4 +1,4 @@
-"""The level plane that an object stands on: how high it lies, and how far away it is in every pixel."""
+"""The horizontal plane that an object stands on: how high it lies, and how far away it is in every pixel."""
 
 from __future__ import annotations
 
@@ -10,21 +10,25 @@ from ..errors import MVCustomError
 from .rays import camera_rays, pixel_centers
 
 _OBJECT = 0.3
-"""Less than a half: in a coarse map nothing else is left of thin legs."""
+"""Opacity above which a pixel is the object's. Less than a half: in a coarse map nothing else is left of thin legs."""
 
 _LOWEST = 0.005
-"""Share of the object's pixels that may be below what counts as its lowest point: renderings have specks."""
+"""Share of the object's pixels in a view that may be below what counts as its lowest point."""
+
+_AT_ITS_END = 0.1
+"""Share of the object's extent, from its lowest point up, in which it must not touch a view's border."""
 
 
-def ground_level(
+def ground_height(
     depth: Tensor,  # [N, h, w]
     opacity: Tensor,  # [N, h, w]
     cameras: Cameras,
 ) -> float | None:
-    """Height (world y, which points up) of the lowest point of an object, from what cameras see of it.
+    """Height (world y, which points up) of the plane under an object, from what cameras see of the object.
 
-    A pixel reaches down to its lowest edge, so that coarse maps, as those of FeatureNeRF are, have no bias. Views in which
-    the object's lowest pixel is at the border are passed over: it may go on outside.
+    Of every view the object's lowest point is taken, of all views the median of those: a speck in one of them does not
+    count. A pixel reaches down to its lowest edge, as coarse maps, like those of FeatureNeRF, would have the plane too high
+    otherwise. Views in which the object's lower end touches the border are passed over: it may go on outside.
 
     Args:
         depth (`torch.Tensor` of shape `(N, h, w)`): z-depth of the object in world units.
@@ -32,7 +36,7 @@ def ground_level(
         cameras ([`Cameras`]): The N cameras, at any resolution.
 
     Returns:
-        `float`, or `None` if no view shows the object's lowest point.
+        `float`, or `None` if no view shows the object's lower end.
 
     Raises:
         MVCustomError: if shapes do not fit.
@@ -50,15 +54,20 @@ def ground_level(
     reached = torch.stack([_heights(cameras, centers + edge, depth) for edge in edges]).amin(dim=0)
     border = torch.ones(height, width, dtype=torch.bool)
     border[1:-1, 1:-1] = False
-    kept = []
-    for level, mine in zip(reached, opacity > _OBJECT):
-        if mine.any() and not (border & (level == level[mine].min()) & mine).any():
-            kept.append(level[mine])
-    return torch.cat(kept).quantile(_LOWEST).item() if kept else None
+    lowest = []
+    for heights, mine in zip(reached, (opacity > _OBJECT) & depth.isfinite()):
+        if not mine.any():
+            continue
+        ordered = heights[mine].sort().values
+        low = ordered[round(_LOWEST * (len(ordered) - 1))]
+        end = low + _AT_ITS_END * (ordered[-1] - low)
+        if not (border & mine & (heights <= end)).any():
+            lowest.append(low)
+    return torch.stack(lowest).median().item() if lowest else None
 
 
-def plane_depth(cameras: Cameras, level: float) -> Tensor:
-    """z-depth of the level plane of height `level` in every pixel: `(N, H, W)`, infinite where it is not seen from above.
+def plane_depth(cameras: Cameras, height: float) -> Tensor:
+    """z-depth of the horizontal plane at a height in every pixel: `(N, H, W)`, infinite where it is not seen from above.
 
     Example:
 
@@ -72,7 +81,7 @@ def plane_depth(cameras: Cameras, level: float) -> Tensor:
     origins, directions = camera_rays(
         cameras.camera_to_world.float(), cameras.intrinsics.float(), pixels, normalize=False
     )
-    above = origins[..., 1] - level
+    above = origins[..., 1] - height
     depth = above / -directions[..., 1]
     seen = (above > 0) & (depth > 0) & depth.isfinite()
     return torch.where(seen, depth, torch.inf).view(len(cameras), cameras.height, cameras.width)

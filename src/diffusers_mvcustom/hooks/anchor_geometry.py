@@ -33,10 +33,11 @@ class AnchorSettings:
         align (`bool`, defaults to `True`): Whether to fit the estimated depth's scale and shift to the subject's
             rendered depth. Otherwise (and without a subject) the median depth is set to the camera's distance from
             the origin. A view that is handed over to the next window is fitted to what earlier anchors saw of it, too.
-        ground (`bool`, defaults to `True`): Whether the estimate is fitted to the level plane under the subject, too, in
+        ground (`bool`, defaults to `True`): Whether the estimate is fitted to the horizontal plane under the subject, too, in
             inverse depth; needs `align` and a subject. The picture that a view becomes has a horizon of its own, not the
             camera's. An estimate that is right for the picture moves wrongly with the cameras; fitted to the plane it does
-            not. Where the picture shows no such plane (off by more than 15 % after the fit) it is passed over.
+            not. If the plane is off by more than 15 % after the fit, or the subject by more than 30 %, only the subject
+            counts.
         keep_first (`bool`, defaults to `False`): In a path that is generated window by window (`views_at_a_time`),
             whether the first anchor is a second anchor of every later window, beside the nearest view.
         render_subject (`bool`, defaults to `False`): Whether the anchor's subject is rendered into the other views like all

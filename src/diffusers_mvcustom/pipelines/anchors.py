@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..cameras import Cameras
 from ..errors import MVCustomError
-from ..geometry import align_depth, align_median_depth, ground_level, plane_depth
+from ..geometry import align_depth, align_median_depth, ground_height, plane_depth
 from ..hooks import AnchorGeometry, AnchorSettings, estimate_depth, predicts_disparity
 from ..hooks.anchor_geometry import LEFT_OUT
 from .guidance import Conditions
@@ -34,8 +34,12 @@ _CLEAR = 0.1
 _SURROUNDINGS = 3.0
 """What is around the subject counts so much more than the subject: it is what is rendered into the other views."""
 
-_AGREES = 0.15
-"""Median relative error of the depth up to which a picture shows the plane under the subject."""
+_AGREES, _SUBJECT_AGREES = 0.15, 0.3
+"""Median relative error of the depth up to which the surroundings and the subject agree with a fit to both. A picture's
+subject need not stand quite where its ground is; it is left out of what is rendered."""
+
+_LEAST_GROUND = 0.05
+"""Share of a view's pixels in which the ground has to be seen."""
 
 _EVERYTHING = 0.9
 """Share of opaque pixels from which on a rendered subject cannot be told from its surroundings."""
@@ -92,6 +96,7 @@ class AnchorViews:
         surfaces (`dict[int, torch.Tensor]`): z-depth `(batch, h, w)` by frame of what earlier anchors saw of it, infinite
             elsewhere. What the depth estimate of a view that is handed over is fitted to.
         used (`dict[int, None]`): The frames that anchored the geometry, in order.
+        ground_height (`float`, *optional*): Of the plane under the subject, once it is known.
     """
 
     depth: dict[int, Tensor] = field(default_factory=dict)
@@ -99,6 +104,7 @@ class AnchorViews:
     latents: dict[int, Tensor] = field(default_factory=dict)
     surfaces: dict[int, Tensor] = field(default_factory=dict)
     used: dict[int, None] = field(default_factory=dict)
+    ground_height: float | None = None
 
     def stacked_depth(self, frames: Sequence[int], size: tuple[int, int]) -> Tensor:
         """The depth of `frames` as `(batch, frames, H, W)`; maps of different sizes are brought to `size`."""
@@ -225,10 +231,8 @@ class AnchorPreparation:
         if self.settings.align and self.subject is not None:
             maps = torch.stack([self.subject.depth[place], self.subject.opacity[place]])[None].float()
             subject_depth, opacity = F.interpolate(maps, size=size, mode="bilinear", align_corners=False)[0]
-            ground = self._ground(place).to(estimate) if self.settings.ground else torch.full_like(estimate, torch.inf)
-            if ground.isfinite().any():
-                around = torch.where(surroundings.isfinite(), surroundings, ground)
-                depth = _fitted_to_surroundings(estimate, subject_depth, opacity, around, inverse)
+            if self.settings.ground:
+                depth = self._fitted_to_ground(estimate, frame, subject_depth, opacity, surroundings, inverse)
                 if depth is not None:
                     return depth
             known = torch.where(opacity > _OPAQUE, subject_depth, surroundings)
@@ -244,46 +248,62 @@ class AnchorPreparation:
         distance = self.cameras.centers[place].norm().item() or 1.0
         return align_median_depth(estimate, distance, inverse=inverse).apply(estimate)
 
-    def _ground(self, place: int) -> Tensor:
-        """z-depth `(H, W)` of the level plane under the subject; infinite where it is not seen, or not known."""
-        camera = self.cameras[place : place + 1]
-        level = None
-        if self.subject is not None and not _fills_everything(self.subject.opacity):
-            level = ground_level(self.subject.depth, self.subject.opacity, self.cameras)
-        if level is None:
+    def _fitted_to_ground(
+        self,
+        estimate: Tensor,  # [H, W]
+        frame: int,
+        subject_depth: Tensor,  # [H, W]
+        opacity: Tensor,  # [H, W]
+        seen: Tensor,  # [H, W]
+        inverse: bool,
+    ) -> Tensor | None:
+        """z-depth `(H, W)`, fitted in inverse depth to the subject, what earlier anchors saw, and the plane under it.
+
+        A plane's inverse depth is linear in the picture, so a scale and a shift bring a horizon that is too high or too low
+        to where the camera has it. `None` if the plane is not known or not seen, or if a part does not agree with the fit.
+        """
+        ground = self._ground_depth(self.window.frames.index(frame)).to(estimate)
+        clear = opacity < _CLEAR
+        parts = (
+            (opacity > _OPAQUE, subject_depth, 1.0, _SUBJECT_AGREES),
+            (clear & seen.isfinite(), seen, _SURROUNDINGS, _AGREES),
+            (clear & ground.isfinite() & ~seen.isfinite(), ground, _SURROUNDINGS, _AGREES),
+        )
+        seen_enough = bool(parts[1][0].any()) or parts[2][0].float().mean().item() >= _LEAST_GROUND
+        if not (ground.isfinite().any() and seen_enough and (inverse or (estimate > 0).all())):
+            return None
+        reference, weights = torch.ones_like(estimate), torch.zeros_like(estimate)
+        for there, depth, weight, _ in parts:
+            reference = torch.where(there, depth, reference)
+            weights[there] = weight / max(int(there.sum()), 1)
+        disparity = estimate if inverse else 1 / estimate
+        try:
+            fitted = align_depth(disparity, reference, mask=weights > 0, weights=weights, inverse=True).apply(
+                disparity
+            )
+        except MVCustomError as error:
+            logger.info(f"Depth of anchor frame {frame} is not fitted to the ground under the subject: {error}")
+            return None
+        for name, (there, depth, _, agrees) in zip(("subject", "earlier anchors", "ground"), parts):
+            off = ((fitted - depth) / depth).abs()[there].median().item() if there.any() else 0.0
+            if not off <= agrees:
+                logger.info(
+                    f"Depth of anchor frame {frame} is not fitted to the ground under the subject: that would put the "
+                    f"depth of the {name} off by {100 * off:.0f} %."
+                )
+                return None
+        return fitted
+
+    def _ground_depth(self, place: int) -> Tensor:
+        """z-depth `(H, W)` of the plane under the subject; infinite where it is not seen, or not known."""
+        camera, views = self.cameras[place : place + 1], self.views
+        if views.ground_height is None and self.subject is not None and not _fills_everything(self.subject.opacity):
+            views.ground_height = ground_height(self.subject.depth, self.subject.opacity, self.cameras)
+        if views.ground_height is None:
             return torch.full((camera.height, camera.width), torch.inf)
-        return plane_depth(camera, level)[0]
+        return plane_depth(camera, views.ground_height)[0]
 
 
 def _fills_everything(opacity: Tensor) -> bool:
     """Whether a subject cannot be told from its surroundings, as an untrained one."""
     return bool((opacity > LEFT_OUT).float().mean() > _EVERYTHING)
-
-
-def _fitted_to_surroundings(
-    estimate: Tensor,  # [H, W]
-    subject_depth: Tensor,  # [H, W]
-    opacity: Tensor,  # [H, W]
-    around: Tensor,  # [H, W]
-    inverse: bool,
-) -> Tensor | None:
-    """z-depth `(H, W)` fitted, in inverse depth, to the subject and to what is around it; `None` if they do not agree.
-
-    A plane's inverse depth is linear in the picture, so a scale and a shift bring any horizon to where the camera has it.
-    """
-    if not (inverse or (estimate > 0).all()):
-        return None
-    subject = opacity > _OPAQUE
-    surroundings = (opacity < _CLEAR) & around.isfinite()
-    weights = torch.zeros_like(estimate)
-    for part, weight in ((subject, 1.0), (surroundings, _SURROUNDINGS)):
-        weights[part] = weight / max(int(part.sum()), 1)
-    disparity = estimate if inverse else 1 / estimate
-    reference = torch.where(subject, subject_depth, around)
-    try:
-        alignment = align_depth(disparity, reference, mask=weights > 0, weights=weights, inverse=True)
-        agrees = alignment.residual is not None and alignment.residual <= _AGREES
-        return alignment.apply(disparity) if agrees else None
-    except MVCustomError as error:
-        logger.info(f"The depth estimate is not fitted to the ground under the subject: {error}")
-        return None

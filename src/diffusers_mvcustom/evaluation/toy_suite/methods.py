@@ -63,6 +63,9 @@ class Method:
         return {name: value for name, value in values.items() if value != {} and (name != "exact_depth" or value)}
 
 
+GENERATION_VERSION = 2
+"""Counted up when the pipeline's defaults change what methods generate, so that no views of before are taken."""
+
 METHODS = (
     Method("full", "full", hooks=(DFR, CLC)),
     Method("without_clc", "without CLC", hooks=(DFR,)),
@@ -137,10 +140,11 @@ def generate(
     assert by_text is not None  # there is always some
     by_references = method.guidance.get("reference_guidance_scale", settings.reference_guidance_scale)
     anchor = AnchorSettings(**method.anchor) if method.anchor else None
-    anchors = pipe.anchor.with_frames(anchor).resolve(case.views)
     if method.one_dimensional:
         pipe.set_attention_window(1)
     try:
+        anchors = pipe.anchor.with_frames(anchor).resolve(case.views)
+        depth = KnownGeometry.of(case).depth[list(anchors)] if method.exact_depth else None
         with (
             motion_bypassed(pipe.unet) if method.single_views else nullcontext(),
             motion_weights(pipe.unet, one_dimensional_motion if method.one_dimensional else None),
@@ -160,7 +164,7 @@ def generate(
                     if hook.name in method.hooks
                 ],
                 anchor=anchor,
-                anchor_depth=KnownGeometry.of(case).depth[list(anchors)] if method.exact_depth else None,
+                anchor_depth=depth,
                 pose_guidance_end=1.0 if posed else 0.0,
                 output_type="pt",
             ).frames

@@ -19,7 +19,7 @@ from ...toy import AttributeReader
 from .cases import Case, SuiteSettings, ToySubject, cases_of, subjects_of
 from .cells import Cells, folder_key, load_images, save_images
 from .controls import CONTROLS
-from .methods import METHODS, Method, SubjectKind, generate
+from .methods import GENERATION_VERSION, METHODS, Method, SubjectKind, generate
 from .peak_memory import Cost
 from .scores import SCORES_VERSION, Ruler, ViewScores, mean_and_spread, summarized
 from .subject_training import SubjectTrainings
@@ -168,6 +168,7 @@ class ToySuite:
             "case": _plain(case),
             "method": {name: value for name, value in method.to_dict().items() if name != "title"},
             "settings": settings,
+            "generation": GENERATION_VERSION,
         }
 
     def _generated(self, case: Case, method: Method) -> tuple[ViewScores, Cost]:
