@@ -42,16 +42,16 @@ def test_every_pixel_meets_the_plane():
         [orbit(1, 8), rolled(orbit(1, 8), 30.0), orbit(1, 8, elevation=-5.0), orbit(1, 8, elevation=60.0, radius=2.0)]
     )
     cameras = cameras.resize(8, 6)
-    level = -0.3
-    depth = plane_depth(cameras, level)
+    height = -0.3
+    depth = plane_depth(cameras, height)
     assert depth.shape == (4, 8, 6)
     for n in range(len(cameras)):
         pose, intrinsics = cameras.camera_to_world[n], cameras.intrinsics[n]
         for v in range(8):
             for u in range(6):
                 ray = torch.linalg.inv(intrinsics) @ torch.tensor([u + 0.5, v + 0.5, 1.0])
-                z = (level - pose[1, 3]) / (pose[:3, :3] @ ray)[1]
-                if pose[1, 3] > level and z > 0:
+                z = (height - pose[1, 3]) / (pose[:3, :3] @ ray)[1]
+                if pose[1, 3] > height and z > 0:
                     assert depth[n, v, u].item() == pytest.approx(z.item(), rel=1e-4)
                 else:
                     assert depth[n, v, u] == math.inf
@@ -65,7 +65,7 @@ def test_nothing_is_seen_from_below():
 
 @pytest.mark.parametrize("elevation", [12.0, 30.0])
 @pytest.mark.parametrize("seed", range(4))
-def test_the_level_of_a_toy_subject_is_that_of_its_ground(seed, elevation):
+def test_the_plane_under_a_toy_subject_is_its_ground(seed, elevation):
     cameras = orbit(4, elevation=elevation)
     scene, views = toy_views(seed, cameras)
     for (depth, opacity), tolerance in (((views.depth[:, 0], views.masks[:, 0]), 0.025), (coarse(views), 0.045)):
@@ -123,7 +123,7 @@ def test_depth_that_is_not_a_number_does_not_count():
     assert ground_height(depth, views.masks[:, 0], cameras) == pytest.approx(before, abs=0.01)
 
 
-def test_what_nobody_sees_has_no_level():
+def test_what_nobody_sees_stands_nowhere():
     cameras = orbit(2, 8)
     assert ground_height(torch.ones(2, 8, 8), torch.zeros(2, 8, 8), cameras) is None
 

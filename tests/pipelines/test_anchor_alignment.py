@@ -51,7 +51,7 @@ def test_another_horizon_is_brought_to_the_cameras(scene, horizon, inverse):
     estimate = picture(scene[1][PLACE], horizon)
     estimate = 1 / estimate if inverse else estimate
     subject, ground = errors(scene, AnchorSettings(), estimate, inverse=inverse)
-    assert max(subject, ground) < 0.04  # the level is off by as much
+    assert max(subject, ground) < 0.04  # the plane's height is off by as much
 
 
 @pytest.mark.parametrize("horizon", [-0.15, 0.3])
