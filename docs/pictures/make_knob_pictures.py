@@ -142,7 +142,8 @@ class Maker:
         call: dict[str, Any] = {"num_inference_steps": options.steps, **guidance, **row.call}
         call["num_inference_steps"] = min(call["num_inference_steps"], options.steps)
         call["hooks"] = list((DFR, CLC) if row.hooks is None else row.hooks)
-        call["anchor"] = options.views // 2 if row.anchor is None else row.anchor(options.views)
+        if call["hooks"] or row.anchor_from_seed is not None:  # else nobody would look at it
+            call["anchor"] = options.views // 2 if row.anchor is None else row.anchor(options.views)
         key = repr((seed, window, row.scheduler, row.anchor_from_seed, sorted(call.items())))
         if key not in self.made:
             if row.anchor_from_seed is not None:
