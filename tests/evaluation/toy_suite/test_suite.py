@@ -153,7 +153,7 @@ def test_methods_start_from_one_noise_and_differ_by_what_they_leave_out(finished
     views = {method.name: suite.views(case, method) for method in METHODS}
     for name, images in views.items():
         assert images.shape == (4, 3, 32, 32)
-        if name != "full":
+        if name not in ("full", "without_ground"):  # random pictures show no ground that the depth could be fitted to
             assert not torch.equal(images, views["full"]), name
 
 
