@@ -1861,8 +1861,8 @@ class AnchorSettings:
         ground (`bool`, defaults to `True`): Whether the estimate is fitted to the horizontal plane under the subject, too, in
             inverse depth; needs `align` and a subject. The picture that a view becomes has a horizon of its own, not the
             camera's. An estimate that is right for the picture moves wrongly with the cameras; fitted to the plane it does
-            not. If the plane is off by more than 15 % after the fit, or the subject by more than 30 %, only the subject
-            counts.
+            not. If the plane is off by more than 15 % after the fit, or the subject by more than 30 % (15 % with
+            `render_subject`), only the subject counts.
         keep_first (`bool`, defaults to `False`): In a path that is generated window by window (`views_at_a_time`),
             whether the first anchor is a second anchor of every later window, beside the nearest view.
         render_subject (`bool`, defaults to `False`): Whether the anchor's subject is rendered into the other views like all
@@ -2584,6 +2584,10 @@ def ground_height(
 
 def plane_depth(cameras: Cameras, height: float) -> Tensor:
     """z-depth of the horizontal plane at a height in every pixel: `(N, H, W)`, infinite where it is not seen from above.
+
+    Args:
+        cameras ([`Cameras`]): N cameras of H × W pixels; depth is that of pixel centres.
+        height (`float`): World y of the plane, which points up, in world units.
 
     Example:
 
@@ -5447,7 +5451,7 @@ _SURROUNDINGS = 3.0
 
 _AGREES, _SUBJECT_AGREES = 0.15, 0.3
 """Median relative error of the depth up to which the surroundings and the subject agree with a fit to both. A picture's
-subject need not stand quite where its ground is; it is left out of what is rendered."""
+subject need not stand quite where its ground is, unless it is rendered into the other views, too."""
 
 _LEAST_GROUND = 0.05
 """Share of a view's pixels in which the ground has to be seen."""
@@ -5668,15 +5672,16 @@ class AnchorPreparation:
         seen: Tensor,  # [H, W]
         inverse: bool,
     ) -> Tensor | None:
-        """z-depth `(H, W)`, fitted in inverse depth to the subject, what earlier anchors saw, and the plane under it.
+        """z-depth `(H, W)`, fitted in inverse depth to the subject, the plane under it, and what earlier anchors saw.
 
         A plane's inverse depth is linear in the picture, so a scale and a shift bring a horizon that is too high or too low
         to where the camera has it. `None` if the plane is not known or not seen, or if a part does not agree with the fit.
         """
         ground = self._ground_depth(self.window.frames.index(frame)).to(estimate)
         clear = opacity < _CLEAR
+        subject_agrees = _AGREES if self.settings.render_subject else _SUBJECT_AGREES
         parts = (
-            (opacity > _OPAQUE, subject_depth, 1.0, _SUBJECT_AGREES),
+            (opacity > _OPAQUE, subject_depth, 1.0, subject_agrees),
             (clear & seen.isfinite(), seen, _SURROUNDINGS, _AGREES),
             (clear & ground.isfinite() & ~seen.isfinite(), ground, _SURROUNDINGS, _AGREES),
         )

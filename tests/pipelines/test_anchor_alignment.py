@@ -105,6 +105,20 @@ def test_where_it_would_move_the_subject_away_the_subject_alone_counts(scene):
     assert torch.equal(with_ground, without)
 
 
+def test_a_subject_that_is_rendered_has_to_stand_where_its_ground_is(scene):
+    _, depth, masks = scene
+    deeper = torch.where(masks[PLACE] > 0.5, depth[PLACE], 1.25 * depth[PLACE])
+    aligned = {
+        (render_subject, ground): preparation(
+            scene, AnchorSettings(render_subject=render_subject, ground=ground)
+        )._align(deeper, PLACE, None, False)
+        for render_subject in (False, True)
+        for ground in (False, True)
+    }
+    assert torch.equal(aligned[True, True], aligned[True, False])
+    assert not torch.equal(aligned[False, True], aligned[False, False])
+
+
 def test_a_subject_that_fills_everything_stands_on_nothing(scene):
     opaque = torch.zeros(4, SIZE, SIZE)
     opaque[:, 1:-1, 1:-1] = 1.0

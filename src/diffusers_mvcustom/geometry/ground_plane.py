@@ -69,6 +69,10 @@ def ground_height(
 def plane_depth(cameras: Cameras, height: float) -> Tensor:
     """z-depth of the horizontal plane at a height in every pixel: `(N, H, W)`, infinite where it is not seen from above.
 
+    Args:
+        cameras ([`Cameras`]): N cameras of H × W pixels; depth is that of pixel centres.
+        height (`float`): World y of the plane, which points up, in world units.
+
     Example:
 
         >>> from diffusers_mvcustom import Cameras

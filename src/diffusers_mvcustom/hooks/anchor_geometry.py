@@ -36,8 +36,8 @@ class AnchorSettings:
         ground (`bool`, defaults to `True`): Whether the estimate is fitted to the horizontal plane under the subject, too, in
             inverse depth; needs `align` and a subject. The picture that a view becomes has a horizon of its own, not the
             camera's. An estimate that is right for the picture moves wrongly with the cameras; fitted to the plane it does
-            not. If the plane is off by more than 15 % after the fit, or the subject by more than 30 %, only the subject
-            counts.
+            not. If the plane is off by more than 15 % after the fit, or the subject by more than 30 % (15 % with
+            `render_subject`), only the subject counts.
         keep_first (`bool`, defaults to `False`): In a path that is generated window by window (`views_at_a_time`),
             whether the first anchor is a second anchor of every later window, beside the nearest view.
         render_subject (`bool`, defaults to `False`): Whether the anchor's subject is rendered into the other views like all

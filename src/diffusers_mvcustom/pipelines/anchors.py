@@ -36,7 +36,7 @@ _SURROUNDINGS = 3.0
 
 _AGREES, _SUBJECT_AGREES = 0.15, 0.3
 """Median relative error of the depth up to which the surroundings and the subject agree with a fit to both. A picture's
-subject need not stand quite where its ground is; it is left out of what is rendered."""
+subject need not stand quite where its ground is, unless it is rendered into the other views, too."""
 
 _LEAST_GROUND = 0.05
 """Share of a view's pixels in which the ground has to be seen."""
@@ -257,15 +257,16 @@ class AnchorPreparation:
         seen: Tensor,  # [H, W]
         inverse: bool,
     ) -> Tensor | None:
-        """z-depth `(H, W)`, fitted in inverse depth to the subject, what earlier anchors saw, and the plane under it.
+        """z-depth `(H, W)`, fitted in inverse depth to the subject, the plane under it, and what earlier anchors saw.
 
         A plane's inverse depth is linear in the picture, so a scale and a shift bring a horizon that is too high or too low
         to where the camera has it. `None` if the plane is not known or not seen, or if a part does not agree with the fit.
         """
         ground = self._ground_depth(self.window.frames.index(frame)).to(estimate)
         clear = opacity < _CLEAR
+        subject_agrees = _AGREES if self.settings.render_subject else _SUBJECT_AGREES
         parts = (
-            (opacity > _OPAQUE, subject_depth, 1.0, _SUBJECT_AGREES),
+            (opacity > _OPAQUE, subject_depth, 1.0, subject_agrees),
             (clear & seen.isfinite(), seen, _SURROUNDINGS, _AGREES),
             (clear & ground.isfinite() & ~seen.isfinite(), ground, _SURROUNDINGS, _AGREES),
         )
