@@ -3,7 +3,9 @@
     python benchmarks/attention.py --sizes 32 64 --frames 8 16 --windows 1 3 7 full -o docs/attention_benchmark.md
 
 Every case runs in a process of its own, so that peak memory is its own. The columns: seconds of one call (fastest of
-the repeats), peak memory beyond the inputs, and both as ratios to full attention.
+the repeats), peak memory beyond the inputs, both as ratios to full attention, and the time beside that of bare
+`scaled_dot_product_attention` of the same size, whose inputs lie in memory as it wants them: for a window, every position's
+queries with just the keys of its window, gathered beforehand.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -22,6 +25,9 @@ from diffusers_mvcustom.models import windowed_attention
 
 sys.path.insert(0, str(Path(__file__).parent))
 from environment import describe_environment, markdown_table
+
+_BARE_KEYS = 2**26
+"""Key elements at a time that bare attention over windows is given."""
 
 
 def measure(
@@ -54,6 +60,17 @@ def measure(
         if device == "cuda":
             torch.cuda.synchronize()
 
+    def fastest(call: Callable[[], object]) -> float:
+        seconds = []
+        for _ in range(repeats):
+            started = time.perf_counter()
+            call()
+            synchronize()
+            seconds.append(time.perf_counter() - started)
+            if sum(seconds) > 60:
+                break
+        return min(seconds)
+
     with torch.no_grad():
         warm = windowed_attention(query[:, :4, :4], key[:, :4, :4], value[:, :4, :4], 3)  # libraries are loaded
         del warm
@@ -65,20 +82,44 @@ def measure(
             before = torch.cuda.memory_allocated()
         else:
             before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        seconds = []
-        for _ in range(repeats):
-            started = time.perf_counter()
-            call()
-            synchronize()
-            seconds.append(time.perf_counter() - started)
-            if sum(seconds) > 60:
-                break
+        seconds = fastest(call)
         after = (
             torch.cuda.max_memory_allocated()
             if device == "cuda"
             else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         )
-    return {"seconds": min(seconds), "peak_mib": (after - before) / 2**20}
+        bare = bare_attention(size, frames, window, channels, heads, device, weight_dtype)
+        bare()
+        synchronize()
+        bare_seconds = fastest(bare)
+    return {"seconds": seconds, "bare_seconds": bare_seconds, "peak_mib": (after - before) / 2**20}
+
+
+def bare_attention(
+    size: int, frames: int, window: str, channels: int, heads: int, device: str, dtype: torch.dtype
+) -> Callable[[], None]:
+    """`scaled_dot_product_attention` over as many queries and keys, and nothing around it.
+
+    A window's keys are many times the map; the same gathered ones serve all positions, some positions at a time.
+    """
+    positions = size * size
+    if window == "full":
+        sequences, queries, keys = 1, positions * frames, positions * frames
+    else:
+        sequences, queries, keys = positions, frames, min(int(window), size) ** 2 * frames
+    at_a_time = min(sequences, max(1, _BARE_KEYS // (keys * channels)))
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (
+        torch.randn(at_a_time, heads, length, channels // heads, generator=generator).to(device, dtype)
+        for length in (queries, keys, keys)
+    )
+
+    def call() -> None:
+        for first in range(0, sequences, at_a_time):
+            count = min(at_a_time, sequences - first)
+            torch.nn.functional.scaled_dot_product_attention(query[:count], key[:count], value[:count])
+
+    return call
 
 
 def main() -> None:
@@ -130,7 +171,8 @@ def main() -> None:
                 "map": f"{row['size']}×{row['size']}",
                 "frames": row["frames"],
                 "window": row["window"] + (" flex" if row["backend"] == "flex" else ""),
-                "seconds": f"{row['seconds']:.3f}",
+                "seconds": f"{row['seconds']:.4f}",
+                "time / bare call": f"{row['seconds'] / row['bare_seconds']:.2f}",
                 "peak MiB": f"{row['peak_mib']:.0f}",
                 "time / full": f"{row['seconds'] / whole['seconds']:.3f}" if whole else "",
                 "memory / full": f"{row['peak_mib'] / max(whole['peak_mib'], 1):.2f}" if whole else "",
@@ -144,7 +186,9 @@ def main() -> None:
         + "without "
         "projections. `1` is AnimateDiff's attention along time, `full` the whole map. Peak memory is what the call takes "
         "beyond its inputs, its output included (N·C numbers, the least possible). Neither kind holds an N×N matrix: full "
-        "attention runs in a fused kernel, so a window saves time, not memory.\n\n"
+        "attention runs in a fused kernel, so a window saves time, not memory. The bare call is "
+        "`scaled_dot_product_attention` over as many queries and keys that lie in memory as it wants them; a window's keys "
+        "are gathered for it beforehand.\n\n"
         f"{environment['text']}\n\n{markdown_table(table)}\n"
     )
     print(text)

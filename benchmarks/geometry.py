@@ -1,7 +1,9 @@
 """Times the geometry of depth-aware feature rendering: mesh and rasterisation (once), feature warp (every step).
 
-python benchmarks/geometry.py --size 64 --views 15 --channels 320
-python benchmarks/geometry.py --size 32 64 --device cuda --dtype bfloat16 --json geometry.json
+    python benchmarks/geometry.py --size 64 --views 15 --channels 320
+    python benchmarks/geometry.py --size 32 64 --device cuda --dtype bfloat16 -o gpu-results/geometry.md
+
+"Naive" is a warp that gathers three maps of the output's size and sums them.
 """
 
 from __future__ import annotations
@@ -10,16 +12,20 @@ import argparse
 import json
 import math
 import os
-import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from diffusers_mvcustom.cameras import Cameras
 from diffusers_mvcustom.geometry import FeatureWarp, feature_mesh_from_depth, rasterize
+
+sys.path.insert(0, str(Path(__file__).parent))
+from environment import describe_environment, markdown_table
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -99,7 +105,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--repeats", type=int, default=9, help="the median of so many is reported")
-    parser.add_argument("--json", metavar="FILE", help="also write the results here")
+    parser.add_argument("-o", "--output", type=Path, help="markdown file to write; a .json goes beside it")
     args = parser.parse_args()
     for name in ("views", "channels", "threads", "repeats"):
         if getattr(args, name) < 1:
@@ -108,25 +114,42 @@ def main() -> None:
         parser.error(f"--size: expected at least 2, got {min(args.size)}")
     torch.set_num_threads(args.threads)
 
-    cuda = torch.device(args.device).type == "cuda"
-    machine = torch.cuda.get_device_name(args.device) if cuda else platform.processor() or platform.machine()
-    print(f"torch {torch.__version__}, {machine}, {args.threads} CPU thread(s), features in {args.dtype}")
     results = []
     for size in args.size:
         results.append(measure(size, args))
-        row = results[-1]
-        assert math.isfinite(row["largest_difference_to_naive"])
-        print(
-            f"{size:4d} x {size:<4d} {args.views} views  mesh {row['mesh_ms']:7.2f} ms  rasterize "
-            f"{row['rasterize_ms']:8.2f} ms  warp {row['warp_ms']:7.2f} ms  (naive {row['naive_warp_ms']:8.2f} ms)  "
-            f"visible {row['visible']:.0%}"
-        )
-    if args.json:
-        report = {"torch": torch.__version__, "device": machine, "threads": args.threads, "dtype": args.dtype}
-        partial = f"{args.json}.part"
-        with open(partial, "w", encoding="utf-8") as file:
-            json.dump({**report, "results": results}, file, indent=2)
-        os.replace(partial, args.json)
+        assert math.isfinite(results[-1]["largest_difference_to_naive"])
+        print(json.dumps(results[-1]), file=sys.stderr, flush=True)
+    environment = describe_environment(args.device)
+    text = report_text(results, args, environment)
+    print(text)
+    if args.output:
+        stored = {"environment": environment, "threads": args.threads, "dtype": args.dtype, "results": results}
+        written = {args.output: text, args.output.with_suffix(".json"): json.dumps(stored, indent=1) + "\n"}
+        for file, content in written.items():
+            partial = file.with_name(file.name + ".part")
+            partial.write_text(content, encoding="utf-8")
+            os.replace(partial, file)
+
+
+def report_text(results: list[dict], args: argparse.Namespace, environment: dict[str, str]) -> str:
+    threads = f", {args.threads} CPU thread(s)" if args.device == "cpu" else ""
+    rows = [
+        {
+            "map": f"{row['size']}×{row['size']}",
+            "mesh, ms": f"{row['mesh_ms']:.2f}",
+            "rasterise, ms": f"{row['rasterize_ms']:.2f}",
+            "warp, ms": f"{row['warp_ms']:.2f}",
+            "naive warp, ms": f"{row['naive_warp_ms']:.2f}",
+            "visible": f"{row['visible']:.0%}",
+        }
+        for row in results
+    ]
+    return (
+        f"# Geometry of depth-aware feature rendering: one anchor into {args.views} views\n\nMesh and rasterisation run once "
+        f"a generation and map size, the warp of {args.channels} channels ({args.dtype}) at every step and layer{threads}. "
+        "The naive warp gathers three maps of the output's size and sums them; its result is the same. Visible is the share "
+        f"of the views' pixels that the anchor saw.\n\n{environment['text']}\n\n{markdown_table(rows)}\n"
+    )
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -81,13 +82,16 @@ class AllocatedBytes:
 class ChecksPass(TorchDispatchMode):
     """Answers questions about the values of tensors that have none: `all()` is true, `any()` is not, a number is 1.
 
-    So code that checks its input, or reads a step count, runs on shapes alone, as if the input were right.
+    So code that checks its input, or reads a step count, runs on shapes alone, as if the input were right. Tensors that have
+    values answer for themselves.
     """
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func is torch.ops.aten._local_scalar_dense.default:
+        if func is torch.ops.aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
             return getattr(args[0], "_answer", 1)
         result = func(*args, **(kwargs or {}))
+        if not isinstance(result, FakeTensor):
+            return result
         if func is torch.ops.aten.all.default:
             result._answer = True
         elif func is torch.ops.aten.any.default:

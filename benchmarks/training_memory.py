@@ -23,7 +23,8 @@ from pathlib import Path
 import torch
 from environment import describe_environment, markdown_table
 from live_memory import AllocatedBytes, ChecksPass, LiveBytes, allocator_peak
-from torch import Tensor, nn
+from shapes_only import let_go_of_memory, unwritten_components
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 PRECISIONS, RANKS, REFERENCES = ("bf16", "no"), (4, 16, 64), (3, 5, 8)
@@ -75,7 +76,7 @@ class Rehearsal:
         self.pipe.vae.to(self.device)
         self.parts = make_subject_parts(config, self.pipe, dataset, device=self.device, dtype=self.dtype)
         if fake:
-            replaced = _let_go_of_memory(self.parts.model, self.mode)
+            replaced = let_go_of_memory([self.parts.model], self.mode)
             for group in self.parts.groups:
                 group["params"] = [replaced[weight] for weight in group["params"]]
         self.optimizer = make_optimizer(config, self.parts.groups)
@@ -152,32 +153,14 @@ class Rehearsal:
 
 
 def _components(size: str, dtype: torch.dtype, *, filled: bool) -> dict:
-    """Components of random weights, or of weights that were never written, which takes no time."""
+    """Components of random weights, or of weights that were never written."""
     from diffusers_mvcustom.toy import random_components
 
     if filled:
         return random_components(size, depth_estimator=False)
-    with torch.device("meta"):
-        components = random_components(size, dtype=dtype, depth_estimator=False)
+    components = unwritten_components(size, dtype, depth_estimator=False)
     components["vae"].float()  # as it is loaded
-    for component in components.values():
-        if isinstance(component, nn.Module):
-            component.to_empty(device="cpu")
-    components["scheduler"] = type(components["scheduler"]).from_config(components["scheduler"].config)
     return components
-
-
-def _let_go_of_memory(model: nn.Module, mode: FakeTensorMode) -> dict[nn.Parameter, nn.Parameter]:
-    """Puts fake tensors in the places of all weights and buffers. Returns the new weights by the old ones."""
-    replaced: dict[nn.Parameter, nn.Parameter] = {}
-    for module in model.modules():
-        for name, weight in module._parameters.items():
-            if weight is not None and weight not in replaced:
-                replaced[weight] = nn.Parameter(mode.from_tensor(weight.detach()), weight.requires_grad)
-            module._parameters[name] = replaced.get(weight)
-        for name, buffer in module._buffers.items():
-            module._buffers[name] = None if buffer is None else mode.from_tensor(buffer)
-    return replaced
 
 
 def _views_without_autoencoder(views, resolution: int, pipe):

@@ -1969,6 +1969,8 @@ class AnchorGeometry:
             )
         self.depth = depth.float()
         self.anchors = anchors
+        # As a tensor, so that a compiled U-Net serves every choice of anchors, and no step moves indices to the GPU.
+        self._anchor_frames = torch.tensor(anchors, device=depth.device)
         self.cameras = cameras.to(dtype=torch.float32)
         self.discontinuity = discontinuity
         self.subject = subject
@@ -2031,7 +2033,8 @@ class AnchorGeometry:
         rendered = []
         for b, warp in enumerate(warps):
             frames = features[:, b]  # [guidance, frames, C, h, w]
-            source = frames[:, list(self.anchors)].transpose(1, 2).flatten(2, 3)  # [guidance, C, anchors * h, w]
+            source = frames.index_select(1, self._anchor_frames)  # [guidance, anchors, C, h, w]
+            source = source.transpose(1, 2).flatten(2, 3)  # [guidance, C, anchors * h, w]
             rendered.append(torch.where(warp.visibility[:, None], warp.warp(source), frames))
         return torch.stack(rendered, dim=1).reshape(maps.shape)
 
@@ -3932,6 +3935,85 @@ def _listed(blocks: Tensor) -> tuple[Tensor, Tensor]:
     return blocks.sum(-1, dtype=torch.int32)[None, None], which.int()[None, None].contiguous()
 
 
+# --- models/row_windows.py: Windowed attention row by row, without gathering a window's keys: what is fast on a CPU.
+
+
+Attend = Callable[..., Tensor]
+"""`attend(query, key, value, attn_mask=...)` over `(sequences, tokens, heads, d)`."""
+
+
+def row_windowed_attention(
+    query: Tensor,  # [B, h, w, F, heads, d]
+    key: Tensor,  # [B, h, w, F, heads, d]
+    value: Tensor,  # [B, h, w, F, heads, d]
+    radius: int,
+    attend: Attend,
+) -> Tensor:
+    """Attention of each token to all frames' tokens at most `radius` rows and columns away.
+
+    The keys that a row of queries can reach are laid out column by column. In that order a window is one run of memory,
+    and the next position's is the same run, one column further: the windows of a row are overlapping views, and nothing
+    is computed that a mask would throw away. Near the left and right rim windows are cut off; the queries there, at most
+    `radius` on either side, go together, with a mask.
+
+    Args:
+        query, key, value (`torch.Tensor` of shape `(B, h, w, F, heads, d)`): Tokens by position and frame.
+        radius (`int`): Rows and columns on either side, at least 1.
+        attend (`Callable`): Attention of sequences.
+
+    Returns:
+        `torch.Tensor` of shape `(B, h, w, F, heads, d)`.
+    """
+    batch, height, width, frames = query.shape[:4]
+    attended = torch.empty_like(query)
+    masks: dict[int, list[Tensor]] = {}
+    spans = _rim_spans(width, radius)
+    for row in range(height):
+        rows = slice(max(row - radius, 0), min(row + radius + 1, height))
+        count = rows.stop - rows.start
+        if count not in masks:
+            masks[count] = [_rim_mask(*span, radius, frames, count * frames, query.device) for span in spans]
+        # [B, w, rows * F, heads, d]
+        keys, values = (states[:, rows].transpose(1, 2).flatten(2, 3) for states in (key, value))
+        for (positions, reach), mask in zip(spans, masks[count]):
+            attended[:, row, positions] = attend(
+                query[:, row, positions].flatten(1, 2),
+                keys[:, reach].flatten(1, 2),
+                values[:, reach].flatten(1, 2),
+                attn_mask=mask,
+            ).unflatten(1, (-1, frames))
+        if width > 2 * radius:
+            inner = slice(radius, width - radius)
+            windows = partial(_windows, columns=2 * radius + 1)
+            for i in range(batch):
+                attended[i, row, inner] = attend(query[i, row, inner], windows(keys[i]), windows(values[i]))
+    return attended
+
+
+def _windows(states: Tensor, columns: int) -> Tensor:
+    """Every window of so many columns of `(w, S, heads, d)`, `(windows, columns * S, heads, d)`: a view."""
+    windows = states.unfold(0, columns, 1).permute(0, 4, 1, 2, 3)  # [windows, columns, S, heads, d]
+    return windows.view(len(windows), -1, *states.shape[2:])
+
+
+def _rim_spans(width: int, radius: int) -> list[tuple[slice, slice]]:
+    """Columns of queries whose windows the map's rim cuts off, and the columns that these reach."""
+    if width <= 2 * radius:
+        return [(slice(0, width), slice(0, width))]
+    reach = 2 * radius
+    return [
+        (slice(0, radius), slice(0, reach)),
+        (slice(width - radius, width), slice(width - reach, width)),
+    ]
+
+
+def _rim_mask(positions: slice, reach: slice, radius: int, queries: int, keys: int, device: torch.device) -> Tensor:
+    """`(positions * queries, reach * keys)` bool: whether a key's column lies in the window of a query's."""
+    of_queries = torch.arange(positions.start, positions.stop, device=device).repeat_interleave(queries)
+    of_keys = torch.arange(reach.start, reach.stop, device=device).repeat_interleave(keys)
+    return (of_queries[:, None] - of_keys).abs() <= radius
+
+
 # --- models/spatio_temporal_attention.py: Dense spatio-temporal attention: a stateless attention processor for the motion modules of a stock U-Net.
 
 
@@ -3940,6 +4022,10 @@ TILE_ON_CPU = 4
 TILE = 8
 """The same elsewhere, where calls cost more than what they compute: with tiles of 4 and an eighth of the map's elements at
 a time, a window of 7 took 16.9 ms on an H200 where the whole map took 4.5 (64 × 64 positions, 8 frames)."""
+_ROWS_PAY_FROM = 32
+"""Bytes of one channel of a position's queries (frames times the size of a number) from which on windows go row by row on a
+CPU. Measured for windows 3 and 7 of maps 8 to 64: 1.1 to 2.9 times as fast as tiles from 8 frames in float32 and 16 in half
+precision on, slower below, and slower with gradients."""
 _GATHERED_ON_CPU = 2**18
 """Key elements gathered at a time on a CPU: what stays in its cache is also fastest (2^18 to 2^23 measured). Elsewhere few
 large calls are faster: as many as the map itself has."""
@@ -4015,12 +4101,13 @@ def windowed_attention(
     The window slides; at the map's border it is cut off. Queries go by tiles: a tile's keys are those of the tile and a
     halo of `window // 2`, moved inside the map at the border, so that every key is a real one, and a mask that tiles of
     the same place share cuts each query's window out of them. Neither time nor memory grows with the square of the map.
-    The backend "flex" does all windows in one kernel instead ([`flex_windowed_attention`]).
+    Where it is faster, on a CPU, they go row by row instead ([`row_windowed_attention`]); the backend "flex" does all
+    windows in one kernel ([`flex_windowed_attention`]).
 
     Args:
         query, key, value (`torch.Tensor` of shape `(B, h, w, F, heads, d)`): Tokens by position and frame.
         window (`int`, *optional*): Odd number of positions; `None` is the whole map.
-        tile (`int`, *optional*): Side of the query tiles, in positions; by default what is fast on the device.
+        tile (`int`, *optional*): Side of the query tiles, in positions; by default what is fast on the device, be it rows.
         backend, parallel_config: For `dispatch_attention_fn` of diffusers.
 
     Returns:
@@ -4043,6 +4130,8 @@ def windowed_attention(
     if backend == AttentionBackendName.FLEX:
         return flex_windowed_attention(query, key, value, radius)
     if tile is None:
+        if parallel_config is None and _rows_pay(query, key, value):
+            return row_windowed_attention(query, key, value, radius, partial(dispatch_attention_fn, **dispatch))
         tile = TILE_ON_CPU if query.device.type == "cpu" else TILE
     attended = torch.empty_like(query).flatten(1, 2)  # [B, h * w, F, heads, d]
     for group in _tile_groups(height, width, radius, tile):
@@ -4111,6 +4200,14 @@ def _tile_spans(length: int, radius: int, tile: int) -> Iterator[tuple[int, int,
         region = min(length, size + 2 * radius)
         first = min(max(start - radius, 0), length - region)
         yield start, size, region, start - first
+
+
+def _rows_pay(*states: Tensor) -> bool:
+    """Whether windows are faster row by row than by tiles."""
+    query = states[0]
+    if query.device.type != "cpu" or (torch.is_grad_enabled() and any(state.requires_grad for state in states)):
+        return False
+    return query.shape[3] * query.element_size() >= _ROWS_PAY_FROM
 
 
 def _gathered_elements(query: Tensor) -> int:
@@ -9745,7 +9842,7 @@ class DenoisingMixin(SubjectLoadingMixin):
                     progress.update()
         return run.latents
 
-    def decode_latents(self, latents: Tensor, decode_chunk_size: int = 16) -> Tensor:
+    def decode_latents(self, latents: Tensor, decode_chunk_size: int = 4) -> Tensor:
         """Decodes `(batch, channels, frames, h, w)` to `(batch, 3, frames, H, W)` in [-1, 1], in chunks of frames."""
         frames = latents.transpose(1, 2).flatten(0, 1)
         chunks = frames.split(decode_chunk_size)
@@ -11211,7 +11308,8 @@ class MVCustomPipeline(
 
     Stock diffusers components with dense spatio-temporal attention in the motion modules, a subject adapter
     ([`SubjectAdapter`]) and denoising hooks. A saved pipeline holds stock components only, so it also loads as an
-    [`AnimateDiffPipeline`]. With `attention_window=1`, no subject and `hooks=[]` it *is* that pipeline, to the bit.
+    [`AnimateDiffPipeline`]. With `attention_window=1`, no subject and `hooks=[]` it *is* that pipeline, to the bit (of
+    what is decoded together: `decode_chunk_size`).
 
     It inherits diffusers' loaders for LoRA, textual inversion and IP-Adapter, and FreeInit. Source: MVCustom
     (arXiv 2510.13702).
@@ -11329,7 +11427,7 @@ class MVCustomPipeline(
         clip_skip: int | None = None,
         callback_on_step_end: StepEndCallback | None = None,
         callback_on_step_end_tensor_inputs: list[str] = ...,
-        decode_chunk_size: int = 16,
+        decode_chunk_size: int = 4,
         pose_guidance_start: float = 0.0,
         pose_guidance_end: float = 1.0,
         num_references: int | None = None,
@@ -11369,7 +11467,7 @@ class MVCustomPipeline(
         clip_skip: int | None = None,
         callback_on_step_end: StepEndCallback | None = None,
         callback_on_step_end_tensor_inputs: list[str] = ...,
-        decode_chunk_size: int = 16,
+        decode_chunk_size: int = 4,
         pose_guidance_start: float = 0.0,
         pose_guidance_end: float = 1.0,
         num_references: int | None = None,
@@ -11408,7 +11506,7 @@ class MVCustomPipeline(
         clip_skip: int | None = None,
         callback_on_step_end: StepEndCallback | None = None,
         callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006  (diffusers' own form)
-        decode_chunk_size: int = 16,
+        decode_chunk_size: int = 4,
         pose_guidance_start: float = 0.0,
         pose_guidance_end: float = 1.0,
         num_references: int | None = None,
@@ -11447,7 +11545,8 @@ class MVCustomPipeline(
             clip_skip (`int`, *optional*): Layers of the text encoder to skip.
             callback_on_step_end (`Callable`, *optional*): `callback(pipe, step, timestep, kwargs) -> dict`.
             callback_on_step_end_tensor_inputs (`list[str]`): Tensors given to the callback.
-            decode_chunk_size (`int`, defaults to 16): Views decoded at a time.
+            decode_chunk_size (`int`, defaults to 4): Views decoded at a time. 16, as in AnimateDiffPipeline, takes more
+                memory at 512 × 512 than everything else, and the last bit can differ.
             pose_guidance_start (`float`, defaults to 0.0), pose_guidance_end (`float`, defaults to 1.0): Share of the
                 steps between which the subject's pose-conditioned blocks act. `start=0.25` lets the prompt change
                 the shape more; from 0.5 on the viewpoint goes, from 0.75 on the subject.

@@ -141,3 +141,17 @@ def test_settings():
     for frames in (16, [], [1, 1], [1, -15], 1.5, True):
         with pytest.raises(MVCustomError, match="anchor"):
             AnchorSettings(frames=frames).resolve(16)
+
+
+def test_other_anchors_compile_nothing_anew():
+    """Which frame is the anchor is a value, not part of the compiled code."""
+    cameras = Cameras.orbit(3, azimuth=(-20, 20), height=8, width=8)
+    geometries = [AnchorGeometry(torch.full((1, 1, 8, 8), 0.9), (anchor,), cameras) for anchor in (1, 0, 2)]
+    for geometry in geometries:
+        geometry.warps(8, 8)  # as the hook does before the first step
+    maps = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda geometry: geometry.render(maps), backend="eager", fullgraph=True)
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for geometry in geometries:
+            torch.testing.assert_close(compiled(geometry), geometry.render(maps))

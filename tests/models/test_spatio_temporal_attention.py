@@ -2,11 +2,13 @@ from collections import Counter
 
 import pytest
 import torch
+from diffusers.models.attention_dispatch import dispatch_attention_fn
 from reference.attention_masked import masked_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffusers_mvcustom.errors import MVCustomError
 from diffusers_mvcustom.models import AttentionWindows, windowed_attention
+from diffusers_mvcustom.models.row_windows import _windows, row_windowed_attention
 
 
 def random_tokens(batch, height, width, frames, heads=2, dim=4, dtype=torch.float64):
@@ -21,6 +23,57 @@ def test_equals_a_masked_full_attention(window, size, tile):
     tokens = random_tokens(2, *size, frames=3)
     got = windowed_attention(*tokens, window, tile=tile)
     torch.testing.assert_close(got, masked_attention(*tokens, window))
+
+
+@pytest.mark.parametrize("window", [3, 5, 7])
+@pytest.mark.parametrize("size", [(6, 6), (7, 5), (3, 9), (9, 3), (1, 4), (4, 1), (2, 2), (8, 7)])
+def test_row_by_row_equals_a_masked_full_attention(window, size):
+    tokens = random_tokens(2, *size, frames=3)
+    got = row_windowed_attention(*tokens, window // 2, dispatch_attention_fn)
+    torch.testing.assert_close(got, masked_attention(*tokens, window))
+
+
+def test_row_by_row_of_some_heads_alone():
+    """Heads along time alone leave the windows a slice of the tokens, which does not lie in memory in one piece."""
+    tokens = [states[..., 1:, :] for states in random_tokens(2, 5, 6, frames=2, heads=3)]
+    got = row_windowed_attention(*tokens, 1, dispatch_attention_fn)
+    torch.testing.assert_close(got, masked_attention(*tokens, 3))
+
+
+def test_windows_of_a_row_are_views():
+    states = torch.randn(9, 6, 2, 4)
+    windows = _windows(states, 3)
+    assert windows.untyped_storage().data_ptr() == states.untyped_storage().data_ptr()
+    for i, window in enumerate(windows):
+        assert torch.equal(window, states[i : i + 3].flatten(0, 1))
+
+
+@pytest.mark.parametrize(
+    ("frames", "dtype", "gradients", "rows"),
+    [
+        (8, torch.float32, False, True),
+        (7, torch.float32, False, False),
+        (16, torch.bfloat16, False, True),
+        (15, torch.bfloat16, False, False),
+        (16, torch.float32, True, False),
+    ],
+)
+def test_rows_or_tiles(frames, dtype, gradients, rows):
+    """By tiles each is written by its positions, row by row as one slice."""
+    tokens = [
+        states.requires_grad_(gradients) for states in random_tokens(1, 6, 6, frames, dtype=dtype, heads=1, dim=2)
+    ]
+    with Calls() as calls:
+        got = windowed_attention(*tokens, 3)
+    assert (calls.counts["aten.index_put_.default"] == 0) == rows
+    torch.testing.assert_close(got, windowed_attention(*tokens, 3, tile=2), atol=1e-2, rtol=1e-2)
+
+
+def test_row_by_row_is_one_graph():
+    tokens = random_tokens(2, 5, 6, frames=2, dtype=torch.float32)
+    torch._dynamo.reset()
+    compiled = torch.compile(row_windowed_attention, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(*tokens, 1, dispatch_attention_fn), masked_attention(*tokens, 3))
 
 
 @pytest.mark.parametrize("window", [3, None])

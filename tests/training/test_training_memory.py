@@ -39,6 +39,10 @@ def test_checks_pass_where_there_are_no_values():
         assert not (values < 0).any()
         assert torch.zeros(()).item() == 1
         assert values.untyped_storage().nbytes() == 48
+    with ChecksPass():  # these have values
+        assert torch.tensor([False, True]).any()
+        assert not torch.tensor([False, True]).all()
+        assert torch.tensor(3).item() == 3
 
 
 @pytest.mark.slow

@@ -144,6 +144,8 @@ class AnchorGeometry:
             )
         self.depth = depth.float()
         self.anchors = anchors
+        # As a tensor, so that a compiled U-Net serves every choice of anchors, and no step moves indices to the GPU.
+        self._anchor_frames = torch.tensor(anchors, device=depth.device)
         self.cameras = cameras.to(dtype=torch.float32)
         self.discontinuity = discontinuity
         self.subject = subject
@@ -206,7 +208,8 @@ class AnchorGeometry:
         rendered = []
         for b, warp in enumerate(warps):
             frames = features[:, b]  # [guidance, frames, C, h, w]
-            source = frames[:, list(self.anchors)].transpose(1, 2).flatten(2, 3)  # [guidance, C, anchors * h, w]
+            source = frames.index_select(1, self._anchor_frames)  # [guidance, anchors, C, h, w]
+            source = source.transpose(1, 2).flatten(2, 3)  # [guidance, C, anchors * h, w]
             rendered.append(torch.where(warp.visibility[:, None], warp.warp(source), frames))
         return torch.stack(rendered, dim=1).reshape(maps.shape)
 

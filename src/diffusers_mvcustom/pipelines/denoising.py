@@ -105,7 +105,7 @@ class DenoisingMixin(SubjectLoadingMixin):
                     progress.update()
         return run.latents
 
-    def decode_latents(self, latents: Tensor, decode_chunk_size: int = 16) -> Tensor:
+    def decode_latents(self, latents: Tensor, decode_chunk_size: int = 4) -> Tensor:
         """Decodes `(batch, channels, frames, h, w)` to `(batch, 3, frames, H, W)` in [-1, 1], in chunks of frames."""
         frames = latents.transpose(1, 2).flatten(0, 1)
         chunks = frames.split(decode_chunk_size)
