@@ -23,7 +23,11 @@ estimate, FeatureNeRF and decoding are in the seconds; building the model is not
 weights. Shares of parts are times of the Python process; on CUDA, which runs behind it, they say little.
 
 "AnimateDiff" and "plain" at window 1 are the same computation, to the bit: how far they are apart is how far to trust the
-rest.
+rest. AnimateDiff's is the faster of two runs, one before and one after ours at window 1; all others ran once.
+
+The parts alone: [attention](attention_benchmark.md), [FeatureNeRF](feature_nerf_benchmark.md),
+[mesh, rasterisation and warp](geometry_benchmark.md); [memory at the paper's size](generation_memory.md); and
+[what ran on a GPU](gpu.md).
 """
 
 

@@ -147,6 +147,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--shares", action=argparse.BooleanOptionalAction, default=True, help="a profiled run at the end"
     )
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the U-Nets; the warm-up pays; settings stock and everything"
+    )
     parser.add_argument("--save", action="store_true", help="save the pipeline and load it again first")
     parser.add_argument("--quick", action="store_true", help="no warm-up, and only stock and everything on")
     parser.add_argument("-o", "--output", type=Path, help="markdown file to write; a .json goes beside it")
@@ -156,6 +159,9 @@ def parse_arguments() -> argparse.Namespace:
             parser.error(f"--{name}: expected at least 1, got {getattr(options, name)}")
     if options.quick:
         options.warm_up, options.settings = 0, ["stock", "everything"]
+    if options.compile:
+        options.settings = [setting for setting in options.settings if setting in ("stock", "everything")]
+        options.shares = False  # a profile sees no parts in compiled code
     if options.shares and "everything" not in options.settings:
         options.settings = [*options.settings, "everything"]
     return options
@@ -228,6 +234,8 @@ def main() -> None:
             continue
         if setting in ("subject", "everything") and pipe.subject is None:
             pipe.load_subject(make_subject(pipe, options.size, options.references))
+        if options.compile:
+            (stock if setting == "stock" else pipe).unet.compile(dynamic=False)
         if options.warm_up:
             generate(setting, options.warm_up)
         clock = StepClock(options.device)
@@ -286,6 +294,8 @@ def report_text(options, setup: dict[str, float], results: list[dict], shares: d
     if options.temporal_heads:
         window = f"{window}, {options.temporal_heads} heads along time alone"
     guidance = "branch by branch" if options.split_guidance else "in one batch"
+    if options.compile:
+        guidance += ", compiled"
     return (
         f"# One generation: {options.model} shapes, {options.views} views of {options.size}×{options.size}, "
         f"{options.steps} steps, window {window}\n\nRandom weights, {options.dtype}, {options.references} references, "

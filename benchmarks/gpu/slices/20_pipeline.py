@@ -44,6 +44,13 @@ def slices(options):
             expected=60.0 if options.quick else 100.0,
         )
     )
+    found.append(
+        Slice.of_script(
+            "pipeline-compiled",
+            *(*common, "--window", window, "--compile", "-o", "{out}/pipeline-compiled.md"),
+            expected=240.0,
+        )
+    )
     shares = [*common, "--window", window, "--settings", "everything"]
     if not options.quick:
         shares += ["--steps", 10]
