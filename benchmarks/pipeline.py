@@ -44,7 +44,8 @@ from environment import describe_environment, markdown_table
 
 PARTS = {  # what is reported: file and function in the profile
     "U-Net": ("denoising.py", "predict_noise"),
-    "pose-conditioned blocks": ("pose_conditioned_block.py", "forward"),
+    "pose-conditioned blocks, all of them": ("pose_conditioned_block.py", "forward"),
+    "their pose conditioning": ("pose_conditioned_block.py", "__call__"),
     "motion modules": ("motion_transformer.py", "forward"),
     "DFR": ("anchor_geometry.py", "render"),
     "CLC": ("consistent_aware_latent_completion.py", "after_step"),
@@ -274,9 +275,9 @@ def shares_of(profile: cProfile.Profile, steps: int, preview_steps: int) -> dict
     once = {part: seconds_in(*where) for part, where in ONCE.items()}
     loop = seconds_in("denoising.py", "denoise") - once["preview"]
     parts = {part: seconds_in(*where) for part, where in PARTS.items()}
-    for part in ("U-Net", "pose-conditioned blocks", "motion modules", "scheduler"):
+    for part in parts.keys() - {"DFR", "CLC"}:
         parts[part] *= steps / (steps + preview_steps)  # these also run in the preview pass
-    parts["DFR and CLC together"] = parts["DFR"] + parts["CLC"]
+    parts["DFR, CLC and pose conditioning together"] = parts["DFR"] + parts["CLC"] + parts["their pose conditioning"]
     return {"shares": {part: value / loop for part, value in parts.items()}, "once": once}
 
 

@@ -2785,12 +2785,22 @@ class Conditions:
         )
 
     def subject_features(self, branches: Sequence[Branch]) -> dict[str, Tensor]:
-        """X_y by block in the order (branch, batch, frame); zeros where a branch has no references."""
+        """X_y by block in the order (branch, batch, frame); zeros where a branch has no references.
+
+        Text guidance alone takes them as they lie: a copy would be half a gigabyte for 16 views of 512 × 512 pixels.
+        """
 
         def assemble() -> dict[str, Tensor]:
             features = {}
             for name, states in (self.features or {}).items():
                 rows = self._by_branch(states, branches)
+                if all(branch.references for branch in branches):
+                    if len(rows) == 1:
+                        features[name] = rows[0].flatten(0, 1)
+                        continue
+                    if [branch.positive for branch in branches] == [False, True] and len(states) == 2 * len(rows[0]):
+                        features[name] = states.flatten(0, 1)
+                        continue
                 rows = [row if branch.references else torch.zeros_like(row) for row, branch in zip(rows, branches)]
                 features[name] = torch.cat(rows).flatten(0, 1)
             return features
@@ -4008,10 +4018,10 @@ def _rim_spans(width: int, radius: int) -> list[tuple[slice, slice]]:
 
 
 def _rim_mask(positions: slice, reach: slice, radius: int, queries: int, keys: int, device: torch.device) -> Tensor:
-    """`(positions * queries, reach * keys)` bool: whether a key's column lies in the window of a query's."""
+    """`(1, 1, positions * queries, reach * keys)` bool: whether a key's column lies in the window of a query's."""
     of_queries = torch.arange(positions.start, positions.stop, device=device).repeat_interleave(queries)
     of_keys = torch.arange(reach.start, reach.stop, device=device).repeat_interleave(keys)
-    return (of_queries[:, None] - of_keys).abs() <= radius
+    return ((of_queries[:, None] - of_keys).abs() <= radius)[None, None]
 
 
 # --- models/spatio_temporal_attention.py: Dense spatio-temporal attention: a stateless attention processor for the motion modules of a stock U-Net.

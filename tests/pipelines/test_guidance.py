@@ -20,6 +20,24 @@ def test_combination_is_the_formula():
     assert guided.item() == 1.0 + 3.0 * (2.0 - 1.0) + 5.0 * (4.0 - 2.0)
 
 
+def test_text_guidance_alone_takes_the_subjects_features_as_they_lie():
+    features = torch.randn(4, 3, 5, 2)  # two texts without guidance and two with, in three views
+    conditions = Conditions(torch.zeros(2, 1, 1), torch.zeros(2, 1, 1), {"block": features})
+    branches, _ = guidance_branches(5.0, None, True)
+    together = conditions.subject_features(branches)["block"]
+    one_by_one = [conditions.subject_features([branch])["block"] for branch in branches]
+    assert torch.equal(together, features.flatten(0, 1))
+    assert torch.equal(torch.cat(one_by_one), together)
+    memory = features.untyped_storage().data_ptr()
+    assert {states.untyped_storage().data_ptr() for states in (together, *one_by_one)} == {memory}
+    turned = conditions.subject_features(branches[::-1])["block"]
+    assert torch.equal(turned, torch.cat([features[2:], features[:2]]).flatten(0, 1))
+    without, _ = guidance_branches(5.0, None, False)
+    assert not conditions.subject_features(without)["block"].any()
+    conditions = Conditions(torch.zeros(2, 1, 1), None, {"block": features[:2]})  # no guidance: one branch
+    assert torch.equal(conditions.subject_features(branches[1:])["block"], features[:2].flatten(0, 1))
+
+
 def test_conditions_are_in_the_batch_order_of_the_unet():
     batch, frames = 2, 3
     positive = torch.arange(batch).float().reshape(batch, 1, 1) + 10

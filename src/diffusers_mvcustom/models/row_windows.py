@@ -78,7 +78,7 @@ def _rim_spans(width: int, radius: int) -> list[tuple[slice, slice]]:
 
 
 def _rim_mask(positions: slice, reach: slice, radius: int, queries: int, keys: int, device: torch.device) -> Tensor:
-    """`(positions * queries, reach * keys)` bool: whether a key's column lies in the window of a query's."""
+    """`(1, 1, positions * queries, reach * keys)` bool: whether a key's column lies in the window of a query's."""
     of_queries = torch.arange(positions.start, positions.stop, device=device).repeat_interleave(queries)
     of_keys = torch.arange(reach.start, reach.stop, device=device).repeat_interleave(keys)
-    return (of_queries[:, None] - of_keys).abs() <= radius
+    return ((of_queries[:, None] - of_keys).abs() <= radius)[None, None]
