@@ -23,7 +23,7 @@ estimate, FeatureNeRF and decoding are in the seconds; building the model is not
 weights. Shares of parts are times of the Python process; on CUDA, which runs behind it, they say little.
 
 "AnimateDiff" and "plain" at window 1 are the same computation, to the bit: how far they are apart is how far to trust the
-rest. AnimateDiff's is the faster of two runs, one before and one after ours at window 1; all others ran once.
+rest. Rounds are runs of all settings in turn, of which the fastest of each counts.
 
 The parts alone: [attention](attention_benchmark.md), [FeatureNeRF](feature_nerf_benchmark.md),
 [mesh, rasterisation and warp](geometry_benchmark.md); [memory at the paper's size](generation_memory.md); and
@@ -46,7 +46,8 @@ def report_text(measured: Mapping[str, Any], cases: Mapping[str, Any]) -> str:
 
 def _of_case(result: Mapping[str, Any]) -> str:
     note = " Other work ran on the machine at the same time: seconds are processor time." * result["loaded"]
-    parts = [f"{result['environment']['text']} {result['dtype']}.{note}\n"]
+    rounds = result.get("rounds", 1)
+    parts = [f"{result['environment']['text']} {result['dtype']}, {rounds} round{'s' * (rounds > 1)}.{note}\n"]
     rows = result["rows"]
     stock = rows[0]["seconds"]
     plain = {row["window"]: row["seconds"] for row in rows if row["setting"] == "plain"}
