@@ -48,6 +48,8 @@ def _of_case(result: Mapping[str, Any]) -> str:
     note = " Other work ran on the machine at the same time: seconds are processor time." * result["loaded"]
     rounds = result.get("rounds", 1)
     parts = [f"{result['environment']['text']} {result['dtype']}, {rounds} round{'s' * (rounds > 1)}.{note}\n"]
+    if "note" in result:  # by whoever ran it
+        parts.append(f"{result['note']}\n")
     rows = result["rows"]
     stock = rows[0]["seconds"]
     plain = {row["window"]: row["seconds"] for row in rows if row["setting"] == "plain"}
