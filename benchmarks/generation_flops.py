@@ -108,7 +108,7 @@ def report_text(results: list[dict], options: argparse.Namespace, environment: d
     return (
         f"# Work of a generation\n\nFloating-point operations (10¹²) of {options.views} views of "
         f"{options.size}×{options.size}, {options.model} shapes, 8 references. {about}\n\n`plain` at window 1 is what "
-        "AnimateDiffPipeline computes; everything is a subject, DFR and CLC: before the loop text, references and FeatureNeRF; "
+        "AnimateDiffPipeline computes; everything is a subject, DFR and CLC: before the loop text, references, FeatureNeRF; "
         "its totals hold a preview of a fifth of the steps, the preview's decoding, and a depth estimate.\n\nVersions: torch "
         f"{environment['torch']}, diffusers {environment['diffusers']}, commit {environment['commit']}.\n\n"
         f"{markdown_table(rows)}\n"

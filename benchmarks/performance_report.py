@@ -26,8 +26,8 @@ weights. Shares of parts are times of the Python process; on CUDA, which runs be
 rest. Rounds are runs of all settings in turn, of which the fastest of each counts.
 
 The parts alone: [attention](attention_benchmark.md), [FeatureNeRF](feature_nerf_benchmark.md),
-[mesh, rasterisation and warp](geometry_benchmark.md); [memory at the paper's size](generation_memory.md); and
-[what ran on a GPU](gpu.md).
+[mesh, rasterisation and warp](geometry_benchmark.md). At the paper's size, computed: [work](generation_flops.md) and
+[memory](generation_memory.md). And [what ran on a GPU](gpu.md).
 """
 
 
