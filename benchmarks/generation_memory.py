@@ -15,6 +15,7 @@ The anchor's depth is given, so no preview runs: it takes what denoising takes w
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 from collections.abc import Callable
@@ -272,6 +273,8 @@ def main() -> None:
         if asdict(setting) in done:
             continue
         if generation is None or generation.what != setting.what or setting.offload != "none":
+            generation = None
+            gc.collect()  # on a GPU the last one's weights would be counted with the next one's
             where = {"fake": options.device is None, "device": options.device or "cpu"}
             generation = Generation(options.model, setting.what, dtype, **where)
             if setting.offload != "none":
