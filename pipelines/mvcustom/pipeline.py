@@ -2787,22 +2787,18 @@ class Conditions:
     def subject_features(self, branches: Sequence[Branch]) -> dict[str, Tensor]:
         """X_y by block in the order (branch, batch, frame); zeros where a branch has no references.
 
-        Text guidance alone takes them as they lie: a copy would be half a gigabyte for 16 views of 512 × 512 pixels.
+        Text guidance alone takes them as they lie: a copy would be 0.2 GiB for 16 views of 512 × 512 pixels.
         """
 
         def assemble() -> dict[str, Tensor]:
             features = {}
             for name, states in (self.features or {}).items():
-                rows = self._by_branch(states, branches)
-                if all(branch.references for branch in branches):
-                    if len(rows) == 1:
-                        features[name] = rows[0].flatten(0, 1)
-                        continue
-                    if [branch.positive for branch in branches] == [False, True] and len(states) == 2 * len(rows[0]):
-                        features[name] = states.flatten(0, 1)
-                        continue
-                rows = [row if branch.references else torch.zeros_like(row) for row, branch in zip(rows, branches)]
-                features[name] = torch.cat(rows).flatten(0, 1)
+                if branches == [Branch(False, True), Branch(True, True)]:
+                    parts = [states]
+                else:
+                    rows = zip(self._by_branch(states, branches), branches)
+                    parts = [row if branch.references else torch.zeros_like(row) for row, branch in rows]
+                features[name] = (parts[0] if len(parts) == 1 else torch.cat(parts)).flatten(0, 1)
             return features
 
         return self._once(("subject", *branches), assemble)
@@ -4034,8 +4030,8 @@ TILE = 8
 a time, a window of 7 took 16.9 ms on an H200 where the whole map took 4.5 (64 × 64 positions, 8 frames)."""
 _ROWS_PAY_FROM = 32
 """Bytes of one channel of a position's queries (frames times the size of a number) from which on windows go row by row on a
-CPU. Measured for windows 3 and 7 of maps 8 to 64: 1.1 to 2.9 times as fast as tiles from 8 frames in float32 and 16 in half
-precision on, slower below, and slower with gradients."""
+CPU. Measured for windows 3 and 7 of maps 8 to 64: as fast as tiles to 2.9 times as fast from 8 frames in float32 and 16 in
+half precision on, slower below, and slower with gradients."""
 _GATHERED_ON_CPU = 2**18
 """Key elements gathered at a time on a CPU: what stays in its cache is also fastest (2^18 to 2^23 measured). Elsewhere few
 large calls are faster: as many as the map itself has."""

@@ -23,8 +23,8 @@ TILE = 8
 a time, a window of 7 took 16.9 ms on an H200 where the whole map took 4.5 (64 × 64 positions, 8 frames)."""
 _ROWS_PAY_FROM = 32
 """Bytes of one channel of a position's queries (frames times the size of a number) from which on windows go row by row on a
-CPU. Measured for windows 3 and 7 of maps 8 to 64: 1.1 to 2.9 times as fast as tiles from 8 frames in float32 and 16 in half
-precision on, slower below, and slower with gradients."""
+CPU. Measured for windows 3 and 7 of maps 8 to 64: as fast as tiles to 2.9 times as fast from 8 frames in float32 and 16 in
+half precision on, slower below, and slower with gradients."""
 _GATHERED_ON_CPU = 2**18
 """Key elements gathered at a time on a CPU: what stays in its cache is also fastest (2^18 to 2^23 measured). Elsewhere few
 large calls are faster: as many as the map itself has."""
