@@ -29,6 +29,14 @@ def describe_environment(device: str) -> dict[str, str]:
     return found
 
 
+def write_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all, and makes its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
+
+
 def _commit() -> str:
     try:
         asked = subprocess.run(

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import resource
 import subprocess
 import sys
@@ -32,7 +31,7 @@ from diffusers_mvcustom.models import (
 )
 
 sys.path.insert(0, str(Path(__file__).parent))
-from environment import describe_environment, markdown_table
+from environment import describe_environment, markdown_table, write_text
 
 
 def ring(count: int, elevation: float, start: float) -> Tensor:
@@ -168,9 +167,7 @@ def main() -> None:
         written.setdefault(arguments.markdown.with_suffix(".json"), written[arguments.json])
     for file, content in written.items():
         if file is not None:
-            partial = file.with_name(file.name + ".part")
-            partial.write_text(content, encoding="utf-8")
-            os.replace(partial, file)
+            write_text(file, content)
 
 
 if __name__ == "__main__":

@@ -14,12 +14,11 @@ import argparse
 import itertools
 import json
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 
 import torch
-from environment import describe_environment, markdown_table
-from generation_memory import MIXED, Generation, Setting, as_on_a_gpu, write
+from environment import describe_environment, markdown_table, write_text
+from generation_memory import MIXED, Generation, Setting, as_on_a_gpu
 from live_memory import ChecksPass
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
@@ -38,9 +37,7 @@ def phases_of(generation: Generation, setting: Setting) -> dict[str, float]:
     known = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_flops}
     counter = FlopCounterMode(display=False, custom_mapping=known)
     ends: dict[str, int] = {}
-    with as_on_a_gpu(), ExitStack() as counting:
-        counting.enter_context(counter)
-        counting.enter_context(ChecksPass())
+    with as_on_a_gpu(), counter, ChecksPass():
         generation.run(setting, lambda phase: ends.setdefault(phase, counter.get_total_flops()))
     return {
         "before": ends["before"],
@@ -81,8 +78,8 @@ def main() -> None:
     text = report_text(results, options, environment)
     print(text)
     if options.output:
-        write(options.output, text)
-        write(
+        write_text(options.output, text)
+        write_text(
             options.output.with_suffix(".json"),
             json.dumps({"environment": environment, "results": results}, indent=1) + "\n",
         )

@@ -17,14 +17,14 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import os
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
-from environment import describe_environment, markdown_table
+from environment import describe_environment, markdown_table, write_text
 from live_memory import AllocatedBytes, ChecksPass, LiveBytes, allocator_peak
 from pipeline import make_subject
 from shapes_only import let_go_of_memory, unwritten_components
@@ -167,20 +167,14 @@ def phases_of(generation: Generation, setting: Setting) -> dict:
     return {"setting": asdict(setting), "phases": phases, "weights": generation.weights()}
 
 
-class as_on_a_gpu(ExitStack):
+def as_on_a_gpu() -> AbstractContextManager:
     """Fake tensors say that they are on a CPU; inside, windows are cut into tiles as they are elsewhere."""
-
-    def __enter__(self) -> as_on_a_gpu:
-        attention = spatio_temporal_attention
-        replaced = {
-            "TILE_ON_CPU": attention.TILE,
-            "_gathered_elements": lambda query: query.numel(),
-            "_rows_pay": lambda *states: False,
-        }
-        for name, value in replaced.items():
-            self.callback(setattr, attention, name, getattr(attention, name))
-            setattr(attention, name, value)
-        return super().__enter__()
+    return patch.multiple(
+        spatio_temporal_attention,
+        TILE_ON_CPU=spatio_temporal_attention.TILE,
+        _gathered_elements=lambda query: query.numel(),
+        _rows_pay=lambda *states: False,
+    )
 
 
 def check(model: str, setting: Setting, dtype: torch.dtype) -> dict[str, float]:
@@ -189,9 +183,7 @@ def check(model: str, setting: Setting, dtype: torch.dtype) -> dict[str, float]:
     for name in ("computed", "counted"):
         generation = Generation(model, setting.what, dtype, fake=name == "computed")
         live = LiveBytes()
-        with live, ExitStack() as answers:
-            if generation.fake:
-                answers.enter_context(ChecksPass())
+        with live, ChecksPass() if generation.fake else nullcontext():
             generation.run(setting)
         result[name] = live.peak
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
@@ -282,16 +274,9 @@ def main() -> None:
         stored["rows"].append(phases_of(generation, setting))
         print(json.dumps(stored["rows"][-1]), flush=True)
         if file is not None:
-            write(file, json.dumps(stored, indent=1) + "\n")
-            write(file.with_suffix(".md"), report_text(stored))
+            write_text(file, json.dumps(stored, indent=1) + "\n")
+            write_text(file.with_suffix(".md"), report_text(stored))
     print(report_text(stored))
-
-
-def write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import statistics
 import sys
 import time
@@ -25,7 +24,7 @@ from diffusers_mvcustom.cameras import Cameras
 from diffusers_mvcustom.geometry import FeatureWarp, feature_mesh_from_depth, rasterize
 
 sys.path.insert(0, str(Path(__file__).parent))
-from environment import describe_environment, markdown_table
+from environment import describe_environment, markdown_table, write_text
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -124,11 +123,8 @@ def main() -> None:
     print(text)
     if args.output:
         stored = {"environment": environment, "threads": args.threads, "dtype": args.dtype, "results": results}
-        written = {args.output: text, args.output.with_suffix(".json"): json.dumps(stored, indent=1) + "\n"}
-        for file, content in written.items():
-            partial = file.with_name(file.name + ".part")
-            partial.write_text(content, encoding="utf-8")
-            os.replace(partial, file)
+        write_text(args.output, text)
+        write_text(args.output.with_suffix(".json"), json.dumps(stored, indent=1) + "\n")
 
 
 def report_text(results: list[dict], args: argparse.Namespace, environment: dict[str, str]) -> str:

@@ -20,7 +20,6 @@ import argparse
 import cProfile
 import functools
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -34,7 +33,7 @@ from diffusers_mvcustom.toy import random_components
 from diffusers_mvcustom.toy.shipped import shipped_folder
 
 sys.path.insert(0, str(Path(__file__).parent))
-from environment import describe_environment
+from environment import describe_environment, write_text
 from live_memory import allocator_peak
 from performance_report import report_text
 from pipeline import StepClock, make_subject, shares_of, stock_pipeline, timed
@@ -95,9 +94,9 @@ def main() -> None:
             for part in measure(CASES[name], options):  # what is known so far outlives a failure of the next part
                 result.update(part)
                 measured[key] = result
-                write(path, json.dumps(measured, indent=1) + "\n")
-                write(options.output, report_text(measured, CASES))
-    write(options.output, report_text(measured, CASES))
+                write_text(path, json.dumps(measured, indent=1) + "\n")
+                write_text(options.output, report_text(measured, CASES))
+    write_text(options.output, report_text(measured, CASES))
     print(options.output.read_text(encoding="utf-8"))
 
 
@@ -124,15 +123,12 @@ def measure(case: Case, options: argparse.Namespace) -> Iterator[dict]:
     pipe = build(case.model, options)
     stock = stock_pipeline(pipe)
     subject = make_subject(pipe, case.size, options.references)
-    rows: list[dict] = []
+    fastest: dict[tuple[str, str], dict] = {}
     for _ in range(options.rounds):
         for row in measured_settings(case, options, pipe, stock, subject):
-            place = next((i for i, known in enumerate(rows) if name_of(known) == name_of(row)), None)
-            if place is None:
-                rows.append(row)
-            elif row["seconds"] < rows[place]["seconds"]:
-                rows[place] = row
-            yield {"rows": rows}
+            name = row["window"], row["setting"]
+            fastest[name] = min(row, fastest.get(name, row), key=lambda row: row["seconds"])
+            yield {"rows": list(fastest.values())}
     if not options.parts:
         return
     hooks = SETTINGS["everything"][0] if pipe.depth_estimator is not None else []
@@ -154,11 +150,6 @@ def measured_settings(case: Case, options: argparse.Namespace, pipe, stock, subj
                 continue
             use_subject(pipe, subject if with_subject else None)
             yield {"window": window, "setting": setting, **run(case, options, pipe, hooks, subject.config.token)}
-
-
-def name_of(row: dict) -> tuple[str, str]:
-    """Which setting a row is of."""
-    return row["window"], row["setting"]
 
 
 def build(model: str, options: argparse.Namespace) -> MVCustomPipeline:
@@ -229,13 +220,6 @@ def long_path(case: Case, options: argparse.Namespace, pipe, hooks, token: str) 
         "times": long["seconds"] / short["seconds"],
         "times the memory": long["peak MiB"] / short["peak MiB"],
     }
-
-
-def write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ import argparse
 import cProfile
 import functools
 import json
-import os
 import pstats
 import resource
 import sys
@@ -40,7 +39,7 @@ from diffusers_mvcustom.models import AttentionWindows
 from diffusers_mvcustom.toy import random_components
 
 sys.path.insert(0, str(Path(__file__).parent))
-from environment import describe_environment, markdown_table
+from environment import describe_environment, markdown_table, write_text
 
 PARTS = {  # what is reported: file and function in the profile
     "U-Net": ("denoising.py", "predict_noise"),
@@ -309,16 +308,13 @@ def report_text(options, setup: dict[str, float], results: list[dict], shares: d
 def write_report(options, setup: dict[str, float], results: list[dict], shares: dict | None = None) -> None:
     if options.output is None:
         return
-    options.output.parent.mkdir(parents=True, exist_ok=True)
     content = {"environment": describe_environment(options.device), "options": vars(options) | {"output": None}}
     content |= {"setup": setup, "results": results, **(shares or {})}
     for file, text in (
         (options.output, report_text(options, setup, results, shares)),
         (options.output.with_suffix(".json"), json.dumps(content, indent=1) + "\n"),
     ):
-        part = file.with_name(file.name + ".part")
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, file)
+        write_text(file, text)
 
 
 if __name__ == "__main__":
