@@ -26,7 +26,7 @@ def test_equals_a_masked_full_attention(window, size, tile):
 
 
 @pytest.mark.parametrize("window", [3, 5, 7])
-@pytest.mark.parametrize("size", [(6, 6), (7, 5), (3, 9), (9, 3), (1, 4), (4, 1), (2, 2), (8, 7)])
+@pytest.mark.parametrize("size", [(6, 6), (7, 5), (3, 9), (9, 3), (1, 4), (4, 1), (2, 2), (8, 7), (2, 13)])
 def test_row_by_row_equals_a_masked_full_attention(window, size):
     tokens = random_tokens(2, *size, frames=3)
     got = row_windowed_attention(*tokens, window // 2, dispatch_attention_fn)
